@@ -1,0 +1,3 @@
+from imgsubset.cli import main
+
+main()

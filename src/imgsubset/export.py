@@ -1,0 +1,181 @@
+"""The winner to another folder: verified copies first, the manifest last.
+
+While a folder is being filled, a marker in it lists what will stand there. So a run that was killed is recognised,
+and the next one cleans up after it. A file gets its final name only when it is whole and on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgsubset import manifest
+from imgsubset.copying import PARTIAL, copy_file, sync_folder, write_json
+from imgsubset.errors import OutputError, UsageError
+from imgsubset.images import Stamp
+from imgsubset.selection import Progress, Selection, silent
+
+MARKER = ".imgsubset-incomplete.json"
+COPIES = 8  # at a time: copying waits for disks, not for processors
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export: the destination, the SHA-256 of each copy by relative path, and the wall time it took."""
+
+    destination: Path
+    hashes: dict[str, str]
+    seconds: float
+
+
+def check_destination(
+    source: str | os.PathLike[str], destination: str | os.PathLike[str], overwrite: bool = False
+) -> None:
+    """Refuse a destination that an export could not use, before any work is done.
+
+    Raises UsageError if one of the two folders contains the other, OutputError if the destination holds files that
+    no unfinished export left there (with overwrite: if it is no folder).
+    """
+    real_source, real = (Path(os.path.realpath(path)) for path in (source, destination))
+    if real == real_source:
+        raise UsageError(f"destination '{destination}' is the source itself")
+    if real_source in real.parents:
+        raise UsageError(f"destination '{destination}' lies inside the source '{source}'")
+    if real in real_source.parents:
+        raise UsageError(f"destination '{destination}' contains the source '{source}'")
+    with _output_errors(destination):
+        if not os.path.lexists(destination):
+            return
+        if not real.is_dir():
+            raise OutputError(f"destination '{destination}' exists and is not a folder")
+        if not overwrite:
+            ours = _listed(real / MARKER)
+            for path in _files(real):
+                if path not in ours and path != MARKER and not Path(path).name.startswith(PARTIAL):
+                    raise OutputError(
+                        f"destination '{destination}' is not empty: it holds '{path}'; choose another, "
+                        "or pass --overwrite to replace an earlier selection"
+                    )
+
+
+def export(
+    selection: Selection,
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Export:
+    """Copy the chosen images, with their relative paths, into a folder, and write manifest.json there.
+
+    destination  absent or empty, or left by an export that did not finish, which is then cleaned up
+    overwrite    first remove what the manifest of an earlier export lists, and replace files of the same names;
+                 other files stay
+
+    Raises UsageError and OutputError as check_destination does, and OutputError if a file changed since it was
+    decoded or cannot be copied; the destination then has no manifest, and the same call completes it.
+    """
+    start = time.perf_counter()
+    check_destination(selection.source, destination, overwrite)
+    folder = Path(destination)
+    stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
+    with _output_errors(destination):
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_space(folder, sum(stamp.size for stamp in stamps.values()))
+        earlier = _listed(folder / MARKER) | (_listed(folder / manifest.NAME) if overwrite else set())
+        write_json(folder / MARKER, {"files": [{"path": path} for path in sorted({*stamps, *earlier})]})
+        _remove(folder, earlier)
+        hashes = _copy_all(selection.source, folder, stamps, overwrite, progress)
+        write_json(folder / manifest.NAME, manifest.describe(selection, hashes))
+        (folder / MARKER).unlink()
+        sync_folder(folder)
+    return Export(folder, hashes, time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def _output_errors(destination: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f" ('{error.filename}')" if error.filename is not None else ""
+        raise OutputError(f"cannot write to '{destination}': {error.strerror or error}{where}") from error
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Relative paths of everything in a folder that is not itself a folder."""
+    for base, folders, files in os.walk(folder, onerror=_raise):
+        links = [name for name in folders if Path(base, name).is_symlink()]
+        for name in files + links:
+            yield Path(base, name).relative_to(folder).as_posix()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _listed(record: Path) -> set[str]:
+    """The relative paths that a marker or a manifest lists; none if it is absent or not ours."""
+    try:
+        if not stat.S_ISREG(record.lstat().st_mode):
+            return set()
+        paths = {str(entry["path"]) for entry in json.loads(record.read_bytes())["files"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+    # A path that would lead out of the folder was not written by us.
+    return {path for path in paths if path and not Path(path).is_absolute() and ".." not in Path(path).parts}
+
+
+def _remove(folder: Path, paths: Iterable[str]) -> None:
+    """Remove the manifest, the listed files, what partial copies are left, and folders that this empties."""
+    (folder / manifest.NAME).unlink(missing_ok=True)
+    parents: set[Path] = set()
+    for path in [*paths, *(path for path in _files(folder) if Path(path).name.startswith(PARTIAL))]:
+        target = folder / path
+        if _real_parents(folder, path) and os.path.lexists(target) and not target.is_dir():
+            target.unlink()
+            parents.update(parent for parent in target.parents if folder in parent.parents)
+    for parent in sorted(parents, key=lambda parent: len(parent.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+
+
+def _real_parents(folder: Path, path: str) -> bool:
+    """Whether all folders between a destination and a file in it are folders, not links to somewhere else."""
+    return not any((folder / parent).is_symlink() for parent in Path(path).parents)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(f"'{folder}' has {free:,} bytes free, but the chosen images take {needed:,}")
+
+
+def _copy_all(
+    source: Path, folder: Path, stamps: dict[str, Stamp], overwrite: bool, progress: Progress
+) -> dict[str, str]:
+    for parent in sorted({Path(path).parent for path in stamps}):
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+        if not _real_parents(folder, f"{parent}/x"):
+            raise OutputError(f"'{folder / parent}' leads through a symbolic link; remove it first")
+
+    def copy(path: str) -> tuple[str, str]:
+        return path, copy_file(source / path, folder / path, stamps[path], overwrite)
+
+    executor = ThreadPoolExecutor(COPIES)
+    hashes = {}
+    try:
+        for path, digest in executor.map(copy, stamps):
+            hashes[path] = digest
+            progress("copy", 1, len(stamps))
+    finally:
+        executor.shutdown(cancel_futures=True)
+    for folder_of_copies in {(folder / path).parent for path in stamps}:
+        sync_folder(folder_of_copies)
+    return hashes

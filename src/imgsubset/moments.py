@@ -1,0 +1,138 @@
+"""Feature maps to moments: of each image, standardised by the source's, and of subsets of images.
+
+Shapes: N images, n of them in a subset, C channels, L = h * w positions of a feature map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+GATHER_BYTES = 2 << 20  # rows of images gathered at once while subsets are summed up: what a cache holds
+DEAD_VARIANCE = 1e-10  # a channel whose variance is below this part of its mean square is constant but for rounding
+
+
+@dataclass(frozen=True)
+class ImageMoments:
+    """What is kept of each image.
+
+    table      (N, 2 C) float32, a row an image: the mean of each channel over positions, `a`, which is the image's
+               feature vector, then the mean square of each channel over positions, `q`
+    positions  L
+    """
+
+    table: Tensor
+    positions: int
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def channels(self) -> int:
+        """C"""
+        return self.table.shape[1] // 2
+
+    @property
+    def mean(self) -> Tensor:
+        """`a`, (N, C)."""
+        return self.table[:, : self.channels]
+
+    @property
+    def square(self) -> Tensor:
+        """`q`, (N, C)."""
+        return self.table[:, self.channels :]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The moments of sets of images, float64, any number of leading batch dimensions.
+
+    mean  (..., C)     of each channel over all positions of all images
+    var   (..., C)     variance of each channel over all positions of all images
+    cov   (..., C, C)  covariance of the images' feature vectors
+    """
+
+    mean: Tensor
+    var: Tensor
+    cov: Tensor
+
+    @cached_property
+    def cov_root(self) -> Tensor:
+        """(..., r, C): B with B^T B = cov, cut to the directions in which the set varies. Not batched."""
+        values, vectors = torch.linalg.eigh(self.cov)
+        live = values > values.amax().clamp(min=0) * 1e-12 if values.numel() else values > 0
+        root: Tensor = (vectors[:, live] * values[live].sqrt()).mT
+        return root
+
+
+@dataclass(frozen=True)
+class Standard:
+    """The affine map that gives every channel of a source mean 0 and variance 1.
+
+    center, scale  (C,) float64, of the channels that are kept
+    kept           (C0,) bool: the channels that vary in the source
+    """
+
+    center: Tensor
+    scale: Tensor
+    kept: Tensor
+
+    def apply(self, images: ImageMoments) -> ImageMoments:
+        """Standardised moments: algebra on the moments, with a' = (a - c) / s and q' = (q - 2 c a + c^2) / s^2."""
+        mean, square = images.mean[:, self.kept].double(), images.square[:, self.kept].double()
+        square = (square - 2 * self.center * mean + self.center**2) / self.scale**2
+        table = torch.cat([(mean - self.center) / self.scale, square], 1)
+        return ImageMoments(table.float(), images.positions)
+
+
+def maps_to_moments(maps: Tensor) -> Tensor:
+    """Mean and mean square over the positions of feature maps (B, C, h, w): rows (B, 2 C) of a table."""
+    return torch.cat([maps.mean((2, 3)), maps.square().mean((2, 3))], 1)
+
+
+def standard(images: ImageMoments) -> Standard:
+    """The map that standardises this source."""
+    mean = images.mean.mean(0, dtype=torch.float64)
+    square = images.square.mean(0, dtype=torch.float64)
+    var = square - mean**2
+    kept = var > DEAD_VARIANCE * square
+    return Standard(mean[kept], var[kept].sqrt(), kept)
+
+
+def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torch.float32) -> Moments:
+    """Moments, float64, of K subsets given as indices (K, n).
+
+    Sums over blocks of a few thousand images are made in `dtype`, and added up in float64.
+    """
+    count, n = rows.shape
+    channels = images.channels
+    sums = images.table.new_zeros(count, 2 * channels, dtype=torch.float64)
+    outer = images.table.new_zeros(count, channels, channels, dtype=torch.float64)
+    # Bounded both ways, so that memory does not grow with n, and by constants, so that sums depend on no machine.
+    row_bytes = 8 * max(channels, 1)
+    width = max(1, min(n, GATHER_BYTES // row_bytes))
+    height = max(1, GATHER_BYTES // (row_bytes * width))
+    for top in range(0, count, height):
+        for left in range(0, n, width):
+            part = rows[top : top + height, left : left + width]
+            block = images.table.index_select(0, part.reshape(-1)).view(*part.shape, 2 * channels).to(dtype)
+            a = block[..., :channels]
+            sums[top : top + height] += block.new_ones(1, part.shape[1]).matmul(block).squeeze(1)
+            outer[top : top + height] += a.mT @ a
+    return moments_of_sums(sums, outer, n)
+
+
+def moments_of_sums(sums: Tensor, outer: Tensor, n: int) -> Moments:
+    """Moments of sets of n images from the sums of their rows (..., 2 C) and of a a^T (..., C, C)."""
+    mean, square = (sums / n).chunk(2, -1)
+    return Moments(mean, square - mean**2, outer / n - mean[..., :, None] * mean[..., None, :])
+
+
+def all_moments(images: ImageMoments) -> Moments:
+    """Moments of the whole set, float64 throughout."""
+    rows = torch.arange(len(images), device=images.table.device)
+    moments = subset_moments(images, rows[None], torch.float64)
+    return Moments(moments.mean[0], moments.var[0], moments.cov[0])

@@ -1,0 +1,147 @@
+"""What a user can choose, checked on construction; imports nothing heavy, so that a wrong word is answered at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from imgsubset.errors import InputError, UsageError
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each divergence counts; only the proportions matter.
+
+    Raises UsageError for a weight that is negative or not finite, and if all are 0.
+    """
+
+    kl: float = 1.0
+    js: float = 1.0
+    wasserstein: float = 1.0
+    hellinger: float = 1.0
+    frechet: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"weight {name}={value:g} is not a finite number of at least 0")
+        if not any(dataclasses.astuple(self)):
+            raise UsageError("all weights are 0; at least one divergence must count")
+
+    @classmethod
+    def parse(cls, text: str) -> Weights:
+        """Weights from `kl=1,frechet=0.5`, where the unnamed are 0, or five numbers in the order of the fields.
+
+        Raises UsageError naming what it does not understand.
+        """
+        parts = [part.strip() for part in text.split(",")]
+        if not any("=" in part for part in parts):
+            if len(parts) != len(DIVERGENCE_NAMES):
+                raise UsageError(
+                    f"weights '{text}' are {len(parts)} numbers, not {len(DIVERGENCE_NAMES)}; "
+                    f"give {','.join(DIVERGENCE_NAMES)} in this order, or by name as in 'kl=1,frechet=0.5'"
+                )
+            parts = [f"{name}={part}" for name, part in zip(DIVERGENCE_NAMES, parts, strict=True)]
+        values = dict.fromkeys(DIVERGENCE_NAMES, 0.0)
+        seen = set()
+        for part in parts:
+            name, _, number = (piece.strip() for piece in part.partition("="))
+            if name not in values:
+                raise UsageError(
+                    f"unknown divergence '{name}' in weights '{text}'; known: {', '.join(DIVERGENCE_NAMES)}"
+                )
+            if name in seen:
+                raise UsageError(f"divergence '{name}' is named twice in weights '{text}'")
+            seen.add(name)
+            try:
+                values[name] = float(number)
+            except ValueError:
+                raise UsageError(f"weight '{part}' is not a number") from None
+        return cls(**values)
+
+    def shares(self) -> dict[str, float]:
+        """The divergences that count, with weights that sum to 1."""
+        values = dataclasses.asdict(self)
+        largest = max(values.values())  # divided out first: the sum of huge weights would overflow
+        total = sum(value / largest for value in values.values())
+        return {name: value / largest / total for name, value in values.items() if value > 0}
+
+
+DIVERGENCE_NAMES = tuple(field.name for field in dataclasses.fields(Weights))
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides which images are chosen, but for the source and n.
+
+    weights        of the divergences
+    candidates     random subsets that are scored, at least 1
+    seed           of the search and of the network's weights; 0 to 2^63 - 1
+    device         auto (CUDA if there is one), cpu or cuda
+    size           side of the square that images are resized to, in pixels, at least 8
+    channels       output channels of each layer of the random CNN
+    kernel_size    of its convolutions, odd, in pixels
+    temperature    kT of the Langevin noise at the start, in units of the source's variance, at least 0
+    friction       gamma of the noise, per unit of time, at least 0
+    langevin_time  how long the noise acts, at least 0; the default is one step of the chain with dt = 0.1
+    workers        decoding processes; None is one a core; 0 is none but this one; changes no result
+    strict         whether a file that cannot be decoded is an error rather than skipped
+
+    Raises UsageError that names the value at fault.
+    """
+
+    weights: Weights = Weights()
+    candidates: int = 4096
+    seed: int = 0
+    device: str = "auto"
+    size: int = 64
+    channels: tuple[int, ...] = (16, 32, 64)
+    kernel_size: int = 3
+    temperature: float = 1.0
+    friction: float = 1.0
+    langevin_time: float = 0.1
+    workers: int | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        def check(good: bool, name: str, wanted: str) -> None:
+            if not good:
+                raise UsageError(f"{name} {getattr(self, name)!r} is not {wanted}")
+
+        check(self.candidates >= 1, "candidates", "a number of at least 1")
+        check(0 <= self.seed < 1 << 63, "seed", "between 0 and 2^63 - 1")
+        check(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
+        check(8 <= self.size <= 4096, "size", "between 8 and 4096 pixels")
+        check(bool(self.channels) and min(self.channels) >= 1, "channels", "a list of numbers of at least 1")
+        check(self.kernel_size >= 1 and self.kernel_size % 2 == 1, "kernel_size", "an odd number of at least 1")
+        for name in ("temperature", "friction", "langevin_time"):
+            value = getattr(self, name)
+            check(math.isfinite(value) and value >= 0, name, "a finite number of at least 0")
+        check(self.workers is None or self.workers >= 0, "workers", "a number of at least 0")
+
+
+def subset_size(n: int | str, usable: int) -> int:
+    """How many images to choose: a number, or a percentage of the usable ones such as '10%', at least one.
+
+    Raises UsageError if n makes no sense, InputError if there are fewer usable images.
+    """
+    text = str(n).strip()
+    try:
+        if text.endswith("%"):
+            percentage = float(text[:-1])
+            if not 0 < percentage <= 100:
+                raise ValueError
+            count = max(1, round(usable * percentage / 100))
+        else:
+            count = int(text)
+            if count < 1:
+                raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"n '{text}' is neither a whole number of at least 1 nor a percentage above 0% and up to 100%"
+        ) from None
+    if count > usable:
+        raise InputError(f"n = {count:,} images are asked for, but the source has only {usable:,} usable ones")
+    return count

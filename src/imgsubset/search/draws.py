@@ -1,0 +1,28 @@
+"""Random draws: uniform candidates, ranked by noised loss; the best few of a round deserve an exact look."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator
+
+from imgsubset.objective import Objective, random_subsets
+from imgsubset.search.loop import Round
+
+ROUNDS = 8
+EXACT = 16  # candidates of a round that are looked at without noise
+
+
+class RandomDraws:
+    """Draws `candidates` subsets in all, in equal shares a round."""
+
+    def __init__(self, objective: Objective, candidates: int, generator: Generator) -> None:
+        self.objective, self.generator = objective, generator
+        self.rounds = min(ROUNDS, candidates)
+        self.remaining = [candidates // self.rounds + (i < candidates % self.rounds) for i in range(self.rounds)]
+
+    def step(self, cooling: float) -> Round:
+        """Draw a share and rank it by its loss under the noise."""
+        count = self.remaining.pop()
+        rows = random_subsets(len(self.objective.images), self.objective.n, count, self.generator)
+        noised = self.objective.noised_loss(rows, cooling, self.generator)
+        return Round(rows[torch.topk(noised, min(EXACT, count), largest=False).indices], count)
