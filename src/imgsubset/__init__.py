@@ -7,6 +7,7 @@ print(selection.score.loss, selection.chosen)
 export(selection, "subset")
 """
 
+# Nothing here imports torch: decoding processes and `--help` import this package too.
 from imgsubset.errors import ImgsubsetError
 from imgsubset.export import Export, export
 from imgsubset.options import Options, Weights

@@ -94,7 +94,7 @@ SELECTION_OPTIONS = [
                  help="How long the noise acts."),
     click.option("--workers", type=int, default=None, metavar="N",
                  help="Decoding processes.  [default: one a core; none for few images]"),
-    click.option("--strict", is_flag=True, help="Fail (exit 4) if any image cannot be decoded, instead of skipping it."),
+    click.option("--strict", is_flag=True, help="Fail (exit 4) if any image cannot be decoded, not skip it."),
 ]  # fmt: skip
 
 
@@ -113,9 +113,7 @@ def output_options(command: Command) -> Command:
 
     reporting = click.option("-v", "--verbose", is_flag=True, help="Show every skipped file.")(reporting)
     reporting = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")(reporting)
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the summary.")(
-        reporting
-    )
+    return click.option("--json", "as_json", is_flag=True, help="Print a JSON object, not the summary.")(reporting)
 
 
 @program.command("select")

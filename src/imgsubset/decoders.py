@@ -30,6 +30,7 @@ SHARED_BYTES = 64 << 20  # pixels that may wait to be consumed, unless two slots
 FEW = 64  # below this many images, starting processes costs more than it saves
 TEXT_BYTES = 4224  # for each image of a slot: its path on the way out, its stamp or reason on the way back
 NUMBER = struct.Struct("=i")
+SERVE = "import sys; sys.path[:] = sys.argv[5:]; import imgsubset.decoders as d; d.serve(*map(int, sys.argv[1:5]))"
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,8 @@ class _Pool:
         self.results, results_in = os.pipe()
         self.done: set[int] = set()
         self.queued = 0
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; sys.path[:] = sys.argv[5:]; from imgsubset.decoders import serve; serve(*map(int, sys.argv[1:5]))",
-            *map(str, (self.shared.fileno(), queue_out, results_in, size)),
-            *sys.path,
-        ]
+        numbers = [str(number) for number in (self.shared.fileno(), queue_out, results_in, size)]
+        command = [sys.executable, "-c", SERVE, *numbers, *sys.path]
         self.processes = [
             subprocess.Popen(
                 command,
@@ -221,7 +217,7 @@ def _shared_file(length: int) -> IO[bytes]:
     """An unlinked temporary file, in memory where there is room for it."""
     for folder in ("/dev/shm", None):
         if folder is None or os.access(folder, os.W_OK):
-            file = tempfile.TemporaryFile(dir=folder)
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by the caller)
             try:
                 # Reserve the pages: a small /dev/shm (64 MB in many containers) would else end in SIGBUS.
                 if hasattr(os, "posix_fallocate"):

@@ -95,11 +95,13 @@ def frechet(subset: Moments, source: Moments) -> Tensor:
     eigenvalues = torch.linalg.eigvalsh(root @ subset.cov @ root.mT)
     trace = _trace(subset.cov) + _trace(source.cov)
     distance = (subset.mean - source.mean).square().sum(-1) + trace - 2 * eigenvalues.clamp(min=0).sqrt().sum(-1)
-    return distance.clamp(min=0)
+    nonnegative: Tensor = distance.clamp(min=0)
+    return nonnegative
 
 
 def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+    traces: Tensor = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return traces
 
 
 DIVERGENCES: dict[str, Callable[[Moments, Moments], Tensor]] = {

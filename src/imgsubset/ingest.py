@@ -51,7 +51,8 @@ def ingest(
     stamps: list[Stamp] = []
     rejected: list[RejectedFile] = []
     positions = 0
-    for batch, table, positions in _through_network(chunks, size, extractor, device):
+    for batch, table, of_batch in _through_network(chunks, size, extractor, device):
+        positions = of_batch
         keep = []
         for number, chunk in enumerate(batch):
             for place, outcome in enumerate(chunk.outcomes):
