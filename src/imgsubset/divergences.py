@@ -13,7 +13,6 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from imgsubset.moments import Moments
@@ -58,7 +57,9 @@ def js(subset: Moments, source: Moments) -> Tensor:
     m, s = torch.where(s > 1, m / s, m)[..., None], torch.where(s > 1, 1 / s, s)[..., None]
     nodes, weights = (torch.as_tensor(array, device=m.device) for array in _normal_quadrature())
     log_ratio = (m + s * nodes).square_().sub_(nodes**2).div_(2).sub_(s.log())
-    integrand = F.softplus(-log_ratio) + (-log_ratio).exp_() * F.softplus(log_ratio)
+    inverse = (-log_ratio).exp_()
+    log1p = inverse.log1p()  # log(1 + 1 / r), and log(1 + r) is log r more
+    integrand = log_ratio.add_(log1p).mul_(inverse).add_(log1p)
     return _over_channels(1 - integrand @ weights / (2 * math.log(2))).clamp(0, 1)
 
 
@@ -92,11 +93,24 @@ def frechet(subset: Moments, source: Moments) -> Tensor:
     directions in which the source does not vary, whose rounding errors would be magnified by the root.
     """
     root = source.cov_root
-    eigenvalues = torch.linalg.eigvalsh(root @ subset.cov @ root.mT)
-    trace = _trace(subset.cov) + _trace(source.cov)
-    distance = (subset.mean - source.mean).square().sum(-1) + trace - 2 * eigenvalues.clamp(min=0).sqrt().sum(-1)
-    nonnegative: Tensor = distance.clamp(min=0)
-    return nonnegative
+    return _frechet_of_trace(subset, source, torch.linalg.eigvalsh(root @ subset.cov @ root.mT))
+
+
+def frechet_bound(subset: Moments, source: Moments) -> Tensor:
+    """A lower bound of `frechet`, exact in the mean, at a tenth of its price: no eigenvalues.
+
+    The diagonal of a symmetric matrix is majorised by its eigenvalues (Schur 1923), and the root is concave, so the
+    roots of the diagonal sum to no less than the roots of the eigenvalues.
+    """
+    root = source.cov_root
+    return _frechet_of_trace(subset, source, (root @ subset.cov * root).sum(-1))
+
+
+def _frechet_of_trace(subset: Moments, source: Moments, squares: Tensor) -> Tensor:
+    """The distance, given numbers whose roots sum to the trace of the root of the product."""
+    trace = _trace(subset.cov) + _trace(source.cov) - 2 * squares.clamp(min=0).sqrt().sum(-1)
+    distance: Tensor = (subset.mean - source.mean).square().sum(-1) + trace
+    return distance.clamp(min=0)
 
 
 def _trace(matrices: Tensor) -> Tensor:
@@ -115,4 +129,7 @@ DIVERGENCES: dict[str, Callable[[Moments, Moments], Tensor]] = {
 
 def mix(subset: Moments, source: Moments, coefficients: dict[str, float]) -> Tensor:
     """The weighted sum of the divergences that `coefficients` names, (...,)."""
-    return torch.stack([c * DIVERGENCES[name](subset, source) for name, c in coefficients.items()]).sum(0)
+    total = torch.zeros_like(subset.mean[..., 0]) if subset.mean.shape[-1] else subset.mean.sum(-1)
+    for name, coefficient in coefficients.items():
+        total += coefficient * DIVERGENCES[name](subset, source)
+    return total

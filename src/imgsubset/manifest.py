@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 from collections.abc import Mapping
 
@@ -28,7 +29,7 @@ def describe(selection: Selection, hashes: Mapping[str, str] | None = None) -> d
         "program": {"name": "imgsubset", "version": version("imgsubset")},
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "device": selection.device,
-        "source": str(selection.source),
+        "source": os.path.abspath(selection.source),
         "n": len(selection.indices),
         "options": dataclasses.asdict(selection.options),
         "counts": {

@@ -5,13 +5,14 @@ Shapes: N images, n of them in a subset, C channels, L = h * w positions of a fe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-GATHER_BYTES = 2 << 20  # rows of images gathered at once while subsets are summed up: what a cache holds
+GATHER_BYTES = 1 << 20  # rows of images gathered at once while subsets are summed up: what a cache holds
 DEAD_VARIANCE = 1e-10  # a channel whose variance is below this part of its mean square is constant but for rounding
 
 
@@ -58,6 +59,19 @@ class Moments:
     mean: Tensor
     var: Tensor
     cov: Tensor
+
+    def take(self, which: Tensor) -> Moments:
+        """Some of a batch (K, ...), by index."""
+        return Moments(self.mean[which], self.var[which], self.cov[which])
+
+    @staticmethod
+    def cat(parts: Sequence[Moments]) -> Moments:
+        """Batches (K, ...) one after another."""
+        return Moments(
+            torch.cat([part.mean for part in parts]),
+            torch.cat([part.var for part in parts]),
+            torch.cat([part.cov for part in parts]),
+        )
 
     @cached_property
     def cov_root(self) -> Tensor:
@@ -115,10 +129,12 @@ def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torc
     row_bytes = 8 * max(channels, 1)
     width = max(1, min(n, GATHER_BYTES // row_bytes))
     height = max(1, GATHER_BYTES // (row_bytes * width))
+    buffer = images.table.new_empty(height * width, 2 * channels)  # allocating it anew costs more than filling it
     for top in range(0, count, height):
         for left in range(0, n, width):
             part = rows[top : top + height, left : left + width]
-            block = images.table.index_select(0, part.reshape(-1)).view(*part.shape, 2 * channels).to(dtype)
+            gathered = torch.index_select(images.table, 0, part.reshape(-1), out=buffer[: part.numel()])
+            block = gathered.view(*part.shape, 2 * channels).to(dtype)
             a = block[..., :channels]
             sums[top : top + height] += block.new_ones(1, part.shape[1]).matmul(block).squeeze(1)
             outer[top : top + height] += a.mT @ a

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
 
 from imgsubset.cores import single_threaded_workers
-from imgsubset.divergences import DIVERGENCES, mix
+from imgsubset.divergences import DIVERGENCES, frechet, frechet_bound, mix
 from imgsubset.langevin import Langevin, noised_source, noised_subsets
-from imgsubset.moments import ImageMoments, all_moments, subset_moments
+from imgsubset.moments import ImageMoments, Moments, all_moments, subset_moments
 from imgsubset.options import DIVERGENCE_NAMES, Weights
 
 BASELINE_DRAWS = 1024
 BASELINE_SEED = 0  # not the search's: the loss of a given subset must not depend on how it was found
 
-CPU_BLOCK, GPU_BLOCK = 16, 1024  # subsets scored at once: what fits a core's cache, what fills a GPU
+T = TypeVar("T")
+CPU_BLOCK, GPU_BLOCK = 64, 1024  # subsets scored at once: enough that threads seldom meet in the interpreter
 
 
 @dataclass(frozen=True)
@@ -79,39 +81,75 @@ class Objective:
             subsets = subset_moments(self.images, block, dtype)
             return torch.stack([divergence(subsets, self.source) for divergence in DIVERGENCES.values()], -1)
 
-        return _by_blocks(of_block, rows)
+        return torch.cat(_by_blocks(of_block, rows))
 
     def loss(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Calibrated loss (K,), noise-free, of subsets given as indices (K, n): 1 is an average random subset."""
-        return _by_blocks(
-            lambda block, _: mix(subset_moments(self.images, block, dtype), self.source, self.coefficients), rows
-        )
+
+        def of_block(block: Tensor, _: int) -> Tensor:
+            return mix(subset_moments(self.images, block, dtype), self.source, self.coefficients)
+
+        return torch.cat(_by_blocks(of_block, rows))
 
     def noised_loss(self, rows: Tensor, cooling: float, generator: Generator) -> Tensor:
         """The loss (K,) after Langevin noise, at `cooling` in [0, 1] times the starting temperature."""
-        alpha, sigma2 = self.langevin.coefficients(cooling)
-        positions = self.images.positions
-        source = noised_source(self.source, positions, alpha, sigma2)
+        source = self._noised_source(cooling)
+        parts = self._by_noised_blocks(lambda noised: mix(noised, source, self.coefficients), rows, cooling, generator)
+        return torch.cat(parts)
+
+    def noised_lowest(self, rows: Tensor, count: int, cooling: float, generator: Generator) -> Tensor:
+        """Which `count` of the subsets have the lowest noised loss, in ascending order of it.
+
+        Just what `noised_loss` would rank first, without the eigenvalues of subsets that a bound rules out.
+        """
+        source = self._noised_source(cooling)
+        coefficients = dict(self.coefficients)
+        eigen = coefficients.pop("frechet", 0.0)
+
+        def of_block(noised: Moments) -> tuple[Moments, Tensor, Tensor]:
+            return noised, mix(noised, source, coefficients), frechet_bound(noised, source)
+
+        blocks = list(zip(*self._by_noised_blocks(of_block, rows, cooling, generator), strict=True))
+        noised, others, bound = Moments.cat(blocks[0]), torch.cat(blocks[1]), torch.cat(blocks[2])
+        loss = others + eigen * bound
+
+        def make_exact(which: Tensor) -> None:
+            exact = _by_blocks(lambda block, _: frechet(noised.take(block), source), which)
+            loss[which] = others[which] + eigen * torch.cat(exact)
+
+        if eigen and len(rows) > count:
+            first, later = loss.argsort().tensor_split([4 * count])
+            make_exact(first)
+            threshold = loss[first].kthvalue(count).values
+            make_exact(later[loss[later] <= threshold])
+        return torch.topk(loss, count, largest=False).indices
+
+    def _noised_source(self, cooling: float) -> Moments:
+        return noised_source(self.source, self.images.positions, *self.langevin.coefficients(cooling))
+
+    def _by_noised_blocks(
+        self, function: Callable[[Moments], T], rows: Tensor, cooling: float, generator: Generator
+    ) -> list[T]:
+        """function(moments after the noise) for blocks of subsets."""
+        coefficients, positions = self.langevin.coefficients(cooling), self.images.positions
         seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
 
-        def of_block(block: Tensor, number: int) -> Tensor:
+        def of_block(block: Tensor, number: int) -> T:
             # A generator for each block, so that the noise does not depend on which thread comes first.
             own = torch.Generator(generator.device).manual_seed(seed + number)
             subsets = subset_moments(self.images, block)
-            noised = noised_subsets(subsets, self.n, positions, alpha, sigma2, own)
-            return mix(noised, source, self.coefficients)
+            return function(noised_subsets(subsets, self.n, positions, *coefficients, own))
 
         return _by_blocks(of_block, rows)
 
 
-def _by_blocks(function: Callable[[Tensor, int], Tensor], rows: Tensor) -> Tensor:
-    """Concatenate function(block, its number) over blocks of subsets; on a CPU the blocks run side by side."""
+def _by_blocks(function: Callable[[Tensor, int], T], rows: Tensor) -> list[T]:
+    """function(block, its number) for blocks of subsets; on a CPU the blocks run side by side."""
+    blocks = torch.split(rows, CPU_BLOCK if rows.device.type == "cpu" else GPU_BLOCK)
     if rows.device.type != "cpu":
-        blocks = torch.split(rows, GPU_BLOCK)
-        return torch.cat([function(block, number) for number, block in enumerate(blocks)])
+        return [function(block, number) for number, block in enumerate(blocks)]
     with single_threaded_workers() as executor:
-        blocks = torch.split(rows, CPU_BLOCK)
-        return torch.cat(list(executor.map(function, blocks, range(len(blocks)))))
+        return list(executor.map(function, blocks, range(len(blocks))))
 
 
 def effective_size(loss: float, n: int, total: int) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Generator
 
 from imgsubset.objective import Objective, random_subsets
 from imgsubset.search.loop import Round
 
-ROUNDS = 8
+ROUNDS = 8  # at least, and more where a round would have more candidates than
+MOST = 2048  # whose moments are held at once
 EXACT = 16  # candidates of a round that are looked at without noise
 
 
@@ -17,12 +17,12 @@ class RandomDraws:
 
     def __init__(self, objective: Objective, candidates: int, generator: Generator) -> None:
         self.objective, self.generator = objective, generator
-        self.rounds = min(ROUNDS, candidates)
+        self.rounds = max(min(ROUNDS, candidates), candidates // MOST)
         self.remaining = [candidates // self.rounds + (i < candidates % self.rounds) for i in range(self.rounds)]
 
     def step(self, cooling: float) -> Round:
         """Draw a share and rank it by its loss under the noise."""
         count = self.remaining.pop()
         rows = random_subsets(len(self.objective.images), self.objective.n, count, self.generator)
-        noised = self.objective.noised_loss(rows, cooling, self.generator)
-        return Round(rows[torch.topk(noised, min(EXACT, count), largest=False).indices], count)
+        lowest = self.objective.noised_lowest(rows, min(EXACT, count), cooling, self.generator)
+        return Round(rows[lowest], count)

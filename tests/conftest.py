@@ -1,0 +1,200 @@
+"""Folders of small pictures, and ways to run the program on them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgsubset import Options, Score, Selection, cli
+from imgsubset.images import Stamp
+
+NOBODY = 65534
+
+
+def noise(seed: int, width: int, height: int, channels: int = 3) -> np.ndarray:
+    """Random pixels, without structure."""
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def smooth(seed: int, width: int, height: int) -> Image.Image:
+    """A random RGB picture whose neighbouring pixels are alike, as a photograph's are."""
+    return Image.fromarray(noise(seed, 6, 5)).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def tree(folder: Path) -> dict[str, tuple[str, int, int]]:
+    """SHA-256 (of a link: its target), modification time and mode of everything in a folder that is no folder."""
+    found = {}
+    for base, folders, names in os.walk(folder):
+        for path in (Path(base, name) for name in [*names, *folders]):
+            if path.is_symlink():
+                found[str(path.relative_to(folder))] = os.readlink(path), 0, 0
+            elif path.is_file():
+                status = path.stat()
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                found[str(path.relative_to(folder))] = digest, status.st_mtime_ns, status.st_mode
+    return found
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Parse JSON as other languages do: without NaN and Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def create(path: Path, content: bytes = b"") -> Path:
+    """Write a file with the folders that lead to it; skip the test where the file system takes no such name."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        pytest.skip(f"the file system takes no such name: {error.strerror}")
+    return path
+
+
+def png_bytes(
+    width: int, height: int, bits: int, color: int, rows: bytes, extra: Sequence[tuple[bytes, bytes]] = ()
+) -> bytes:
+    """A PNG file put together by hand: its header, extra chunks, and the compressed rows."""
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+@pytest.fixture(scope="session")
+def bomb() -> bytes:
+    """A valid PNG of 400 million pixels in some 50 kB."""
+    content = png_bytes(20_000, 20_000, 1, 0, bytes((1 + 20_000 // 8) * 20_000))
+    assert len(content) < 100_000
+    return content
+
+
+def fill(folder: Path) -> Path:
+    """Small random pictures of several formats in several folders."""
+    for number, (name, mode) in enumerate(
+        [
+            ("a/1.jpg", "RGB"),
+            ("a/2.png", "RGBA"),
+            ("a/deep/er/3.webp", "RGB"),
+            ("b/1.jpg", "L"),
+            ("b/4.gif", "P"),
+            ("b/5.TIFF", "RGB"),
+            ("6.bmp", "RGB"),
+            ("7.png", "1"),
+        ]
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(number, 20 + number, 18, 4 if mode == "RGBA" else 3)).convert(mode).save(path)
+        os.utime(path, ns=(1_500_000_000_123_456_789, 1_500_000_000_000_000_000 + number))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of this test's own, with eight pictures."""
+    return fill(tmp_path / "source")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 tiny pictures in three folders, to be read only."""
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(120):
+        path = root / f"class{number % 3}" / f"{number:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        smooth(number, 12, 12).save(path)
+    return root
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may write to, which tmp_path is not when the tests run as root."""
+    root = Path(tempfile.mkdtemp())
+    root.chmod(0o777)
+    yield root
+    for base, _, _ in os.walk(root):
+        os.chmod(base, 0o700)
+    shutil.rmtree(root)
+
+
+@contextlib.contextmanager
+def normal_user(folder: Path) -> Iterator[None]:
+    """Act as somebody whom permissions bind."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        try:
+            os.listdir(folder)
+        except OSError:
+            pytest.skip("no other user can reach the temporary folder")
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def selection_of(source: Path, chosen: Sequence[str]) -> Selection:
+    """A selection of these files, made up without a search."""
+    usable = sorted((str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()), key=os.fsencode)
+    status = [(source / path).stat() for path in usable]
+    zero = dict.fromkeys(["kl", "js", "wasserstein", "hellinger", "frechet"], 0.25)
+    return Selection(
+        source=source,
+        paths=tuple(usable),
+        stamps=tuple(Stamp(one.st_size, one.st_mtime_ns) for one in status),
+        indices=tuple(sorted(usable.index(path) for path in chosen)),
+        score=Score(zero, zero, zero, 1.0, float(len(chosen))),
+        rejected=(),
+        ignored=0,
+        warnings=(),
+        trace=(),
+        options=Options(),
+        device="cpu",
+        seconds={},
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of the program came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def imgsubset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Run the program's entry point in this process."""
+
+    def run(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["imgsubset", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        streams = capsys.readouterr()
+        return Run(int(ended.value.code or 0), streams.out, streams.err)
+
+    return run
