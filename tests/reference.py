@@ -168,13 +168,13 @@ def noised_moments(maps: Array, alpha: float, sigma2: float, draws: int, seed: i
 
 def worst_disagreement(draws: Array, others: Array) -> float:
     """How many standard errors lie at most between two samples (R, K), over all their means and covariances."""
-    worst = 0.0
+    worst = []
     for statistic in (lambda x: x, _centred_products):
         a, b = statistic(draws), statistic(others)
         error = np.sqrt(a.var(0) / len(a) + b.var(0) / len(b))
         # What does not vary at all must agree but for rounding.
-        worst = max(worst, float((np.abs(a.mean(0) - b.mean(0)) / (error + 1e-9)).max()))
-    return worst
+        worst.append((np.abs(a.mean(0) - b.mean(0)) / (error + 1e-9)).max())
+    return float(np.max(worst))  # not a number, if one is
 
 
 def _centred_products(draws: Array) -> Array:

@@ -140,6 +140,17 @@ def test_progress_is_told_of_every_copy(chosen: Selection, tmp_path: Path) -> No
     assert told == [("copy", 1, 6)] * 6
 
 
+def test_a_ranking_is_written_when_asked_for(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    shuffled = ("b/4.gif", "6.bmp", "a/1.jpg")
+    export(selection_of(folder, shuffled), tmp_path / "out", ranked=True)
+    check_complete(folder, tmp_path / "out", shuffled, {"ranked.txt"})
+    assert (tmp_path / "out" / "ranked.txt").read_text() == "b/4.gif\n6.bmp\na/1.jpg\n"
+    files = strict_json((tmp_path / "out" / "manifest.json").read_bytes())["files"]
+    assert {file["path"]: file["rank"] for file in files} == {"b/4.gif": 1, "6.bmp": 2, "a/1.jpg": 3}
+    export(chosen, tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out")
+
+
 # What is refused
 
 PLACES: dict[str, tuple[str, type[Exception], str]] = {
@@ -249,6 +260,13 @@ def test_overwrite_replaces_the_earlier_selection_and_keeps_foreign_files(
     check_complete(folder, out, later, {"notes.txt", "a/deep/my.jpg"})
     assert (out / "notes.txt").read_bytes() == (out / "a/deep/my.jpg").read_bytes() == b"mine"
     assert not (out / "a/deep/er").exists()
+
+
+def test_overwrite_keeps_a_foreign_file_named_like_a_ranking(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    export(chosen, tmp_path / "out")
+    create(tmp_path / "out" / "ranked.txt", b"mine")
+    export(chosen, tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out", foreign={"ranked.txt"})
 
 
 def test_overwrite_replaces_foreign_files_of_the_same_names(folder: Path, chosen: Selection, tmp_path: Path) -> None:
@@ -465,21 +483,20 @@ def test_a_copy_that_was_corrupted_on_the_way_is_detected(
 
 
 KILLED = """
-import os, signal, sys
+import itertools, os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from conftest import selection_of
 from imgsubset import export
 source, destination, call, when, count, overwrite = sys.argv[2:8]
-real, left = getattr(os, call), int(count)
+real, calls = getattr(os, call), itertools.count(1)
 
 def deadly(*arguments, **options):
-    global left
-    left -= 1
-    if left == 0 and when == "before":
+    last = next(calls) == int(count)
+    if last and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     real(*arguments, **options)
-    if left == 0:
+    if last:
         os.kill(os.getpid(), signal.SIGKILL)
 
 setattr(os, call, deadly)

@@ -27,6 +27,8 @@ SHAPES = {
     "one image": (1, 2, 3),
     "one channel": (6, 2, 1),
     "one position": (8, 1, 3),
+    "one position, Wishart of fewer degrees than channels": (7, 1, 4),
+    "one position, Wishart of one degree": (6, 1, 4),
     "one position, n - 1 < C": (3, 1, 4),
     "one image of one position": (1, 1, 2),
     "many positions": (4, 4, 2),
@@ -66,7 +68,7 @@ def subset(source: Array, shape: tuple[int, int, int]) -> Array:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize(("alpha", "sigma2"), [(ALPHA, SIGMA2), (0.95, 2.0)])
+@pytest.mark.parametrize(("alpha", "sigma2"), [(ALPHA, SIGMA2), (0.95, 2.0), (0.1, 4.0)])
 def test_the_exact_draw_is_distributed_as_noise_on_every_position(
     source: Array, shape: tuple[int, int, int], alpha: float, sigma2: float
 ) -> None:

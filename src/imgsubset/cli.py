@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -13,7 +14,7 @@ import click
 from tqdm import tqdm
 
 from imgsubset import __version__, manifest
-from imgsubset.errors import ImgsubsetError
+from imgsubset.errors import ImgsubsetError, UsageError
 from imgsubset.export import Export, check_destination, export
 from imgsubset.options import DEVICES, DIVERGENCE_NAMES, Options, Weights
 from imgsubset.report import printable, summary
@@ -30,10 +31,32 @@ Exit codes:
   130  interrupted"""
 
 DEFAULTS = Options()
-Command = Callable[..., None]
+Decorated = Callable[..., None]
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Command(click.Command):
+    """A command whose failures become one line, or one JSON object, and the exit code of their kind."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ImgsubsetError as error:
+            if ctx.params.get("as_json"):
+                click.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+            click.echo(f"imgsubset: error: {printable(str(error))}", err=True)
+            raise click.exceptions.Exit(error.exit_code) from error
+
+
+class Group(click.Group):
+    """Commands of this program."""
+
+    command_class = Command
+
+
+@click.group(
+    cls=Group, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="imgsubset")
 def program() -> None:
     """Choose the images of a folder whose distribution is closest to that of the whole folder.
@@ -44,7 +67,7 @@ def program() -> None:
     """
 
 
-def selection_options(command: Command) -> Command:
+def selection_options(command: Decorated) -> Decorated:
     """The options that decide which images are chosen; the command receives them as one `options` record."""
 
     @wraps(command)
@@ -52,6 +75,7 @@ def selection_options(command: Command) -> Command:
         values = {name: arguments.pop(name) for name in list(arguments) if name in Options.__dataclass_fields__}
         values["weights"] = Weights.parse(values["weights"]) if values["weights"] is not None else DEFAULTS.weights
         values["channels"] = parse_channels(values["channels"])
+        values["time_limit"] = parse_seconds(values["time_limit"])
         command(options=Options(**values), **arguments)
 
     for option in reversed(SELECTION_OPTIONS):
@@ -64,7 +88,18 @@ def parse_channels(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise click.UsageError(f"channels '{text}' are not whole numbers separated by commas") from None
+        raise UsageError(f"channels '{text}' are not whole numbers separated by commas") from None
+
+
+def parse_seconds(text: str | None) -> float | None:
+    """A time such as 30s, 5m, 1.5h, or a number of seconds."""
+    if text is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        return float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
+    except ValueError:
+        raise UsageError(f"time limit '{text}' is not a time such as 30s, 5m or 1h") from None
 
 
 SELECTION_OPTIONS = [
@@ -76,6 +111,12 @@ SELECTION_OPTIONS = [
     ),
     click.option("--candidates", type=int, default=DEFAULTS.candidates, show_default=True, metavar="K",
                  help="Random subsets to score."),
+    click.option("--chains", type=int, default=DEFAULTS.chains, show_default=True, metavar="R",
+                 help="How many of the best draws are improved side by side."),
+    click.option("--steps", type=int, default=DEFAULTS.steps, show_default=True,
+                 help="Steps of annealed exchanges; 0 keeps the best draw."),
+    click.option("--time-limit", default=None, metavar="TIME",
+                 help="End the search after this long, as in '30s' or '5m', with the best found by then."),
     click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True,
                  help="The same seed chooses the same images."),
     click.option("--device", type=click.Choice(DEVICES), default=DEFAULTS.device, show_default=True,
@@ -98,22 +139,11 @@ SELECTION_OPTIONS = [
 ]  # fmt: skip
 
 
-def output_options(command: Command) -> Command:
-    """--json, -q and -v; failures become one line, or one JSON object, and the exit code of their kind."""
-
-    @wraps(command)
-    def reporting(as_json: bool, **arguments: Any) -> None:
-        try:
-            command(as_json=as_json, **arguments)
-        except ImgsubsetError as error:
-            if as_json:
-                click.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-            click.echo(f"imgsubset: error: {printable(str(error))}", err=True)
-            raise click.exceptions.Exit(error.exit_code) from error
-
-    reporting = click.option("-v", "--verbose", is_flag=True, help="Show every skipped file.")(reporting)
-    reporting = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")(reporting)
-    return click.option("--json", "as_json", is_flag=True, help="Print a JSON object, not the summary.")(reporting)
+def output_options(command: Decorated) -> Decorated:
+    """--json, -q and -v."""
+    command = click.option("-v", "--verbose", is_flag=True, help="Show every skipped file.")(command)
+    command = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print a JSON object, not the summary.")(command)
 
 
 @program.command("select")
@@ -122,6 +152,9 @@ def output_options(command: Command) -> Command:
 @click.option("-n", "n", required=True, metavar="N|P%", help="How many images to choose: a number, or a percentage.")
 @selection_options
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in DST; foreign files there stay.")
+@click.option(
+    "--ranked", is_flag=True, help="Write DST/ranked.txt: the copies in an order whose every beginning is close."
+)
 @click.option("--dry-run", is_flag=True, help="Choose and report, but copy nothing.")
 @output_options
 def select_command(
@@ -130,6 +163,7 @@ def select_command(
     n: str,
     options: Options,
     overwrite: bool,
+    ranked: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -139,9 +173,14 @@ def select_command(
     if not dry_run:
         check_destination(source, destination, overwrite)
     with Bars(quiet) as bars:
-        selection = select(source, n, options, progress=bars)
-        exported = None if dry_run else export(selection, destination, overwrite=overwrite, progress=bars)
+        with Interrupt() as interrupt:
+            selection = select(source, n, options, stop=interrupt, progress=bars)
+        exported = None
+        if not dry_run:
+            exported = export(selection, destination, overwrite=overwrite, ranked=ranked, progress=bars)
     show(selection, exported, as_json, quiet, verbose)
+    if selection.interrupted:
+        raise click.exceptions.Exit(130)
 
 
 @program.command("demo")
@@ -182,14 +221,39 @@ class Bars:
     def __enter__(self) -> Bars:
         return self
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         if stage not in self.bars:
             self.bars[stage] = tqdm(desc=stage, total=total, disable=self.disable, unit="", leave=False)
+        self.bars[stage].set_postfix_str(note, refresh=False)
         self.bars[stage].update(done)
 
     def __exit__(self, *_: object) -> None:
         for bar in self.bars.values():
             bar.close()
+
+
+class Interrupt:
+    """While the search runs, the first Ctrl-C asks it to end with the best so far; any other ends the program."""
+
+    def __init__(self) -> None:
+        self.searching = self.asked = False
+
+    def __call__(self) -> bool:
+        self.searching = True
+        return self.asked
+
+    def __enter__(self) -> Interrupt:
+        self.before = signal.signal(signal.SIGINT, self.handle)
+        return self
+
+    def handle(self, *_: object) -> None:
+        if self.asked or not self.searching:
+            raise KeyboardInterrupt
+        self.asked = True
+        click.echo("\nimgsubset: ending the search with the best so far; Ctrl-C again to leave at once", err=True)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
 
 
 def main() -> None:

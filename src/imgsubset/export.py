@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgsubset import manifest
-from imgsubset.copying import PARTIAL, copy_file, sync_folder, write_json
+from imgsubset.copying import PARTIAL, copy_file, sync_folder, write_json, write_whole
 from imgsubset.errors import OutputError, UsageError
 from imgsubset.images import Stamp
-from imgsubset.selection import Progress, Selection, silent
+from imgsubset.progress import Progress, silent
+from imgsubset.selection import Selection
 
 MARKER = ".imgsubset-incomplete.json"
+RANKED = "ranked.txt"
 COPIES = 8  # at a time: copying waits for disks, not for processors
 
 
@@ -71,6 +73,7 @@ def export(
     destination: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    ranked: bool = False,
     progress: Progress = silent,
 ) -> Export:
     """Copy the chosen images, with their relative paths, into a folder, and write manifest.json there.
@@ -78,6 +81,7 @@ def export(
     destination  absent or empty, or left by an export that did not finish, which is then cleaned up
     overwrite    first remove what the manifest of an earlier export lists, and replace files of the same names;
                  other files stay
+    ranked       also write ranked.txt, the relative paths in the order of the selection's ranking, one a line
 
     Raises UsageError and OutputError as check_destination does, and OutputError if a file changed since it was
     decoded or cannot be copied; the destination then has no manifest, and the same call completes it.
@@ -89,10 +93,14 @@ def export(
     with _output_errors(destination):
         folder.mkdir(parents=True, exist_ok=True)
         _check_space(folder, sum(stamp.size for stamp in stamps.values()))
-        earlier = _listed(folder / MARKER) | (_listed(folder / manifest.NAME) if overwrite else set())
-        write_json(folder / MARKER, {"files": [{"path": path} for path in sorted({*stamps, *earlier})]})
+        earlier, extra = _listed(folder / MARKER), {RANKED} if ranked else set()
+        if overwrite and (replaced := _listed(folder / manifest.NAME)):
+            earlier |= replaced | {RANKED}
+        write_json(folder / MARKER, {"files": [{"path": path} for path in sorted({*stamps, *earlier, *extra})]})
         _remove(folder, earlier)
         hashes = _copy_all(selection.source, folder, stamps, overwrite, progress)
+        if ranked:
+            write_whole(folder / RANKED, os.fsencode("".join(f"{path}\n" for path in selection.ranked)))
         write_json(folder / manifest.NAME, manifest.describe(selection, hashes))
         (folder / MARKER).unlink()
         sync_folder(folder)

@@ -76,20 +76,28 @@ def _noncentral_wishart(cov: Tensor, n: int, alpha: float, tau: float, generator
     """
     channels = cov.shape[-1]
     shifted = min(n - 1, channels)
-    if n - 1 < channels:  # a covariance of rank n - 1 at most
-        values, vectors = torch.linalg.eigh(cov)
-        values, vectors = values[..., channels - shifted :], vectors[..., channels - shifted :]
-        root = (n * values.clamp(min=0)).sqrt()[..., None] * vectors.mT
-    else:
-        # Constant channels and repeated images make it singular; the jitter is far below the noise.
-        jitter = 1e-6 * torch.eye(channels, dtype=cov.dtype, device=cov.device)
-        root = torch.linalg.cholesky(n * (cov + jitter), upper=True)
+    root = _root(n * cov, shifted)
     rows = alpha * root + tau * _normal((*cov.shape[:-2], shifted, channels), cov, generator)
     scatter: Tensor = rows.mT @ rows
     degrees = n - 1 - channels
     if degrees > 0:
         scatter += tau**2 * _wishart(degrees, cov, generator)
     return scatter
+
+
+def _root(scatter: Tensor, rank: int) -> Tensor:
+    """R (K, rank, C) with R^T R = scatter (K, C, C), of at most this rank."""
+    channels = scatter.shape[-1]
+    root: Tensor
+    if rank == channels:
+        root, failed = torch.linalg.cholesky_ex(scatter, upper=True)
+        if not failed.any():
+            return root
+    # Few images, repeated ones and channels that repeat each other leave directions without variance.
+    values, vectors = torch.linalg.eigh(scatter)
+    largest = slice(channels - rank, channels)
+    root = values[..., largest, None].clamp(min=0).sqrt() * vectors[..., largest].mT
+    return root
 
 
 def _wishart(degrees: int, like: Tensor, generator: Generator) -> Tensor:

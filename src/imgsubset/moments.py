@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 GATHER_BYTES = 1 << 20  # rows of images gathered at once while subsets are summed up: what a cache holds
-DEAD_VARIANCE = 1e-10  # a channel whose variance is below this part of its mean square is constant but for rounding
+DEAD_VARIANCE = 1e-6  # a channel whose variance is below this part of its mean square is constant but for rounding
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from imgsubset.moments import ImageMoments, Moments, all_moments, subset_moments
 from imgsubset.options import DIVERGENCE_NAMES, Weights
 
 BASELINE_DRAWS = 1024
+ROUNDING = 1e-12
 BASELINE_SEED = 0  # not the search's: the loss of a given subset must not depend on how it was found
 
 T = TypeVar("T")
@@ -66,12 +67,14 @@ class Objective:
         self.langevin = langevin or Langevin()
         self.source = all_moments(images)
         generator = torch.Generator(images.table.device).manual_seed(BASELINE_SEED)
-        draws = random_subsets(len(images), n, BASELINE_DRAWS if n < len(images) else 1, generator)
-        self.baseline = Baseline(self.divergences(draws))
+        self.baseline = Baseline(torch.zeros(2, len(DIVERGENCES), dtype=torch.float64, device=generator.device))
+        if n < len(images):
+            samples = self.divergences(random_subsets(len(images), n, BASELINE_DRAWS, generator))
+            self.baseline = Baseline(samples * (samples.mean(0) > ROUNDING))
         means = self.baseline.mean
-        # A divergence that is 0 for random subsets (of constant images, or n = N) is 0 for all of them.
+        # A divergence that is 0 for random subsets (of equal images, or n = N) is 0, but for rounding, for all.
         self.coefficients = {
-            name: share / means[name] if means[name] > 0 else 0.0 for name, share in weights.shares().items()
+            name: share / means[name] if means[name] else 0.0 for name, share in weights.shares().items()
         }
 
     def divergences(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -117,7 +120,7 @@ class Objective:
             exact = _by_blocks(lambda block, _: frechet(noised.take(block), source), which)
             loss[which] = others[which] + eigen * torch.cat(exact)
 
-        if eigen and len(rows) > count:
+        if eigen:
             first, later = loss.argsort().tensor_split([4 * count])
             make_exact(first)
             threshold = loss[first].kthvalue(count).values

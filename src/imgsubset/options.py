@@ -77,7 +77,10 @@ class Options:
     """Everything that decides which images are chosen, but for the source and n.
 
     weights        of the divergences
-    candidates     random subsets that are scored, at least 1
+    candidates     random subsets that are drawn and scored, at least 1
+    chains         how many of the best of these are improved by exchanges, side by side, at least 1
+    steps          of the annealed exchanges, each a few dozen exchanges a chain; 0 leaves it at the best draw
+    time_limit     for the search, in seconds; it then cools faster, and results depend on the machine's speed
     seed           of the search and of the network's weights; 0 to 2^63 - 1
     device         auto (CUDA if there is one), cpu or cuda
     size           side of the square that images are resized to, in pixels, at least 8
@@ -94,6 +97,9 @@ class Options:
 
     weights: Weights = Weights()
     candidates: int = 4096
+    chains: int = 2
+    steps: int = 2000
+    time_limit: float | None = None
     seed: int = 0
     device: str = "auto"
     size: int = 64
@@ -111,6 +117,10 @@ class Options:
                 raise UsageError(f"{name} {getattr(self, name)!r} is not {wanted}")
 
         check(self.candidates >= 1, "candidates", "a number of at least 1")
+        check(self.chains >= 1, "chains", "a number of at least 1")
+        check(self.steps >= 0, "steps", "a number of at least 0")
+        limit = self.time_limit
+        check(limit is None or (math.isfinite(limit) and limit > 0), "time_limit", "a finite number of seconds above 0")
         check(0 <= self.seed < 1 << 63, "seed", "between 0 and 2^63 - 1")
         check(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
         check(8 <= self.size <= 4096, "size", "between 8 and 4096 pixels")
@@ -133,7 +143,7 @@ def subset_size(n: int | str, usable: int) -> int:
             percentage = float(text[:-1])
             if not 0 < percentage <= 100:
                 raise ValueError
-            count = max(1, round(usable * percentage / 100))
+            count = max(1, math.floor(usable * percentage / 100 + 0.5))
         else:
             count = int(text)
             if count < 1:

@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from imgsubset.decoders import decoded
 from imgsubset.errors import BadFilesError, InputError, UsageError
 from imgsubset.images import Listing, RejectedFile, Stamp, list_images
 from imgsubset.options import Options, subset_size
+from imgsubset.progress import Progress, silent
 
 if TYPE_CHECKING:  # torch takes two seconds to import: select() lets the decoding processes work meanwhile
-    from collections.abc import Iterator
-
     import torch
+    from torch import Tensor
 
     from imgsubset.features import Extractor
     from imgsubset.ingest import Ingested
+    from imgsubset.objective import Objective
     from imgsubset.search.loop import TracePoint
-
-
-class Progress(Protocol):
-    """Told of long work: the stage, how many of its parts were just done, and how many there are."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """No progress is shown."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +57,13 @@ class Selection:
     paths      the usable images in it, relative, in the order of their bytes
     stamps     what each of them was when it was decoded
     indices    the chosen ones: positions in `paths`, ascending; for torch.utils.data.Subset
+    ranking    the same positions in an order of which every beginning represents the source well too
     score      how close the subset is to the source
     rejected   the files with an image's name that are not usable, with reasons
     ignored    how many other files the folder holds
     warnings   what a user should know about the figures
     trace      the search, round by round
+    interrupted whether the search was stopped before its end
     options    those it was made with
     device     what it ran on
     seconds    wall time of each stage
@@ -79,14 +73,21 @@ class Selection:
     paths: tuple[str, ...] = field(repr=False)
     stamps: tuple[Stamp, ...] = field(repr=False)
     indices: tuple[int, ...] = field(repr=False)
+    ranking: tuple[int, ...] = field(repr=False)
     score: Score
     rejected: tuple[RejectedFile, ...]
     ignored: int
     warnings: tuple[str, ...]
     trace: tuple[TracePoint, ...] = field(repr=False)
+    interrupted: bool
     options: Options
     device: str
     seconds: dict[str, float]
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """Relative paths of the chosen images in the order of `ranking`."""
+        return tuple(self.paths[index] for index in self.ranking)
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -100,6 +101,7 @@ def select(
     options: Options = Options(),  # noqa: B008 (frozen)
     *,
     extractor: Extractor | None = None,
+    stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> Selection:
     """Find the n images of a folder whose distribution is closest to that of all of them. Copies nothing.
@@ -107,6 +109,7 @@ def select(
     source     a folder, searched with the folders in it
     n          a number, or a percentage such as '10%'
     extractor  feature maps instead of the random CNN's: uint8 pixels (B, H, W, 3) to float maps (B, C, h, w)
+    stop       asked several times a second, during the search, whether to end it with the best so far
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
@@ -124,17 +127,19 @@ def select(
         raise BadFilesError(f"{count} of source '{source}' cannot be used{_first_rejected(rejected)}")
     if not ingested.paths:
         raise InputError(f"no image in source '{source}' can be decoded{_first_rejected(rejected)}")
-    indices, score, trace, warnings = _search(ingested, subset_size(n, len(ingested.paths)), options, clock, progress)
+    result = _search(ingested, subset_size(n, len(ingested.paths)), options, clock, stop, progress)
     return Selection(
         source=Path(source),
         paths=ingested.paths,
         stamps=ingested.stamps,
-        indices=indices,
-        score=score,
+        indices=result.indices,
+        ranking=result.ranking,
+        score=result.score,
         rejected=rejected,
         ignored=listing.ignored,
-        warnings=warnings,
-        trace=trace,
+        warnings=result.warnings,
+        trace=result.trace,
+        interrupted=result.interrupted,
         options=options,
         device=device,
         seconds=clock.seconds,
@@ -168,40 +173,66 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
+@dataclass(frozen=True)
+class _Result:
+    """What the search adds to what was ingested."""
+
+    indices: tuple[int, ...]
+    ranking: tuple[int, ...]
+    score: Score
+    trace: tuple[TracePoint, ...]
+    interrupted: bool
+    warnings: tuple[str, ...]
+
+
 def _search(
-    ingested: Ingested, n: int, options: Options, clock: _Clock, progress: Progress
-) -> tuple[tuple[int, ...], Score, tuple[TracePoint, ...], tuple[str, ...]]:
+    ingested: Ingested, n: int, options: Options, clock: _Clock, stop: Callable[[], bool], progress: Progress
+) -> _Result:
     import torch
 
     from imgsubset.langevin import Langevin
     from imgsubset.moments import standard
-    from imgsubset.objective import Objective, effective_size
-    from imgsubset.search.draws import RandomDraws
-    from imgsubset.search.loop import search
+    from imgsubset.objective import Objective
+    from imgsubset.search import find
+    from imgsubset.search.quadratic import quadratic_form
+    from imgsubset.search.ranking import herding_order
 
     with clock.stage("baseline"):
         scale = standard(ingested.images)
+        images = scale.apply(ingested.images)
         langevin = Langevin(options.temperature, options.friction, options.langevin_time)
-        objective = Objective(scale.apply(ingested.images), n, options.weights, langevin)
+        objective = Objective(images, n, options.weights, langevin)
     with clock.stage("search"):
-        generator = torch.Generator(ingested.images.table.device).manual_seed(options.seed)
-        found = search(
-            RandomDraws(objective, options.candidates, generator),
-            objective.loss,
-            lambda done: progress("score", done, options.candidates),
-        )
-    values = objective.divergences(found.rows[None], torch.float64)[0].tolist()
-    total = len(ingested.paths)
-    loss = float(objective.loss(found.rows[None], torch.float64))
-    baseline = objective.baseline
-    score = Score(
+        generator = torch.Generator(images.table.device).manual_seed(options.seed)
+        found = find(objective, options, generator, stop, progress)
+    with clock.stage("rank"):
+        form = quadratic_form(images, objective.source, objective.coefficients)
+        ranking = herding_order(form, found.rows[0])
+    return _Result(
+        indices=tuple(found.rows[0].tolist()),
+        ranking=tuple(ranking.tolist()),
+        score=_score(objective, found.rows[:1]),
+        trace=found.trace,
+        interrupted=found.stopped,
+        warnings=_warnings(scale.kept.tolist()),
+    )
+
+
+def _score(objective: Objective, rows: Tensor) -> Score:
+    """The score, in float64, of one subset, given as indices (1, n)."""
+    import torch
+
+    from imgsubset.objective import effective_size
+
+    baseline, loss = objective.baseline, float(objective.loss(rows, torch.float64))
+    values = objective.divergences(rows, torch.float64)[0].tolist()
+    return Score(
         divergences=dict(zip(baseline.mean, values, strict=True)),
         random_mean=baseline.mean,
         random_std=baseline.std,
         loss=loss,
-        effective_size=effective_size(loss, n, total),
+        effective_size=effective_size(loss, objective.n, len(objective.images)),
     )
-    return tuple(found.rows.tolist()), score, found.trace, _warnings(scale.kept.tolist())
 
 
 def _warnings(kept: list[bool]) -> tuple[str, ...]:

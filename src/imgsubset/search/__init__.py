@@ -1,1 +1,47 @@
-"""The search for the subset with the lowest loss: one loop, one file for each method."""
+"""The search for the subset with the lowest loss: random draws, of which exchanges improve the best.
+
+One loop runs both methods; each has a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Generator
+
+from imgsubset.objective import Objective
+from imgsubset.options import Options
+from imgsubset.progress import Progress
+from imgsubset.search.draws import RandomDraws
+from imgsubset.search.exchange import Exchanges
+from imgsubset.search.loop import Found, search
+from imgsubset.search.quadratic import quadratic_form
+
+DRAWS_SHARE = 0.1  # of a time limit
+
+
+def find(
+    objective: Objective, options: Options, generator: Generator, stop: Callable[[], bool], progress: Progress
+) -> Found:
+    """Search with the candidates, chains, steps and time limit of the options; the best subset comes first."""
+    limit = options.time_limit
+    draws = search(
+        RandomDraws(objective, options.candidates, generator),
+        objective.loss,
+        keep=options.chains,
+        seconds=limit * DRAWS_SHARE if limit and options.steps else limit,
+        stop=stop,
+        progress=lambda work, best: progress("draw", work, options.candidates, f"loss {best:.3f}"),
+    )
+    if draws.stopped or not options.steps or not any(objective.coefficients.values()):
+        return draws
+    form = quadratic_form(objective.images, objective.source, objective.coefficients)
+    exchanges = Exchanges(form, draws.rows, options.steps, generator)
+    return search(
+        exchanges,
+        objective.loss,
+        start=draws,
+        seconds=limit and limit - draws.trace[-1].seconds,
+        stop=stop,
+        progress=lambda work, best: progress("exchange", work, options.steps, f"loss {best:.4f}"),
+    )

@@ -13,16 +13,18 @@ EXACT = 16  # candidates of a round that are looked at without noise
 
 
 class RandomDraws:
-    """Draws `candidates` subsets in all, in equal shares a round."""
+    """Draws `candidates` subsets in all, in equal shares a round, while the noise cools linearly."""
+
+    name = "draws"
 
     def __init__(self, objective: Objective, candidates: int, generator: Generator) -> None:
         self.objective, self.generator = objective, generator
-        self.rounds = max(min(ROUNDS, candidates), candidates // MOST)
+        self.rounds = self.patience = max(min(ROUNDS, candidates), candidates // MOST)
         self.remaining = [candidates // self.rounds + (i < candidates % self.rounds) for i in range(self.rounds)]
 
-    def step(self, cooling: float) -> Round:
+    def step(self, fraction: float) -> Round:
         """Draw a share and rank it by its loss under the noise."""
         count = self.remaining.pop()
         rows = random_subsets(len(self.objective.images), self.objective.n, count, self.generator)
-        lowest = self.objective.noised_lowest(rows, min(EXACT, count), cooling, self.generator)
-        return Round(rows[lowest], count)
+        lowest = self.objective.noised_lowest(rows, min(EXACT, count), 1 - fraction, self.generator)
+        return Round(rows[lowest], count, (1 - fraction) * self.objective.langevin.temperature)

@@ -1,4 +1,4 @@
-"""The loop that every search method runs in: it cools, asks for candidates, and keeps the best by noise-free loss."""
+"""The loop that every search method runs in: it says how far the search is, and keeps the best by noise-free loss."""
 
 from __future__ import annotations
 
@@ -7,69 +7,117 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Round:
-    """What a method did in a round: the subsets (K, n) that deserve an exact look, and how much work it was."""
+    """What a method did in a round.
+
+    rows         (K, n) the subsets that deserve an exact look
+    work         candidates drawn, or steps made
+    temperature  at which; draws: kT of the Langevin noise; exchanges: in units of the loss
+    changed      the share of the proposals that changed a subset; 1 for draws, which are all new
+    """
 
     rows: Tensor
     work: int
+    temperature: float
+    changed: float = 1.0
 
 
 class Method(Protocol):
-    """A way to come by good subsets, in a number of rounds."""
+    """A way to come by good subsets.
 
+    name      for the trace
+    rounds    how many rounds make up a full search
+    patience  rounds without a lower loss after which it ends early
+    """
+
+    name: str
     rounds: int
+    patience: int
 
-    def step(self, cooling: float) -> Round:
-        """Do one round at `cooling` in [0, 1] times the starting temperature."""
+    def step(self, fraction: float) -> Round:
+        """Do one round, when `fraction` in [0, 1] of the search is over; the temperature is 0 at 1."""
 
 
 @dataclass(frozen=True)
 class TracePoint:
-    """A round: work so far (candidates drawn), temperature relative to the start, the round's lowest loss and the
-    lowest so far (both noise-free), and seconds since the search began."""
+    """A round: the method, its work so far, the temperature, the round's lowest loss and the lowest so far (both
+    noise-free), the share of proposals that changed a subset, and seconds since the method began."""
 
+    method: str
     work: int
-    cooling: float
+    temperature: float
     loss: float
     best: float
+    changed: float
     seconds: float
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to: row indices (n,) of the best subset, ascending, its loss, and the trace."""
+    """What a search came to: the best subsets (K, n) and their losses (K,), best first, the trace, and whether it
+    was stopped before its end."""
 
     rows: Tensor
-    loss: float
+    losses: Tensor
     trace: tuple[TracePoint, ...]
+    stopped: bool
 
 
 def search(
-    method: Method, loss: Callable[[Tensor], Tensor], progress: Callable[[int], None] = lambda work: None
+    method: Method,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    start: Found | None = None,
+    keep: int = 1,
+    seconds: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, float], None] = lambda work, best: None,
 ) -> Found:
-    """Run a method through its rounds, cooling linearly to 0 in the last.
+    """Run a method through its rounds, at least one.
 
-    loss      noise-free losses (K,) of subsets (K, n); it alone decides what is best so far
-    progress  told the work of each round
+    loss      noise-free losses (K,) of subsets (K, n); it alone decides what is best, and sees the last point too
+    start     an earlier search, to be improved on
+    keep      how many of the best subsets to return
+    seconds   a limit; the method cools faster where it would not come to its end in time
+    stop      asked after each round whether to end now
+    progress  told the work of each round and the lowest loss so far
     """
-    start = time.perf_counter()
-    best_rows, best, work = None, float("inf"), 0
-    trace = []
-    for number in range(method.rounds):
-        cooling = 1 - number / (method.rounds - 1) if method.rounds > 1 else 0.0
-        done = method.step(cooling)
-        losses = loss(done.rows)
-        lowest = int(losses.argmin())
-        current = float(losses[lowest])
-        if best_rows is None or current < best:
-            best_rows, best = done.rows[lowest], current
-        work += done.work
-        trace.append(TracePoint(work, cooling, current, best, time.perf_counter() - start))
-        progress(done.work)
-    if best_rows is None:
-        raise ValueError("a search needs at least one round")
-    return Found(best_rows.sort().values, best, tuple(trace))
+    begin = time.perf_counter()
+    rows, losses, trace = (start.rows, start.losses, list(start.trace)) if start else (None, None, [])
+    work, since = 0, 0
+    over = stopped = False
+    number = 0
+    while not over:
+        elapsed = (time.perf_counter() - begin) / seconds if seconds else 0.0
+        fraction = min(1.0, max(number / max(method.rounds - 1, 1), elapsed)) if method.rounds > 1 else 1.0
+        done = method.step(fraction)
+        drawn = done.rows.sort(1).values
+        fresh = loss(drawn)
+        before = float(losses[0]) if losses is not None else float("inf")
+        rows, losses = _best(rows, losses, drawn, fresh, keep)
+        best = float(losses[0])
+        number, work = number + 1, work + done.work
+        since = 0 if best < before else since + 1
+        spent = time.perf_counter() - begin
+        trace.append(TracePoint(method.name, work, done.temperature, float(fresh.min()), best, done.changed, spent))
+        progress(done.work, best)
+        stopped = stop()
+        over = stopped or fraction >= 1 or since >= method.patience or best == 0
+    assert rows is not None
+    assert losses is not None
+    return Found(rows, losses, tuple(trace), stopped)
+
+
+def _best(
+    rows: Tensor | None, losses: Tensor | None, new_rows: Tensor, new_losses: Tensor, keep: int
+) -> tuple[Tensor, Tensor]:
+    """The `keep` best of the subsets so far and new ones, best first; of equal ones the earlier."""
+    if rows is not None and losses is not None:
+        new_rows, new_losses = torch.cat([rows, new_rows]), torch.cat([losses, new_losses])
+    order = new_losses.argsort(stable=True)[:keep]
+    return new_rows[order], new_losses[order]

@@ -1,0 +1,160 @@
+"""Annealed Langevin exchanges: several chains, each a subset of n rows, in the second-order form of the loss.
+
+A step takes a window of members of every chain and one random pool of rows for all chains, computes the inner
+products of z among them once, and visits the window's places one after another. A visit takes the place's row out and
+draws its successor among that row and all pool rows outside the subset, with probability proportional to
+exp(-loss / T): the conditional distribution itself (a heat bath; Geman & Geman, PAMI 1984). Nothing is rejected, no
+normaliser of a reverse move is needed, and at a fixed T the chain's stationary distribution is exactly Boltzmann's:
+a pool is as likely from the new subset as from the old. At T = 0 a visit takes the best row there is.
+
+The locally informed proposal of pairs, exp(-delta / 2T), with Metropolis acceptance (Zanella, JASA 2020) is exact too,
+but a visit then costs a matrix of pairs instead of a row of it. Measured with 2 chains in 3 s on 2 cores: loss 0.025
+here against 0.031 for the best of ten settings there on 10,000 CIFAR images (n = 500); 0.063 against 0.064 on 1,000
+photographs (n = 100).
+
+Shapes: R chains, n members, N rows, M places in a window, D rows in a pool, P = M + D, Z numbers in z.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from imgsubset.search.loop import Round
+from imgsubset.search.quadratic import Quadratic
+
+# Chosen by measurement: pools of 64 to 256 and windows of 32 to 128 do equally well.
+POOL, WINDOW = 128, 64
+# First and last temperature times n: exchanging two random rows adds about 2 / n to a calibrated loss, whatever the
+# data, the weights and n. Twice or half of either changes the outcome by less than the seed does.
+HOT, COLD = 0.2, 0.005
+QUENCH = 0.1  # of the search, at its end, at temperature 0, so that it ends in a local optimum
+ROUNDS = 40  # at least; each at one temperature and ended by an exact look
+MOST_STEPS = 50  # in a round
+
+
+class Exchanges:
+    """Chains that start from the subsets `members` (R, n) and make about `steps` steps in all.
+
+    members   (R, n) int64, the rows of each subset, in no order
+    chosen    (R, N) bool, the same as a mask: one byte a row
+    residual  (R, Z) float64, mean of z over each subset
+    """
+
+    name = "exchanges"
+
+    def __init__(self, form: Quadratic, members: Tensor, steps: int, generator: Generator) -> None:
+        self.form, self.generator = form, generator
+        self.members = members.clone()
+        self.chosen = torch.zeros(len(members), len(form.images), dtype=torch.bool, device=members.device)
+        self.chosen.scatter_(1, members, True)
+        self.residual = form.residual(members)
+        self.steps_a_round = max(1, min(MOST_STEPS, steps // ROUNDS))
+        self.rounds = max(1, round(steps / self.steps_a_round))
+        self.patience = max(10, self.rounds // 4)
+        self.first = 0  # place at which the next window begins
+
+    def step(self, fraction: float) -> Round:
+        """A round of steps at one temperature; returns where the chains ended and the best that each went through."""
+        temperature = self.temperature(fraction)
+        best, best_loss = self.members.clone(), self.loss()
+        changed = torch.zeros((), device=self.members.device)
+        for _ in range(self.steps_a_round):
+            changed += self.sweep(temperature)
+            loss = self.loss()
+            best = torch.where((loss < best_loss)[:, None], self.members, best)
+            best_loss = torch.minimum(loss, best_loss)
+        share = float(changed) / self.steps_a_round
+        return Round(torch.cat([self.members, best]), self.steps_a_round, temperature, share)
+
+    def temperature(self, fraction: float) -> float:
+        """Geometric from HOT / n to COLD / n, then 0, in units of the loss."""
+        if fraction >= 1 - QUENCH:
+            return 0.0
+        return float(HOT / self.members.shape[1] * (COLD / HOT) ** (fraction / (1 - QUENCH)))
+
+    def loss(self) -> Tensor:
+        """The second-order loss of each chain, (R,)."""
+        return self.residual.square().sum(-1)
+
+    def sweep(self, temperature: float) -> Tensor:
+        """Visit one window of each chain. Returns the share of places whose row changed, without waiting for it."""
+        n, device = self.members.shape[1], self.members.device
+        places = (torch.arange(min(WINDOW, n), device=device) + self.first) % n
+        old = self.members[:, places]
+        pool, blocked = self._draw_pool()
+        inside, outside = self.form.embed(old), self.form.embed(pool)
+        coupling = _couplings(inside, outside) * (2 / n**2)
+        residual = self.residual.float()
+        score = torch.cat([torch.bmm(inside, residual[:, :, None])[:, :, 0], residual @ outside.T], 1)
+        # The loss if a row were added to S, up to a constant; _visit subtracts what the row taken out contributes.
+        energy = score * (2 / n) + coupling.diagonal(dim1=1, dim2=2) / 2
+        # The least of energy - T * Gumbel is a draw from exp(-energy / T), also at T = 0.
+        noise = torch.empty(len(places), *energy.shape, device=device).exponential_(generator=self.generator)
+        picked = _visit(energy, coupling, blocked, noise.clamp_min_(1e-38).log_().mul_(temperature))
+        self._commit(places, old, pool, picked, inside, outside)
+        self.first = (self.first + len(places)) % n
+        return (picked != torch.arange(len(places), device=device)).float().mean()
+
+    def _draw_pool(self) -> tuple[Tensor, Tensor]:
+        """Random rows (D,), and for each chain which of them may not be taken (R, D): members and second copies.
+
+        Independent draws with replacement, whatever the subset holds, are what makes a step exact, and their cost
+        does not depend on N. One pool for all chains, so that its inner products are computed once.
+        """
+        pool = torch.randint(self.chosen.shape[1], (POOL,), generator=self.generator, device=self.members.device)
+        pool = pool.sort().values
+        repeated = torch.zeros_like(pool, dtype=torch.bool)
+        repeated[1:] = pool[1:] == pool[:-1]
+        return pool, self.chosen[:, pool] | repeated
+
+    def _commit(
+        self, places: Tensor, old: Tensor, pool: Tensor, picked: Tensor, inside: Tensor, outside: Tensor
+    ) -> None:
+        """Write a window's new rows, (R, M) positions among P, into the state."""
+        chains, window = old.shape
+        new = torch.cat([old, pool.expand(chains, -1)], 1).gather(1, picked)
+        change = inside.new_zeros(chains, window + len(pool)).scatter_(1, picked, 1.0)
+        change[:, :window] -= 1.0
+        moved = torch.bmm(change[:, None, :window], inside)[:, 0] + change[:, window:] @ outside
+        # float32 within a step, float64 across steps: after 10,000 exchanges the error is about 1e-7.
+        self.residual += moved.double() / self.members.shape[1]
+        self.chosen.scatter_(1, old, False)
+        self.chosen.scatter_(1, new, True)
+        self.members[:, places] = new
+
+
+def _couplings(inside: Tensor, outside: Tensor) -> Tensor:
+    """Inner products of z among a window (R, M, Z) and the pool (D, Z): (R, P, P), the window first."""
+    chains, window, width = inside.shape
+    total = window + len(outside)
+    cross = (inside.reshape(-1, width) @ outside.T).view(chains, window, -1)
+    coupling = inside.new_empty(chains, total, total)
+    coupling[:, :window, :window] = inside @ inside.transpose(1, 2)
+    coupling[:, :window, window:] = cross
+    coupling[:, window:, :window] = cross.transpose(1, 2)
+    coupling[:, window:, window:] = outside @ outside.T
+    return coupling
+
+
+def _visit(energy: Tensor, coupling: Tensor, blocked: Tensor, noise: Tensor) -> Tensor:
+    """Visit the window's places in turn; the row each one ends with, as a position among P: (R, M).
+
+    energy (R, P), coupling (R, P, P) and noise (M, R, P) in units of the loss; blocked (R, D). A row that a visit
+    took out stays among the positions, free for the visits after it.
+    """
+    chains, total = energy.shape
+    window = len(noise)
+    barrier = energy.new_full((chains, total), float("inf"))
+    barrier[:, window:].masked_fill_(~blocked, 0.0)
+    offset = torch.arange(chains, device=energy.device) * total
+    flat = coupling.view(chains * total, total)
+    picked = []
+    for place in range(window):
+        barrier[:, place] = 0.0
+        energy = energy - coupling[:, place]
+        choice = (energy + barrier + noise[place]).argmin(1)
+        barrier.scatter_(1, choice[:, None], float("inf"))
+        energy = energy + flat[offset + choice]
+        picked.append(choice)
+    return torch.stack(picked, 1)

@@ -1,0 +1,117 @@
+"""The mix of divergences to second order, as a squared distance between means.
+
+Near the source every divergence is quadratic in a subset's moments, so that the calibrated loss is
+
+    loss(S) ~ |mean of z over S|^2,    z = (mu b_c,  kappa (q_c - 1),  pair_cd (b_c b_d - lambda_c [c = d]))
+
+with b the image's feature vector in the eigenbasis of the source's covariance and lambda its eigenvalues. An exchange
+then changes the loss by inner products of z alone: matching the source is kernel herding (Welling, ICML 2009) with
+this kernel. z has about 2 C + C^2 / 2 numbers and is made only for the few rows that a step looks at.
+
+Shapes: N images, C channels, Z numbers in z, K = C // 2 + 1 cyclic diagonals, R chains, n members.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from imgsubset.cores import single_threaded_workers
+from imgsubset.moments import ImageMoments, Moments
+
+# Coefficients of m^2 and (v - 1)^2 in the divergences that are averaged over channels.
+CURVATURE = {
+    "kl": (1 / 2, 1 / 4),
+    "js": (1 / 8 / math.log(2), 1 / 16 / math.log(2)),
+    "wasserstein": (1.0, 1 / 4),
+    "hellinger": (1 / 8, 1 / 16),
+}
+EMBEDDED = 1024  # rows embedded at once when a whole subset is summed: 9 MB for 64 channels
+MIN_EIGENVALUE = 1e-6  # of the largest: a direction in which the source does not vary has nothing to match
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """The second-order form of one mix; `quadratic_form` makes it.
+
+    images        standardised, with the table (N, 2 C)
+    basis         (C, C) float32, eigenvectors of the source's covariance in columns
+    mean_scale    mu
+    square_scale  kappa
+    pair_scale    (K, C) float32, entry (k, c) for the pair c, (c + k) mod C; no rows without the Frechet distance
+    pair_center   (K, C) float32, the source's mean of the scaled products
+    """
+
+    images: ImageMoments
+    basis: Tensor
+    mean_scale: float
+    square_scale: float
+    pair_scale: Tensor
+    pair_center: Tensor
+
+    @property
+    def width(self) -> int:
+        """Z"""
+        return 2 * self.images.channels + self.pair_scale.numel()
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """z of these rows (...,), as (..., Z) float32."""
+        means, squares = self.images.table[rows].chunk(2, -1)
+        rotated = means @ self.basis
+        parts = [rotated * self.mean_scale, (squares - 1) * self.square_scale]
+        if len(self.pair_scale):
+            # The cyclic diagonals of b b^T hold each unordered pair once and are strided views: half the numbers
+            # of the product, and no gather, which would cost more than the products.
+            count, channels = self.pair_scale.shape
+            shifted = torch.cat([rotated, rotated], -1).unfold(-1, channels, 1)[..., :count, :]
+            products = shifted * rotated[..., None, :] * self.pair_scale - self.pair_center
+            parts.append(products.flatten(-2))
+        return torch.cat(parts, -1)
+
+    def residual(self, members: Tensor) -> Tensor:
+        """Mean of z over each subset (R, n), summed in float64: (R, Z). Its squared length is the loss."""
+        total = torch.zeros(len(members), self.width, dtype=torch.float64, device=members.device)
+        width = max(1, EMBEDDED // len(members))
+        for start in range(0, members.shape[1], width):
+            total += self.embed(members[:, start : start + width]).sum(1, dtype=torch.float64)
+        return total / members.shape[1]
+
+
+def quadratic_form(images: ImageMoments, source: Moments, coefficients: dict[str, float]) -> Quadratic:
+    """The second-order form of sum_k coefficients_k D_k of subsets of `images`, whose moments are `source`."""
+    channels = images.channels
+    frechet = coefficients.get("frechet", 0.0)
+    averaged = {name: value / channels for name, value in coefficients.items() if name in CURVATURE}
+    with single_threaded_workers():  # the last bits of LAPACK's eigenvectors depend on the number of threads
+        eigenvalues, basis = torch.linalg.eigh(source.cov.cpu())
+    scale, center = _pairs(eigenvalues.clamp(min=0), frechet)
+    device = images.table.device
+    return Quadratic(
+        images=images,
+        basis=basis.float().to(device),
+        mean_scale=math.sqrt(sum(CURVATURE[name][0] * value for name, value in averaged.items()) + frechet),
+        square_scale=math.sqrt(sum(CURVATURE[name][1] * value for name, value in averaged.items())),
+        pair_scale=scale.float().to(device),
+        pair_center=center.float().to(device),
+    )
+
+
+def _pairs(eigenvalues: Tensor, frechet: float) -> tuple[Tensor, Tensor]:
+    """Scale and center (K, C) of each product b_c b_d in cyclic order, for 1/2 sum_cd (dSigma_cd)^2 / (l_c + l_d)."""
+    channels = len(eigenvalues)
+    if not frechet:
+        return eigenvalues.new_zeros(0, channels), eigenvalues.new_zeros(0, channels)
+    first = torch.arange(channels)
+    shift = torch.arange(channels // 2 + 1)[:, None]
+    floored = eigenvalues.clamp(min=max(float(eigenvalues[-1]) * MIN_EIGENVALUE, 1e-12))
+    weight = frechet / (floored[first] + floored[(first + shift) % channels])
+    weight[0] /= 2  # the sum runs over ordered pairs, of which a diagonal entry is one and any other two
+    if channels % 2 == 0:
+        weight[-1] /= 2  # the last diagonal of an even number of channels holds each pair twice
+    scale = weight.sqrt()
+    center = torch.zeros_like(scale)
+    center[0] = scale[0] * eigenvalues
+    return scale, center

@@ -1,0 +1,25 @@
+"""Made-up sources for the tests of the search."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from imgsubset.moments import ImageMoments, standard
+
+
+def made_up_source(count: int, channels: int, seed: int = 0, positions: int = 16) -> ImageMoments:
+    """Standardised moments: correlated, skewed features, and some variance within each image."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(channels, channels, generator=generator) / channels**0.5
+    raw = torch.randn(count, channels, generator=generator)
+    mean = (raw + 0.3 * raw**2) @ mixing
+    square = mean**2 + torch.rand(count, channels, generator=generator) + 0.5
+    images = ImageMoments(torch.cat([mean, square], 1), positions)
+    return standard(images).apply(images)
+
+
+def random_rows(chains: int, n: int, total: int, seed: int = 0) -> Tensor:
+    """Indices (chains, n) of independent random subsets."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(chains, total, generator=generator).argsort(1)[:, :n]
