@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from PIL import Image
 
 from imgsubset import decoders
 from imgsubset.decoders import Chunk, chunk_length, decoded
+from imgsubset.errors import InputError
 from imgsubset.images import Stamp, decode, list_images, reason
 
 Processes: TypeAlias = list[subprocess.Popen[bytes]]
@@ -242,9 +244,24 @@ def test_the_death_of_all_processes_is_an_error_and_no_hang(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoders, "SERVE", "import sys; sys.exit(1)")
-    with pytest.raises(RuntimeError, match="ended before their work"):
+    with pytest.raises(InputError, match="a decoding process failed"):
         collect(many, 2)
-    assert [process.returncode for process in started] == [1, 1]
+    assert {process.returncode for process in started} <= {1, -signal.SIGKILL}
+
+
+@pytest.mark.timeout(60)
+def test_a_process_killed_at_a_file_is_an_error_that_names_it(tmp_path: Path, started: Processes) -> None:
+    Image.new("RGB", (12_000, 12_000)).save(tmp_path / "b.png", compress_level=1)  # a second's work
+    for name in ("a.png", *(f"c{number:03d}.png" for number in range(80))):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    paths = list_images(tmp_path).paths
+    with decoded(tmp_path, paths, SIDE, 2) as chunks:
+        pool = chunks.gi_frame.f_locals["self"]  # type: ignore[attr-defined]
+        while (claim := decoders._get_claim(pool.memory, 0, SIDE))[1] != 1:
+            time.sleep(0.001)
+        os.kill(claim[0], signal.SIGKILL)
+        with pytest.raises(InputError, match=r"the process decoding 'b\.png' was killed by signal 9"):
+            list(chunks)
 
 
 def test_the_shared_pixels_need_no_room_in_shared_memory(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,18 +18,21 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from imgsubset.cores import usable_cores
+from imgsubset.errors import InputError
 from imgsubset.images import Stamp, decode, reason
 
 SHARED_BYTES = 64 << 20  # pixels that may wait to be consumed, unless two slots a process need more
 FEW = 64  # below this many images, starting processes costs more than it saves
-TEXT_BYTES = 4224  # for each image of a slot: its path on the way out, its stamp or reason on the way back
+TEXT_BYTES = 4352  # for each image of a slot: its path on the way out, its stamp or reason on the way back
 NUMBER = struct.Struct("=i")
+CLAIM = struct.Struct("=ii")  # which process is at a slot, and at which of its images
 SERVE = "import sys; sys.path[:] = sys.argv[5:]; import imgsubset.decoders as d; d.serve(*map(int, sys.argv[1:5]))"
 
 
@@ -88,11 +91,16 @@ def _outcome(size: int, mtime_ns: int, problem: str | None) -> Stamp | str:
 
 
 def _decode_into(
-    buffer: bytearray | mmap.mmap, offset: int, paths: Sequence[bytes], size: int
+    buffer: bytearray | mmap.mmap,
+    offset: int,
+    paths: Sequence[bytes],
+    size: int,
+    claim: Callable[[int], None] = lambda position: None,
 ) -> Iterator[tuple[int, int, str | None]]:
-    """Decode files one after another into a buffer; yield a stamp and a reason for each."""
+    """Decode files one after another into a buffer; yield a stamp and a reason for each. `claim` precedes each."""
     length = size * size * 3
     for position, path in enumerate(paths):
+        claim(position)
         try:
             pixels, stamp = decode(path, size)
         except Exception as error:  # hostile files raise far more than OSError
@@ -121,18 +129,24 @@ class _Pool:
         self.queued = 0
         numbers = [str(number) for number in (self.shared.fileno(), queue_out, results_in, size)]
         command = [sys.executable, "-c", SERVE, *numbers, *sys.path]
-        self.processes = [
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                pass_fds=(self.shared.fileno(), queue_out, results_in),
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which then closes the queue
-            )
-            for _ in range(workers)
-        ]
-        os.close(queue_out)
-        os.close(results_in)
-        self._fill(consumed=0)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for _ in range(workers):
+                self.processes.append(
+                    subprocess.Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        pass_fds=(self.shared.fileno(), queue_out, results_in),
+                        start_new_session=True,  # Ctrl-C reaches the parent alone, which then closes the queue
+                    )
+                )
+            self._fill(consumed=0)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(queue_out)
+            os.close(results_in)
 
     def chunks(self) -> Iterator[Chunk]:
         for number in range(self.chunk_count):
@@ -155,11 +169,22 @@ class _Pool:
     def _wait(self) -> None:
         """Wait for a process to finish a chunk."""
         ready, _, _ = select.select([self.results], [], [], 1.0)
-        if ready:
-            data = os.read(self.results, 1 << 16)
-            if not data:
-                raise RuntimeError("the decoding processes ended before their work")
+        if ready and (data := os.read(self.results, 1 << 16)):
             self.done.update(number for (number,) in NUMBER.iter_unpack(data))
+            return
+        for process in self.processes:
+            if process.poll() is not None:
+                raise InputError(self._obituary(process))
+
+    def _obituary(self, process: subprocess.Popen[bytes]) -> str:
+        """What a process was at when it ended too early."""
+        how = f"was killed by signal {-process.returncode}" if process.returncode < 0 else "failed"
+        for number in range(self.queued - self.slots, self.queued):
+            pid, position = _get_claim(self.memory, number % self.slots, self.size)
+            if pid == process.pid and number not in self.done:
+                path = self.paths[number * self.length + position]
+                return f"the process decoding '{path}' {how}; is there enough memory?"
+        return f"a decoding process {how}; is there enough memory?"
 
     def _take(self, number: int) -> Chunk:
         slot = number % self.slots
@@ -188,7 +213,9 @@ def serve(shared: int, queue: int, results: int, size: int) -> None:
         (number,) = NUMBER.unpack(message)
         slot = number % slots
         paths = _get_text(memory, slot, size).split(b"\0")
-        outcomes = list(_decode_into(memory, slot * stride, paths, size))
+        claim = partial(_put_claim, memory, slot, size, os.getpid())
+        outcomes = list(_decode_into(memory, slot * stride, paths, size, claim))
+        _put_claim(memory, slot, size, 0, 0)
         _put_text(memory, slot, size, json.dumps(outcomes).encode())
         os.write(results, message)
 
@@ -198,17 +225,26 @@ def _pixel_bytes(size: int) -> int:
 
 
 def _stride(size: int) -> int:
-    """Bytes of a slot: the pixels of a chunk, the length of a text, the text."""
-    return _pixel_bytes(size) + NUMBER.size + chunk_length(size) * TEXT_BYTES
+    """Bytes of a slot: the pixels of a chunk, a claim, the length of a text, the text."""
+    return _pixel_bytes(size) + CLAIM.size + NUMBER.size + chunk_length(size) * TEXT_BYTES
+
+
+def _put_claim(memory: mmap.mmap, slot: int, size: int, pid: int, position: int) -> None:
+    CLAIM.pack_into(memory, slot * _stride(size) + _pixel_bytes(size), pid, position)
+
+
+def _get_claim(memory: mmap.mmap, slot: int, size: int) -> tuple[int, int]:
+    pid, position = CLAIM.unpack_from(memory, slot * _stride(size) + _pixel_bytes(size))
+    return pid, position
 
 
 def _put_text(memory: mmap.mmap, slot: int, size: int, text: bytes) -> None:
-    begin = slot * _stride(size) + _pixel_bytes(size)
+    begin = slot * _stride(size) + _pixel_bytes(size) + CLAIM.size
     memory[begin : begin + NUMBER.size + len(text)] = NUMBER.pack(len(text)) + text
 
 
 def _get_text(memory: mmap.mmap, slot: int, size: int) -> bytes:
-    begin = slot * _stride(size) + _pixel_bytes(size) + NUMBER.size
+    begin = slot * _stride(size) + _pixel_bytes(size) + CLAIM.size + NUMBER.size
     (length,) = NUMBER.unpack(memory[begin - NUMBER.size : begin])
     return memory[begin : begin + length]
 

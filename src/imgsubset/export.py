@@ -55,11 +55,14 @@ def check_destination(
         raise UsageError(f"destination '{destination}' contains the source '{source}'")
     with _output_errors(destination):
         if not os.path.lexists(destination):
+            os.scandir(next(parent for parent in real.parents if os.path.lexists(parent))).close()
             return
         if not real.is_dir():
             raise OutputError(f"destination '{destination}' exists and is not a folder")
         if not overwrite:
             ours = _listed(real / MARKER)
+            if ours:
+                ours.add(manifest.NAME)
             for path in _files(real):
                 if path not in ours and path != MARKER and not Path(path).name.startswith(PARTIAL):
                     raise OutputError(
@@ -93,15 +96,15 @@ def export(
     with _output_errors(destination):
         folder.mkdir(parents=True, exist_ok=True)
         _check_space(folder, sum(stamp.size for stamp in stamps.values()))
-        earlier, extra = _listed(folder / MARKER), {RANKED} if ranked else set()
-        if overwrite and (replaced := _listed(folder / manifest.NAME)):
-            earlier |= replaced | {RANKED}
-        write_json(folder / MARKER, {"files": [{"path": path} for path in sorted({*stamps, *earlier, *extra})]})
+        extras = [RANKED] if ranked else []
+        earlier = _listed(folder / MARKER) | (_listed(folder / manifest.NAME) if overwrite else set())
+        listed = sorted({*stamps, *extras, *earlier})
+        write_json(folder / MARKER, {"files": [{"path": path} for path in listed], "extras": []})
         _remove(folder, earlier)
         hashes = _copy_all(selection.source, folder, stamps, overwrite, progress)
         if ranked:
             write_whole(folder / RANKED, os.fsencode("".join(f"{path}\n" for path in selection.ranked)))
-        write_json(folder / manifest.NAME, manifest.describe(selection, hashes))
+        write_json(folder / manifest.NAME, manifest.describe(selection, hashes, extras))
         (folder / MARKER).unlink()
         sync_folder(folder)
     return Export(folder, hashes, time.perf_counter() - start)
@@ -112,7 +115,7 @@ def _output_errors(destination: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f" ('{error.filename}')" if error.filename is not None else ""
+        where = f" ('{error.filename2 or error.filename}')" if (error.filename2 or error.filename) is not None else ""
         raise OutputError(f"cannot write to '{destination}': {error.strerror or error}{where}") from error
 
 
@@ -133,8 +136,9 @@ def _listed(record: Path) -> set[str]:
     try:
         if not stat.S_ISREG(record.lstat().st_mode):
             return set()
-        paths = {str(entry["path"]) for entry in json.loads(record.read_bytes())["files"]}
-    except (OSError, ValueError, TypeError, KeyError):
+        listed = json.loads(record.read_bytes())
+        paths = {str(path) for path in (*(entry["path"] for entry in listed["files"]), *listed.get("extras", ()))}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return set()
     # A path that would lead out of the folder was not written by us.
     return {path for path in paths if path and not Path(path).is_absolute() and ".." not in Path(path).parts}
@@ -156,7 +160,7 @@ def _remove(folder: Path, paths: Iterable[str]) -> None:
 
 def _real_parents(folder: Path, path: str) -> bool:
     """Whether all folders between a destination and a file in it are folders, not links to somewhere else."""
-    return not any((folder / parent).is_symlink() for parent in Path(path).parents)
+    return not any((folder / parent).is_symlink() for parent in Path(path).parents[:-1])
 
 
 def _check_space(folder: Path, needed: int) -> None:

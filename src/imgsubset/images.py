@@ -184,6 +184,7 @@ def decode(path: str | bytes | os.PathLike[str], size: int) -> tuple[bytes, Stam
 def _shrink(image: Image.Image, size: int) -> Image.Image:
     """An RGB image of size x size."""
     width, height = image.size
+    fx = fy = 1
     if width * height <= BAND_PIXELS:
         rgb = _to_rgb(image, _value_range(image))
     else:
@@ -195,7 +196,7 @@ def _shrink(image: Image.Image, size: int) -> Image.Image:
         for top in range(0, height, rows):
             band = image.crop((0, top, width, min(top + rows, height)))
             rgb.paste(_to_rgb(band, limits).reduce((fx, fy)), (0, top // fy))
-    return rgb.resize((size, size), Image.Resampling.LANCZOS)
+    return rgb.resize((size, size), Image.Resampling.LANCZOS, box=(0, 0, width / fx, height / fy))
 
 
 def _to_rgb(image: Image.Image, limits: tuple[float, float] | None) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from imgsubset.selection import Score, Selection
 
@@ -14,10 +14,13 @@ FORMAT = 1  # raised when a reader of an older one would misread it
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
 
 
-def describe(selection: Selection, hashes: Mapping[str, str] | None = None) -> dict[str, object]:
+def describe(
+    selection: Selection, hashes: Mapping[str, str] | None = None, extras: Iterable[str] = ()
+) -> dict[str, object]:
     """The record of a selection, for json.dumps.
 
     hashes  SHA-256 of the chosen files as they were copied, by relative path; None if nothing was copied
+    extras  names of the files that were written beside the copies
 
     Paths are relative to the source. Bytes of a name that are no UTF-8 stand as lone surrogates, as Python's
     os.fsencode turns back into the bytes.
@@ -49,6 +52,7 @@ def describe(selection: Selection, hashes: Mapping[str, str] | None = None) -> d
             {"path": path, "rank": ranks[path]} | ({"sha256": hashes[path]} if hashes is not None else {})
             for path in selection.chosen
         ],
+        "extras": list(extras),
     }
 
 

@@ -91,7 +91,11 @@ class Exchanges:
         energy = score * (2 / n) + coupling.diagonal(dim1=1, dim2=2) / 2
         # The least of energy - T * Gumbel is a draw from exp(-energy / T), also at T = 0.
         noise = torch.empty(len(places), *energy.shape, device=device).exponential_(generator=self.generator)
-        picked = _visit(energy, coupling, blocked, noise.clamp_min_(1e-38).log_().mul_(temperature))
+        noise.clamp_min_(1e-38).log_().mul_(temperature)
+        noise[..., len(places) :].masked_fill_(blocked, float("inf"))
+        unvisited = torch.ones(len(places), len(places), dtype=torch.bool, device=device).triu_(1)
+        noise[..., : len(places)].masked_fill_(unvisited[:, None], float("inf"))  # still members
+        picked = _visit(energy, coupling, noise)
         self._commit(places, old, pool, picked, inside, outside)
         self.first = (self.first + len(places)) % n
         return (picked != torch.arange(len(places), device=device)).float().mean()
@@ -137,24 +141,20 @@ def _couplings(inside: Tensor, outside: Tensor) -> Tensor:
     return coupling
 
 
-def _visit(energy: Tensor, coupling: Tensor, blocked: Tensor, noise: Tensor) -> Tensor:
+def _visit(energy: Tensor, coupling: Tensor, noise: Tensor) -> Tensor:
     """Visit the window's places in turn; the row each one ends with, as a position among P: (R, M).
 
-    energy (R, P), coupling (R, P, P) and noise (M, R, P) in units of the loss; blocked (R, D). A row that a visit
-    took out stays among the positions, free for the visits after it.
+    energy (R, P), coupling (R, P, P) and noise (M, R, P) in units of the loss. A row that a visit took out stays among
+    the positions, free for the visits after it; the noise is infinite where a visit may not choose.
     """
     chains, total = energy.shape
-    window = len(noise)
-    barrier = energy.new_full((chains, total), float("inf"))
-    barrier[:, window:].masked_fill_(~blocked, 0.0)
     offset = torch.arange(chains, device=energy.device) * total
-    flat = coupling.view(chains * total, total)
+    rows = coupling.reshape(chains * total, total)
     picked = []
-    for place in range(window):
-        barrier[:, place] = 0.0
-        energy = energy - coupling[:, place]
-        choice = (energy + barrier + noise[place]).argmin(1)
-        barrier.scatter_(1, choice[:, None], float("inf"))
-        energy = energy + flat[offset + choice]
+    for row, draw in zip(coupling.unbind(1), noise.unbind(), strict=False):
+        energy = energy - row
+        choice = (energy + draw).argmin(1)
+        energy.add_(rows.index_select(0, choice + offset))
+        energy.scatter_(1, choice[:, None], float("inf"))  # it is a member from now on
         picked.append(choice)
     return torch.stack(picked, 1)
