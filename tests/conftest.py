@@ -18,10 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from imgsubset import Options, Score, Selection, cli
 from imgsubset.images import Stamp
+
+# The tests' tensors are tiny: threads inside an operation would only wait for each other.
+torch.set_num_threads(1)
 
 NOBODY = 65534
 

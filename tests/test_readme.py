@@ -1,0 +1,69 @@
+"""The README says what the program does: its commands run as pasted, and no option is missing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgsubset import cli, errors
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with what the examples speak of: a folder of 120 pictures."""
+    random = np.random.default_rng(0)
+    for number in range(120):
+        folder = tmp_path / "photos" / str(number % 3)
+        folder.mkdir(parents=True, exist_ok=True)
+        cells = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((40, 30)).save(folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("command", cli.program.commands.values(), ids=lambda command: str(command.name))
+def test_every_command_and_option_is_in_the_readme(command: click.Command) -> None:
+    assert f"imgsubset {command.name}" in README
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert f"`{max(parameter.opts, key=len)}" in README, parameter.opts
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    rows = dict(re.findall(r"^\| (\d+) \| ([^|]*) \|$", README, flags=re.MULTILINE))
+    codes = {error.exit_code for error in vars(errors).values() if isinstance(error, type)}
+    assert {int(code) for code in rows} == codes | {0, 130}
+    for code, meaning in rows.items():
+        assert re.search(rf"^ *{code} +{re.escape(meaning)}$", cli.EXIT_CODES, flags=re.MULTILINE), code
+
+
+def test_the_command_lines_run_as_pasted(photos: Path) -> None:
+    lines = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    assert lines
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "imgsubset"
+        done = subprocess.run([sys.executable, "-m", "imgsubset", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "loss" in done.stdout
+
+
+def test_the_python_examples_run_as_pasted(photos: Path) -> None:
+    assert blocks("python")
+    for code in blocks("python"):
+        done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
