@@ -24,6 +24,7 @@ from imgsubset.search.quadratic import Quadratic, quadratic_form
 MATRIX_ROWS = 20_000  # of a float64 matrix of all pairs: 3.2 GB
 EMBEDDED_BYTES = 2_000_000_000  # of vectors z kept in memory
 BLOCK = 4096  # rows embedded at once
+PLAIN_SEED = 1 << 22  # other candidates than the search's own draws
 BANDWIDTH_ROWS = 1000  # whose distances a Gaussian kernel's width is taken from
 
 
@@ -67,7 +68,7 @@ def plain(problem: Problem, seed: int, seconds: float) -> Pick:
     if problem.pixels is None:
         raise UnavailableError("the pixels of this folder exceed 2 GB")
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(PLAIN_SEED + seed)
     total, n = len(problem.images), problem.objective.n
     tried, best, best_loss = 0, None, math.inf
     end = time.perf_counter() + seconds

@@ -37,6 +37,7 @@ from imgsubset.search import find
 
 PIXEL_BYTES = 2_000_000_000  # the plain method needs all pixels in memory
 RANDOM_SUBSETS = 100
+UNIFORM_SEED = 1 << 21  # other subsets than those that the losses are calibrated by
 ENDLESS = 1 << 32  # candidates: more than any time limit allows
 
 
@@ -79,7 +80,7 @@ def searched(problem: Problem, options: Options) -> Pick:
 
 def uniform(problem: Problem, seed: int) -> Pick:
     """What random subsets come to on average: 1, but for chance."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(UNIFORM_SEED + seed)
     rows = random_subsets(len(problem.images), problem.objective.n, RANDOM_SUBSETS, generator)
     return Pick(rows, f"mean of {RANDOM_SUBSETS}")
 

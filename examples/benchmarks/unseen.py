@@ -43,8 +43,8 @@ def log_spectrum(pixels: Tensor) -> Tensor:
     ring = (rows[:, None].square() + columns.square()).sqrt().round()
     rings = (ring.flatten()[:, None] == torch.arange(1, SPECTRUM + 1)).float()
     # One grey level squared is added (log1p): flat images have no power, and their logarithm must stay finite.
-    mean_power = power.flatten(1) @ (rings / rings.sum(0).clamp(min=1))
-    return mean_power.log1p()
+    mean_power: Tensor = power.flatten(1) @ (rings / rings.sum(0).clamp(min=1))
+    return torch.log1p(mean_power)
 
 
 def color_histogram(pixels: Tensor) -> Tensor:
