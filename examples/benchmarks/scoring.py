@@ -1,20 +1,23 @@
 """How many candidates are scored in a second, against running the network and the noise for every candidate.
 
-    python examples/benchmarks/scoring.py [--repeats 5] [--images 10000] [--n 500]
+    python examples/benchmarks/scoring.py FOLDER [--repeats 5] [--n 500]
 
-Both use all cores and score the same candidates, on synthetic images. The plain way runs the CNN on a candidate's
+Both use all cores and score the same candidates. The plain way runs the CNN on a candidate's
 pixels, moves its feature maps by Langevin noise, and takes the divergences of the moments of what comes out.
 """
 
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from plain import maps_to_rows, plain_cnn
 
+from imgsubset.decoders import decoded
 from imgsubset.divergences import mix
 from imgsubset.features import RandomCNN
+from imgsubset.images import list_images
 from imgsubset.langevin import noised_source
 from imgsubset.moments import ImageMoments, Standard, maps_to_moments, standard, subset_moments
 from imgsubset.objective import Objective, random_subsets
@@ -23,10 +26,12 @@ from imgsubset.options import Weights
 PLAIN_CANDIDATES = 8
 
 
-def synthetic_pixels(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Smooth random images (count, 64, 64, 3), uint8."""
-    coarse = torch.rand(count, 3, 8, 8, generator=generator) * 255
-    return torch.nn.functional.interpolate(coarse, size=64, mode="bilinear").permute(0, 2, 3, 1).to(torch.uint8)
+def folder_pixels(folder: Path) -> torch.Tensor:
+    """All images of a folder at once, (N, 64, 64, 3), uint8."""
+    listing = list_images(folder)
+    with decoded(listing.root, listing.paths, 64) as chunks:
+        pixels = bytearray().join(chunk.pixels for chunk in chunks)
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 64, 64, 3)[: len(listing.paths)]
 
 
 def plain_losses(pixels: torch.Tensor, rows: torch.Tensor, objective: Objective, scale: Standard) -> list[float]:
@@ -49,19 +54,19 @@ def plain_losses(pixels: torch.Tensor, rows: torch.Tensor, objective: Objective,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--n", type=int, default=500)
     arguments = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     with torch.inference_mode():
-        pixels = synthetic_pixels(arguments.images, generator)
+        pixels = folder_pixels(arguments.folder)
         table = torch.cat([maps_to_moments(RandomCNN()(block)) for block in pixels.split(64)])
         images = ImageMoments(table, 64)
         scale = standard(images)
         objective = Objective(scale.apply(images), arguments.n, Weights())
-        rows = random_subsets(arguments.images, arguments.n, 4096, generator)
+        rows = random_subsets(len(pixels), arguments.n, 4096, generator)
         mine, theirs = [], []
         for _ in range(arguments.repeats):
             start = time.perf_counter()
@@ -73,7 +78,7 @@ def main() -> None:
             slow = plain_losses(pixels, rows[:PLAIN_CANDIDATES], objective, scale)
             theirs.append((time.perf_counter() - start) / len(slow))
     own, plain = statistics.median(mine), statistics.median(theirs)
-    print(f"{torch.get_num_threads()} threads, N = {arguments.images}, n = {arguments.n}, C = {images.channels}")
+    print(f"{torch.get_num_threads()} threads, N = {len(pixels)}, n = {arguments.n}, C = {images.channels}")
     print(f"moments: {1 / own:,.0f} candidates/s; plain: {1 / plain:,.1f} candidates/s; ratio {plain / own:,.0f}")
     print(f"noised loss of the same {len(slow)} candidates: moments {fast.mean():.3f} +- "
           f"{fast.std():.3f}, plain {torch.tensor(slow).mean():.3f} +- {torch.tensor(slow).std():.3f}")  # fmt: skip

@@ -144,7 +144,8 @@ def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torc
 def moments_of_sums(sums: Tensor, outer: Tensor, n: int) -> Moments:
     """Moments of sets of n images from the sums of their rows (..., 2 C) and of a a^T (..., C, C)."""
     mean, square = (sums / n).chunk(2, -1)
-    return Moments(mean, square - mean**2, outer / n - mean[..., :, None] * mean[..., None, :])
+    cov = (outer / n).sub_(mean[..., :, None] * mean[..., None, :])
+    return Moments(mean, square - mean**2, cov)
 
 
 def all_moments(images: ImageMoments) -> Moments:

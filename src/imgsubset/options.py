@@ -98,7 +98,7 @@ class Options:
     weights: Weights = Weights()
     candidates: int = 4096
     chains: int = 2
-    steps: int = 1000
+    steps: int = 600
     time_limit: float | None = None
     seed: int = 0
     device: str = "auto"
