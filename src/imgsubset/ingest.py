@@ -46,12 +46,12 @@ def ingest(
     progress: Callable[[int], None] = lambda images: None,
 ) -> Ingested:
     """Reduce decoded images to moments. `progress` is called with the number of images just done."""
-    rows: list[Tensor] = []
     usable: list[str] = []
     stamps: list[Stamp] = []
     rejected: list[RejectedFile] = []
+    table: Tensor | None = None
     positions = 0
-    for batch, table, of_batch in _through_network(chunks, size, extractor, device):
+    for batch, rows, of_batch in _through_network(chunks, size, extractor, device):
         positions = of_batch
         keep = []
         for number, chunk in enumerate(batch):
@@ -63,9 +63,11 @@ def ingest(
                     stamps.append(outcome)
                 else:
                     rejected.append(RejectedFile(path, outcome))
-        rows.append(table[keep])
+        if table is None:
+            table = rows.new_empty(len(paths), rows.shape[1])
+        table[len(usable) - len(keep) : len(usable)] = rows[keep]
         progress(sum(len(chunk.outcomes) for chunk in batch))
-    table = torch.cat(rows) if rows else torch.zeros(0, 0, device=device)
+    table = torch.zeros(0, 0, device=device) if table is None else table[: len(usable)]
     return Ingested(ImageMoments(table, positions), tuple(usable), tuple(stamps), tuple(rejected))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 GATHER_BYTES = 1 << 20  # rows of images gathered at once while subsets are summed up: what a cache holds
+BLOCK = 1 << 14  # rows
 DEAD_VARIANCE = 1e-6  # a channel whose variance is below this part of its mean square is constant but for rounding
 
 
@@ -96,10 +97,13 @@ class Standard:
 
     def apply(self, images: ImageMoments) -> ImageMoments:
         """Standardised moments: algebra on the moments, with a' = (a - c) / s and q' = (q - 2 c a + c^2) / s^2."""
-        mean, square = images.mean[:, self.kept].double(), images.square[:, self.kept].double()
-        square = (square - 2 * self.center * mean + self.center**2) / self.scale**2
-        table = torch.cat([(mean - self.center) / self.scale, square], 1)
-        return ImageMoments(table.float(), images.positions)
+        table = images.table.new_empty(len(images), 2 * len(self.center))
+        # In blocks: float64 copies of the whole table would be most of the memory that an image takes.
+        for block, source in zip(torch.split(table, BLOCK), torch.split(images.table, BLOCK), strict=True):
+            mean, square = (part[:, self.kept].double() for part in source.chunk(2, 1))
+            square = (square - 2 * self.center * mean + self.center**2) / self.scale**2
+            block.copy_(torch.cat([(mean - self.center) / self.scale, square], 1))
+        return ImageMoments(table, images.positions)
 
 
 def maps_to_moments(maps: Tensor) -> Tensor:
@@ -109,8 +113,10 @@ def maps_to_moments(maps: Tensor) -> Tensor:
 
 def standard(images: ImageMoments) -> Standard:
     """The map that standardises this source."""
-    mean = images.mean.mean(0, dtype=torch.float64)
-    square = images.square.mean(0, dtype=torch.float64)
+    sums = images.table.new_zeros(2 * images.channels, dtype=torch.float64)
+    for block in torch.split(images.table, BLOCK):
+        sums += block.double().sum(0)
+    mean, square = (sums / len(images)).chunk(2)
     var = square - mean**2
     kept = var > DEAD_VARIANCE * square
     return Standard(mean[kept], var[kept].sqrt(), kept)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,7 @@ def select(
     subset_size(n, len(listing.paths))
     with clock.stage("ingest"):
         ingested, device = _ingest(listing, options, extractor, progress)
+        ingested, warnings = _standardised(ingested)
     rejected = tuple(sorted(listing.rejected + ingested.rejected, key=lambda file: os.fsencode(file.path)))
     if rejected and options.strict:
         count = f"{len(rejected):,} file{'s' if len(rejected) > 1 else ''}"
@@ -137,7 +138,7 @@ def select(
         score=result.score,
         rejected=rejected,
         ignored=listing.ignored,
-        warnings=result.warnings,
+        warnings=warnings,
         trace=result.trace,
         interrupted=result.interrupted,
         options=options,
@@ -182,7 +183,6 @@ class _Result:
     score: Score
     trace: tuple[TracePoint, ...]
     interrupted: bool
-    warnings: tuple[str, ...]
 
 
 def _search(
@@ -191,15 +191,13 @@ def _search(
     import torch
 
     from imgsubset.langevin import Langevin
-    from imgsubset.moments import standard
     from imgsubset.objective import Objective
     from imgsubset.search import find
     from imgsubset.search.quadratic import quadratic_form
     from imgsubset.search.ranking import herding_order
 
     with clock.stage("baseline"):
-        scale = standard(ingested.images)
-        images = scale.apply(ingested.images)
+        images = ingested.images
         langevin = Langevin(options.temperature, options.friction, options.langevin_time)
         objective = Objective(images, n, options.weights, langevin)
     with clock.stage("search"):
@@ -214,7 +212,6 @@ def _search(
         score=_score(objective, found.rows[:1]),
         trace=found.trace,
         interrupted=found.stopped,
-        warnings=_warnings(scale.kept.tolist()),
     )
 
 
@@ -235,12 +232,18 @@ def _score(objective: Objective, rows: Tensor) -> Score:
     )
 
 
-def _warnings(kept: list[bool]) -> tuple[str, ...]:
+def _standardised(ingested: Ingested) -> tuple[Ingested, tuple[str, ...]]:
+    """With standardised moments in place of the raw ones, which are then free; and what to know about the channels."""
+    from imgsubset.moments import standard
+
+    scale = standard(ingested.images)
+    kept = scale.kept.tolist()
+    warnings: tuple[str, ...] = ()
     if not any(kept):
-        return ("all images look the same to the network, so every subset is as close as any other",)
-    if not all(kept):
-        return (f"{kept.count(False)} of {len(kept)} channels do not vary in the source and are left out",)
-    return ()
+        warnings = ("all images look the same to the network, so every subset is as close as any other",)
+    elif not all(kept):
+        warnings = (f"{kept.count(False)} of {len(kept)} channels do not vary in the source and are left out",)
+    return replace(ingested, images=scale.apply(ingested.images)), warnings
 
 
 def _first_rejected(rejected: tuple[RejectedFile, ...]) -> str:
