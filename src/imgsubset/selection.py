@@ -113,6 +113,7 @@ def select(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
+    subset_size(n, 1 << 62)  # what makes no sense for any source is answered before any work
     clock = _Clock()
     with clock.stage("list"):
         listing = list_images(source)
