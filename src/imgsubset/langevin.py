@@ -77,11 +77,10 @@ def _noncentral_wishart(cov: Tensor, n: int, alpha: float, tau: float, generator
     channels = cov.shape[-1]
     shifted = min(n - 1, channels)
     root = _root(n * cov, shifted)
-    rows = alpha * root + tau * _normal((*cov.shape[:-2], shifted, channels), cov, generator)
+    rows = _normal((*cov.shape[:-2], shifted, channels), cov, generator).mul_(tau).add_(root, alpha=alpha)
+    if n - 1 > channels:
+        rows = torch.cat([rows, _wishart_rows(n - 1 - channels, cov, generator).mul_(tau)], -2)
     scatter: Tensor = rows.mT @ rows
-    degrees = n - 1 - channels
-    if degrees > 0:
-        scatter += tau**2 * _wishart(degrees, cov, generator)
     return scatter
 
 
@@ -100,17 +99,15 @@ def _root(scatter: Tensor, rank: int) -> Tensor:
     return root
 
 
-def _wishart(degrees: int, like: Tensor, generator: Generator) -> Tensor:
-    """Draw from Wishart(degrees, I), of the shape and type of `like` (K, C, C)."""
+def _wishart_rows(degrees: int, like: Tensor, generator: Generator) -> Tensor:
+    """Rows (K, min(degrees, C), C), of the type of `like`, whose scatter is drawn from Wishart(degrees, I)."""
     channels = like.shape[-1]
     if degrees < channels:  # the Bartlett decomposition needs at least C degrees of freedom
-        rows = _normal((*like.shape[:-2], degrees, channels), like, generator)
-        central: Tensor = rows.mT @ rows
-        return central
-    lower = _normal(like.shape, like, generator).tril(-1)
+        return _normal((*like.shape[:-2], degrees, channels), like, generator)
+    upper = _normal(like.shape, like, generator).triu_(1)
     freedom = degrees - torch.arange(channels, dtype=like.dtype, device=like.device)
-    lower.diagonal(dim1=-2, dim2=-1).copy_(_chi2(freedom.expand(like.shape[:-1]), generator).sqrt())
-    return lower @ lower.mT
+    upper.diagonal(dim1=-2, dim2=-1).copy_(_chi2(freedom.expand(like.shape[:-1]), generator).sqrt())
+    return upper
 
 
 def _chi2(degrees: Tensor, generator: Generator) -> Tensor:

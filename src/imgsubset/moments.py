@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-GATHER_BYTES = 1 << 20  # rows of images gathered at once while subsets are summed up: what a cache holds
+GATHER_BYTES = 2 << 20  # rows of images gathered at once while subsets are summed up: what a cache holds
 BLOCK = 1 << 14  # rows
 DEAD_VARIANCE = 1e-6  # a channel whose variance is below this part of its mean square is constant but for rounding
 
@@ -61,17 +61,17 @@ class Moments:
     var: Tensor
     cov: Tensor
 
-    def take(self, which: Tensor) -> Moments:
-        """Some of a batch (K, ...), by index."""
+    def take(self, which: int) -> Moments:
+        """One of a batch (K, ...)."""
         return Moments(self.mean[which], self.var[which], self.cov[which])
 
     @staticmethod
-    def cat(parts: Sequence[Moments]) -> Moments:
-        """Batches (K, ...) one after another."""
+    def stack(parts: Sequence[Moments]) -> Moments:
+        """Single moments as a batch (K, ...)."""
         return Moments(
-            torch.cat([part.mean for part in parts]),
-            torch.cat([part.var for part in parts]),
-            torch.cat([part.cov for part in parts]),
+            torch.stack([part.mean for part in parts]),
+            torch.stack([part.var for part in parts]),
+            torch.stack([part.cov for part in parts]),
         )
 
     @cached_property

@@ -20,7 +20,8 @@ ROUNDING = 1e-12
 BASELINE_SEED = 1 << 62  # not the search's: the loss of a given subset must not depend on how it was found
 
 T = TypeVar("T")
-CPU_BLOCK, GPU_BLOCK = 64, 1024  # subsets scored at once: enough that threads seldom meet in the interpreter
+CPU_BLOCK, GPU_BLOCK = 128, 1024  # subsets scored at once: enough that threads seldom meet in the interpreter
+EIGEN_BLOCK = 16  # on a CPU, where only few subsets need eigenvalues
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,18 @@ class Objective:
         def of_block(noised: Moments) -> tuple[Moments, Tensor, Tensor]:
             return noised, mix(noised, source, coefficients), frechet_bound(noised, source)
 
-        blocks = list(zip(*self._by_noised_blocks(of_block, rows, cooling, generator), strict=True))
-        noised, others, bound = Moments.cat(blocks[0]), torch.cat(blocks[1]), torch.cat(blocks[2])
-        loss = others + eigen * bound
+        noised, rest, bounds = zip(*self._by_noised_blocks(of_block, rows, cooling, generator), strict=True)
+        others = torch.cat(rest)
+        loss = others + eigen * torch.cat(bounds)
+        size = len(rest[0])
+
+        def exact(block: Tensor, _: int) -> Tensor:
+            return frechet(Moments.stack([noised[i // size].take(i % size) for i in block.tolist()]), source)
 
         def make_exact(which: Tensor) -> None:
-            exact = _by_blocks(lambda block, _: frechet(noised.take(block), source), which)
-            loss[which] = others[which] + eigen * torch.cat(exact)
+            if not len(which):
+                return
+            loss[which] = others[which] + eigen * torch.cat(_by_blocks(exact, which, EIGEN_BLOCK))
 
         if eigen:
             first, later = loss.argsort().tensor_split([4 * count])
@@ -146,9 +152,9 @@ class Objective:
         return _by_blocks(of_block, rows)
 
 
-def _by_blocks(function: Callable[[Tensor, int], T], rows: Tensor) -> list[T]:
+def _by_blocks(function: Callable[[Tensor, int], T], rows: Tensor, cpu_block: int = CPU_BLOCK) -> list[T]:
     """function(block, its number) for blocks of subsets; on a CPU the blocks run side by side."""
-    blocks = torch.split(rows, CPU_BLOCK if rows.device.type == "cpu" else GPU_BLOCK)
+    blocks = torch.split(rows, cpu_block if rows.device.type == "cpu" else GPU_BLOCK)
     if rows.device.type != "cpu":
         return [function(block, number) for number, block in enumerate(blocks)]
     with single_threaded_workers() as executor:
