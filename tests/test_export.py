@@ -169,10 +169,8 @@ PLACES: dict[str, tuple[str, type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_useless_destination_is_refused_and_nothing_is_changed(
-    folder: Path, chosen: Selection, tmp_path: Path, place: str
-) -> None:
+def make_places(tmp_path: Path) -> None:
+    """What PLACES speaks of, beside the folder `source`."""
     (tmp_path / "link").symlink_to("source")
     (tmp_path / "up").symlink_to(tmp_path)
     create(tmp_path / "file", b"content")
@@ -180,6 +178,13 @@ def test_a_useless_destination_is_refused_and_nothing_is_changed(
     create(tmp_path / "full" / "sub" / "notes.txt", b"notes")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "x").symlink_to("../full/sub")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_useless_destination_is_refused_and_nothing_is_changed(
+    folder: Path, chosen: Selection, tmp_path: Path, place: str
+) -> None:
+    make_places(tmp_path)
     path, error, text = PLACES[place]
     before, names = tree(tmp_path), sorted(tmp_path.rglob("*"))
     with pytest.raises(error, match=text) as caught:
@@ -192,10 +197,7 @@ def test_a_useless_destination_is_refused_and_nothing_is_changed(
 def test_overwrite_does_not_allow_a_useless_destination(
     folder: Path, chosen: Selection, tmp_path: Path, place: str
 ) -> None:
-    (tmp_path / "link").symlink_to("source")
-    (tmp_path / "up").symlink_to(tmp_path)
-    create(tmp_path / "file", b"content")
-    (tmp_path / "dangling").symlink_to("nowhere")
+    make_places(tmp_path)
     path, error, text = PLACES[place]
     before = tree(tmp_path)
     with pytest.raises(error, match=text):
@@ -205,13 +207,7 @@ def test_overwrite_does_not_allow_a_useless_destination(
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_useless_destination_is_found_out_before_any_work(folder: Path, tmp_path: Path, place: str) -> None:
-    (tmp_path / "link").symlink_to("source")
-    (tmp_path / "up").symlink_to(tmp_path)
-    create(tmp_path / "file", b"content")
-    (tmp_path / "dangling").symlink_to("nowhere")
-    create(tmp_path / "full" / "sub" / "notes.txt", b"notes")
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "x").symlink_to("../full/sub")
+    make_places(tmp_path)
     path, error, text = PLACES[place]
     with pytest.raises(error, match=text):
         check_destination(folder, tmp_path / path)

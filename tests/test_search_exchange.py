@@ -143,3 +143,11 @@ def test_a_time_limit_ends_the_search_cooled_down() -> None:
     assert found.trace[-1].temperature == 0
     assert found.trace[-1].work < 10**6
     assert not found.stopped
+
+
+@pytest.mark.timeout(60)
+def test_a_time_limit_that_the_draws_used_up_still_ends_the_search() -> None:
+    objective = Objective(made_up_source(2000, 8), 100, Weights())
+    options = Options(candidates=64, steps=10**6, time_limit=1e-6)
+    found = find(objective, options, seeded(0), lambda: False, lambda *_: None)
+    assert [point.method for point in found.trace].count("exchanges") == 1

@@ -16,7 +16,7 @@ import torch
 from scoring import plain_losses
 from torch import Tensor
 
-from imgsubset.cores import single_threaded_workers
+from imgsubset.cores import single_threaded
 from imgsubset.moments import ImageMoments, Standard
 from imgsubset.objective import Objective, random_subsets
 from imgsubset.search.quadratic import Quadratic, quadratic_form
@@ -181,7 +181,7 @@ def k_center(problem: Problem, seed: int) -> Pick:
     vectors = torch.from_numpy(problem.vectors)
     chosen = [int(torch.randint(len(vectors), (), generator=torch.Generator().manual_seed(seed)))]
     nearest = torch.full((len(vectors),), math.inf)
-    with single_threaded_workers():  # too small operations to gain from threads
+    with single_threaded():  # too small operations to gain from threads
         while len(chosen) < problem.objective.n:
             nearest = torch.minimum(nearest, (vectors - vectors[chosen[-1]]).square().sum(1))
             nearest[chosen[-1]] = -1.0  # and stays so, also where other images equal it

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from imgsubset.cores import single_threaded_workers
+from imgsubset.cores import single_threaded
 from imgsubset.divergences import frechet
 from imgsubset.features import RandomCNN
 from imgsubset.moments import ImageMoments, all_moments, subset_moments
@@ -87,7 +87,7 @@ class Unseen:
 
     def __init__(self, blocks: Iterable[Tensor], paths: tuple[str, ...], n: int) -> None:
         vectors: list[list[Tensor]] = [[] for _ in SPACES]
-        with single_threaded_workers():  # threads that wait by spinning would take the cores from the decoders
+        with single_threaded():  # threads that wait by spinning would take the cores from the decoders
             for block in blocks:
                 for space, parts in zip(SPACES.values(), vectors, strict=True):
                     parts.append(space(block))

@@ -18,8 +18,8 @@ def usable_cores() -> int:
 
 
 @contextlib.contextmanager
-def single_threaded_workers() -> Iterator[ThreadPoolExecutor]:
-    """A pool of one thread a core, in which each torch operation runs on its caller's thread alone.
+def single_threaded() -> Iterator[None]:
+    """A context in which each torch operation runs on its caller's thread alone.
 
     Batched small matrices gain nothing from threads inside an operation, much from threads beside each other; and
     a result computed on one thread does not depend on their number.
@@ -29,14 +29,14 @@ def single_threaded_workers() -> Iterator[ThreadPoolExecutor]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield _executor()
+        yield
     finally:
         torch.set_num_threads(before)
 
 
 @cache
-def _executor() -> ThreadPoolExecutor:
-    # Kept: the libraries under torch set up their workspaces once in each new thread.
+def workers() -> ThreadPoolExecutor:
+    """One thread a core, kept: the libraries under torch set up their workspaces once in each new thread."""
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_executor.cache_clear)  # a forked child has none of the threads
+        os.register_at_fork(after_in_child=workers.cache_clear)  # a forked child has none of the threads
     return ThreadPoolExecutor(usable_cores(), "imgsubset")

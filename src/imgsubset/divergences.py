@@ -130,7 +130,7 @@ DIVERGENCES: dict[str, Callable[[Moments, Moments], Tensor]] = {
 
 def mix(subset: Moments, source: Moments, coefficients: dict[str, float]) -> Tensor:
     """The weighted sum of the divergences that `coefficients` names, (...,)."""
-    total = torch.zeros_like(subset.mean[..., 0]) if subset.mean.shape[-1] else subset.mean.sum(-1)
+    total = subset.mean.new_zeros(subset.mean.shape[:-1])
     for name, coefficient in coefficients.items():
         total += coefficient * DIVERGENCES[name](subset, source)
     return total

@@ -99,7 +99,7 @@ def export(
         extras = [RANKED] if ranked else []
         earlier = _listed(folder / MARKER) | (_listed(folder / manifest.NAME) if overwrite else set())
         listed = sorted({*stamps, *extras, *earlier})
-        write_json(folder / MARKER, {"files": [{"path": path} for path in listed], "extras": []})
+        write_json(folder / MARKER, {"files": [{"path": path} for path in listed]})
         _remove(folder, earlier)
         hashes = _copy_all(selection.source, folder, stamps, overwrite, progress)
         if ranked:
@@ -115,7 +115,8 @@ def _output_errors(destination: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f" ('{error.filename2 or error.filename}')" if (error.filename2 or error.filename) is not None else ""
+        name = error.filename2 or error.filename
+        where = f" ('{name}')" if name is not None else ""
         raise OutputError(f"cannot write to '{destination}': {error.strerror or error}{where}") from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgsubset.cores import single_threaded_workers, usable_cores
+from imgsubset.cores import single_threaded, usable_cores, workers
 from imgsubset.decoders import Chunk, chunk_length
 from imgsubset.features import Extractor
 from imgsubset.images import RejectedFile, Stamp
@@ -90,10 +90,10 @@ def _through_network(
         return
     # On a CPU several batches run side by side, each on one thread: threads inside an operation wait for each
     # other by spinning, which takes the cores away from the decoding processes.
-    with single_threaded_workers() as executor:
+    with single_threaded():
         running: deque[Future[tuple[list[Chunk], Tensor, int]]] = deque()
         for chunk in chunks:
-            running.append(executor.submit(run, [chunk]))
+            running.append(workers().submit(run, [chunk]))
             if len(running) > 2 * usable_cores():
                 yield running.popleft().result()
         while running:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
-from imgsubset.cores import single_threaded_workers
+from imgsubset.cores import single_threaded, workers
 from imgsubset.divergences import DIVERGENCES, frechet, frechet_bound, mix
 from imgsubset.langevin import Langevin, noised_source, noised_subsets
 from imgsubset.moments import ImageMoments, Moments, all_moments, subset_moments
@@ -157,8 +157,8 @@ def _by_blocks(function: Callable[[Tensor, int], T], rows: Tensor, cpu_block: in
     blocks = torch.split(rows, cpu_block if rows.device.type == "cpu" else GPU_BLOCK)
     if rows.device.type != "cpu":
         return [function(block, number) for number, block in enumerate(blocks)]
-    with single_threaded_workers() as executor:
-        return list(executor.map(function, blocks, range(len(blocks))))
+    with single_threaded():
+        return list(workers().map(function, blocks, range(len(blocks))))
 
 
 def effective_size(loss: float, n: int, total: int) -> float:

@@ -41,7 +41,8 @@ def find(
         exchanges,
         objective.loss,
         start=draws,
-        seconds=limit and limit - draws.trace[-1].seconds,
+        # Draws of very large subsets may have used up all of it: what is left must stay a limit.
+        seconds=limit and max(limit - draws.trace[-1].seconds, 1e-9),
         stop=stop,
         progress=lambda work, best: progress("exchange", work, options.steps, f"loss {best:.4f}"),
     )

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from imgsubset.cores import single_threaded_workers
+from imgsubset.cores import single_threaded
 from imgsubset.search.loop import Round
 from imgsubset.search.quadratic import Quadratic
 
@@ -62,7 +62,7 @@ class Exchanges:
         changed = torch.zeros((), device=self.members.device)
         seen = []
         # Threads inside such small operations gain a quarter, and cost tenfold where other programs want the cores.
-        with single_threaded_workers():
+        with single_threaded():
             for number in range(self.steps_a_round):
                 changed += self.sweep(temperature)
                 # The exact loss strays from the second-order one by a few per cent: the more looks the better.

@@ -94,7 +94,7 @@ def search(
     number = 0
     while not over:
         elapsed = (time.perf_counter() - begin) / seconds if seconds else 0.0
-        fraction = min(1.0, max(number / max(method.rounds - 1, 1), elapsed)) if method.rounds > 1 else 1.0
+        fraction = min(1.0, max(number / (method.rounds - 1), elapsed)) if method.rounds > 1 else 1.0
         done = method.step(fraction)
         drawn = done.rows.sort(1).values
         fresh = loss(drawn)

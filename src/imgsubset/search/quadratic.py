@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imgsubset.cores import single_threaded_workers
+from imgsubset.cores import single_threaded
 from imgsubset.moments import ImageMoments, Moments
 
 # Coefficients of m^2 and (v - 1)^2 in the divergences that are averaged over channels.
@@ -85,7 +85,7 @@ def quadratic_form(images: ImageMoments, source: Moments, coefficients: dict[str
     channels = images.channels
     frechet = coefficients.get("frechet", 0.0)
     averaged = {name: value / channels for name, value in coefficients.items() if name in CURVATURE}
-    with single_threaded_workers():  # the last bits of LAPACK's eigenvectors depend on the number of threads
+    with single_threaded():  # the last bits of LAPACK's eigenvectors depend on the number of threads
         eigenvalues, basis = torch.linalg.eigh(source.cov.cpu())
     scale, center = _pairs(eigenvalues.clamp(min=0), frechet)
     device = images.table.device
