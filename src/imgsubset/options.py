@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgsubset.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,11 @@ class Options:
     temperature    kT of the Langevin noise at the start, in units of the source's variance, at least 0
     friction       gamma of the noise, per unit of time, at least 0
     langevin_time  how long the noise acts, at least 0; the default is one step of the chain with dt = 0.1
+    target_loss    of `n="auto"`: the smallest n whose loss is at most this, above 0
+    target_size    of `n="auto"`: the smallest n with at least this effective size
     workers        decoding processes; None is one a core; 0 is none but this one; changes no result
+    cache          folder that keeps the moments of images between runs; None is none; changes no result
+    cache_verify   whether a cached image counts as the same by its content, not its path, size and time
     strict         whether a file that cannot be decoded is an error rather than skipped
 
     Raises UsageError that names the value at fault.
@@ -108,7 +119,11 @@ class Options:
     temperature: float = 1.0
     friction: float = 1.0
     langevin_time: float = 0.1
+    target_loss: float | None = None
+    target_size: float | None = None
     workers: int | None = None
+    cache: str | None = None
+    cache_verify: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -129,15 +144,76 @@ class Options:
         for name in ("temperature", "friction", "langevin_time"):
             value = getattr(self, name)
             check(math.isfinite(value) and value >= 0, name, "a finite number of at least 0")
+        for name in ("target_loss", "target_size"):
+            value = getattr(self, name)
+            check(value is None or (math.isfinite(value) and value > 0), name, "a finite number above 0")
+        both = self.target_loss is not None and self.target_size is not None
+        check(not both, "target_size", "to be given together with a target_loss; choose one of them")
         check(self.workers is None or self.workers >= 0, "workers", "a number of at least 0")
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the number of images follows from a target."""
+        return self.target_loss is not None or self.target_size is not None
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Where features that were computed elsewhere are.
+
+    values  a .npy file, or an array, (N, D) of real numbers: integers, booleans or floats
+    paths   of the N images, relative to the source or absolute: a text file with one a line, or separated by NUL
+            bytes if it holds any; or a sequence
+    pca     how many principal components to keep, at most D; 0 keeps the dimensions as they are; None is 64 where
+            there are more than 256 dimensions, else 0
+
+    Raises UsageError if `pca` is negative.
+    """
+
+    values: str | os.PathLike[str] | np.ndarray
+    paths: str | os.PathLike[str] | Sequence[str]
+    pca: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pca is not None and self.pca < 0:
+            raise UsageError(f"pca {self.pca} is not a number of at least 0")
+
+    def describe(self) -> dict[str, object]:
+        """What they are, for a manifest: of files the absolute path, size and modification time."""
+        return {"values": _identity(self.values), "paths": _identity(self.paths), "pca": self.pca}
+
+
+def _identity(file: object) -> dict[str, object] | None:
+    if not isinstance(file, (str, os.PathLike)):
+        return None
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return {"path": str(file)}
+    return {"path": str(Path(file).absolute()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+AUTO = "auto"
+
+
+def check_size(n: int | str, options: Options) -> None:
+    """Raise UsageError if n makes no sense for any source, or not with these options."""
+    subset_size(n, 1 << 62)
+    if str(n).strip() == AUTO and not options.has_target:
+        raise UsageError("n 'auto' needs a target loss or a target size to aim at")
+    if str(n).strip() != AUTO and options.has_target:
+        raise UsageError(f"a target loss or size goes with n 'auto', not with n '{n}'")
 
 
 def subset_size(n: int | str, usable: int) -> int:
     """How many images to choose: a number, or a percentage of the usable ones such as '10%', at least one.
 
+    'auto' is at most all of them.
     Raises UsageError if n makes no sense, InputError if there are fewer usable images.
     """
     text = str(n).strip()
+    if text == AUTO:
+        return usable
     try:
         if text.endswith("%"):
             percentage = float(text[:-1])
@@ -150,7 +226,7 @@ def subset_size(n: int | str, usable: int) -> int:
                 raise ValueError
     except ValueError:
         raise UsageError(
-            f"n '{text}' is neither a whole number of at least 1 nor a percentage above 0% and up to 100%"
+            f"n '{text}' is neither a whole number of at least 1, nor a percentage above 0% and up to 100%, nor 'auto'"
         ) from None
     if count > usable:
         raise InputError(f"n = {count:,} images are asked for, but the source has only {usable:,} usable ones")
