@@ -17,7 +17,8 @@ from PIL import Image
 from imgsubset import decoders
 from imgsubset.decoders import Chunk, chunk_length, decoded
 from imgsubset.errors import InputError
-from imgsubset.images import Stamp, decode, list_images, reason
+from imgsubset.images import Stamp, decode, reason
+from imgsubset.listing import list_images
 
 Processes: TypeAlias = list[subprocess.Popen[bytes]]
 SIDE = 8

@@ -15,7 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imgsubset import images
 from imgsubset.errors import InputError
-from imgsubset.images import RejectedFile, decode, list_images, reason
+from imgsubset.images import decode, reason
+from imgsubset.listing import RejectedFile, list_images
 
 SIDE = 16
 

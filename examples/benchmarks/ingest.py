@@ -19,7 +19,7 @@ from plain import plain_moments, plain_weights
 
 from imgsubset.decoders import decoded
 from imgsubset.features import RandomCNN
-from imgsubset.images import list_images
+from imgsubset.listing import list_images
 from imgsubset.ingest import ingest
 
 COLD_IMAGES = 500

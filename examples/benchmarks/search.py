@@ -27,7 +27,8 @@ from unseen import SPACES, Distances, Unseen
 
 from imgsubset.decoders import chunk_length, decoded
 from imgsubset.features import RandomCNN
-from imgsubset.images import Listing, Stamp, list_images
+from imgsubset.images import Stamp
+from imgsubset.listing import Listing, list_images
 from imgsubset.ingest import ingest
 from imgsubset.moments import standard
 from imgsubset.objective import Objective, effective_size, random_subsets

@@ -1,4 +1,4 @@
-"""A folder to a sorted list of image files; a file to 8-bit RGB pixels; what was rejected, and why.
+"""An image file to 8-bit RGB pixels, or the reason why not.
 
 Imports neither numpy nor torch unless a picture needs it, so that a decoding process starts in a moment.
 """
@@ -9,18 +9,13 @@ import os
 import stat
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 # Importing the two plugins that Pillow does not preload keeps it from importing all forty of them instead.
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-from imgsubset.errors import InputError
-
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
-)
 # The decoders that are hardened and need no external program; the content of a file decides, not its name.
+POLICY = 1  # raised with every change of what pixels an image has: cached moments are then made anew
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 BACKGROUND = (255, 255, 255)  # under transparent pixels, as most viewers show them
 BAND_PIXELS = 1 << 24  # a picture above this many pixels is converted in bands, to bound the memory it takes
@@ -36,122 +31,12 @@ _TRANSPOSE = {  # EXIF orientation -> what undoes it (EXIF 2.32, tag 0x0112)
 }
 
 
-@dataclass(frozen=True)
-class RejectedFile:
-    """A file that cannot be used, by its path relative to the source, and the reason."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The images of a source.
-
-    root      the folder
-    paths     of the images, relative to root with `/`, in the order of their bytes
-    rejected  files with an image's name that are no readable file, and folders that cannot be read
-    ignored   how many other files there were
-    """
-
-    root: Path
-    paths: tuple[str, ...]
-    rejected: tuple[RejectedFile, ...]
-    ignored: int
-
-
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """What a file was when it was decoded: its size in bytes and modification time in nanoseconds."""
 
     size: int
     mtime_ns: int
-
-
-def list_images(source: str | os.PathLike[str]) -> Listing:
-    """List the images of a folder and of the folders in it, in the order of their relative paths' bytes.
-
-    Extensions match without regard to case. Hidden files and folders are skipped. Symbolic links are followed;
-    each folder is entered once, and a link to a folder that contains the source is not entered, so loops end.
-
-    Raises InputError if the source is not a folder that can be read.
-    """
-    root = Path(source)
-    try:
-        if not stat.S_ISDIR(root.stat().st_mode):
-            raise InputError(f"source '{source}' is not a folder")
-        with os.scandir(root):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot read source '{source}': {error.strerror or error}") from None
-    walk = _Walk(root)
-    walk.run()
-    key = os.fsencode
-    return Listing(
-        root,
-        tuple(sorted(walk.paths, key=key)),
-        tuple(sorted(walk.rejected, key=lambda file: key(file.path))),
-        walk.ignored,
-    )
-
-
-class _Walk:
-    """The state of one walk over a folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.paths: list[str] = []
-        self.rejected: list[RejectedFile] = []
-        self.ignored = 0
-        real = Path(os.path.realpath(root))
-        self.entered = {_identity(parent) for parent in real.parents}  # a link up there is a loop
-
-    def run(self) -> None:
-        # Real folders go before linked ones, so that a picture reachable both ways keeps its real path.
-        links = [""]
-        while links:
-            found: list[str] = []
-            for link in sorted(links, key=os.fsencode):
-                folders = [link]
-                while folders:
-                    self._enter(folders.pop(), folders, found)
-            links = found
-
-    def _enter(self, prefix: str, folders: list[str], links: list[str]) -> None:
-        try:
-            identity = _identity(self.root / prefix)
-            if identity in self.entered:
-                return
-            self.entered.add(identity)
-            with os.scandir(self.root / prefix) as entries:
-                for entry in entries:
-                    if not entry.name.startswith("."):
-                        self._visit(entry, f"{prefix}/{entry.name}" if prefix else entry.name, folders, links)
-        except OSError as error:
-            self.rejected.append(RejectedFile(prefix, f"cannot read folder: {error.strerror or error}"))
-
-    def _visit(self, entry: os.DirEntry[str], path: str, folders: list[str], links: list[str]) -> None:
-        problem = "not a regular file"
-        try:
-            if entry.is_dir():
-                (links if entry.is_symlink() else folders).append(path)
-                return
-            regular = entry.is_file()
-            if not regular and entry.is_symlink() and not Path(entry.path).exists():
-                problem = "dangling link"
-        except OSError as error:  # a link to itself
-            regular, problem = False, f"cannot follow link: {error.strerror or error}"
-        if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 (Path costs 3 us a file)
-            self.ignored += 1
-        elif regular:
-            self.paths.append(path)
-        else:
-            self.rejected.append(RejectedFile(path, problem))
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
 
 
 def decode(path: str | bytes | os.PathLike[str], size: int) -> tuple[bytes, Stamp]:

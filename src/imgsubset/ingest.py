@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,10 +16,15 @@ from torch import Tensor
 from imgsubset.cores import single_threaded, usable_cores, workers
 from imgsubset.decoders import Chunk, chunk_length
 from imgsubset.features import Extractor
-from imgsubset.images import RejectedFile, Stamp
+from imgsubset.images import Stamp
+from imgsubset.listing import RejectedFile
 from imgsubset.moments import ImageMoments, maps_to_moments
 
+Store: TypeAlias = Callable[[Sequence[str], Sequence[Stamp], Tensor, int], None]
+"""Takes paths, their stamps, their rows of moments (B, 2 C) and the number of positions."""
+
 GPU_CHUNKS = 16  # chunks that a GPU is given at once
+STORED = 2048  # images whose moments are handed to the cache together
 
 
 @dataclass(frozen=True)
@@ -44,31 +50,61 @@ def ingest(
     extractor: Extractor,
     device: torch.device,
     progress: Callable[[int], None] = lambda images: None,
+    store: Store = lambda paths, stamps, rows, positions: None,
 ) -> Ingested:
-    """Reduce decoded images to moments. `progress` is called with the number of images just done."""
+    """Reduce decoded images to moments.
+
+    progress  is told the number of images just done
+    store     is given the moments of some thousand images at a time, and those made by then when anything fails
+    """
     usable: list[str] = []
     stamps: list[Stamp] = []
     rejected: list[RejectedFile] = []
-    table: Tensor | None = None
-    positions = 0
-    for batch, rows, of_batch in _through_network(chunks, size, extractor, device):
-        positions = of_batch
-        keep = []
-        for number, chunk in enumerate(batch):
-            for place, outcome in enumerate(chunk.outcomes):
-                path = paths[chunk.start + place]
-                if isinstance(outcome, Stamp):
-                    keep.append(number * chunk_length(size) + place)
-                    usable.append(path)
-                    stamps.append(outcome)
-                else:
-                    rejected.append(RejectedFile(path, outcome))
-        if table is None:
-            table = rows.new_empty(len(paths), rows.shape[1])
-        table[len(usable) - len(keep) : len(usable)] = rows[keep]
-        progress(sum(len(chunk.outcomes) for chunk in batch))
-    table = torch.zeros(0, 0, device=device) if table is None else table[: len(usable)]
-    return Ingested(ImageMoments(table, positions), tuple(usable), tuple(stamps), tuple(rejected))
+    table = torch.zeros(0, 0, device=device)
+    positions = stored = 0
+    try:
+        for batch, rows, of_batch in _through_network(chunks, size, extractor, device):
+            if not len(table):
+                table, positions = rows.new_empty(len(paths), rows.shape[1]), of_batch
+            keep = []
+            for number, chunk in enumerate(batch):
+                for place, outcome in enumerate(chunk.outcomes):
+                    path = paths[chunk.start + place]
+                    if isinstance(outcome, Stamp):
+                        keep.append(number * chunk_length(size) + place)
+                        usable.append(path)
+                        stamps.append(outcome)
+                    else:
+                        rejected.append(RejectedFile(path, outcome))
+            table[len(usable) - len(keep) : len(usable)] = rows[keep]
+            progress(sum(len(chunk.outcomes) for chunk in batch))
+            if len(usable) - stored >= STORED:
+                store(usable[stored:], stamps[stored:], table[stored : len(usable)], positions)
+                stored = len(usable)
+    finally:
+        if len(usable) > stored:
+            store(usable[stored:], stamps[stored:], table[stored : len(usable)], positions)
+    images = ImageMoments(table[: len(usable)], positions)
+    return Ingested(images, tuple(usable), tuple(stamps), tuple(rejected))
+
+
+def merge(fresh: Ingested, known: Ingested, order: Sequence[str]) -> Ingested:
+    """Both as one, in the order of the paths."""
+    if not known.paths:
+        return fresh
+    place = {path: number for number, path in enumerate(order)}
+    paths = known.paths + fresh.paths
+    stamps = known.stamps + fresh.stamps
+    sequence = sorted(range(len(paths)), key=lambda number: place[paths[number]])
+    table = known.images.table
+    if fresh.paths:
+        table = torch.cat([table, fresh.images.table])[torch.tensor(sequence, device=table.device)]
+    return Ingested(
+        ImageMoments(table, known.images.positions),
+        tuple(paths[number] for number in sequence),
+        tuple(stamps[number] for number in sequence),
+        known.rejected + fresh.rejected,
+    )
 
 
 def _through_network(

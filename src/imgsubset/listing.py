@@ -1,0 +1,195 @@
+"""A source to a sorted list of image files: a folder is searched, a text file or a list names them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from imgsubset.errors import InputError
+
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
+)
+MOST_TEXT = 1 << 30  # bytes of paths: what is longer is some other file
+
+
+@dataclass(frozen=True)
+class RejectedFile:
+    """A file that cannot be used, by its path relative to the source, and the reason."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source.
+
+    name      the source, as the user calls it
+    root      the folder that the paths are relative to
+    paths     of the images, with `/`, in the order of their bytes
+    rejected  files with an image's name that are no readable file, and folders that cannot be read
+    ignored   how many other files there were
+    listed    whether the images were named one by one, so that the root may hold others
+    """
+
+    name: str
+    root: Path
+    paths: tuple[str, ...]
+    rejected: tuple[RejectedFile, ...] = ()
+    ignored: int = 0
+    listed: bool = field(default=False, kw_only=True)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, over the path, size and modification time of every image: what tells a changed source."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            try:
+                status = (self.root / path).stat()
+                known = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                known = "gone"
+            digest.update(os.fsencode(path) + b"\0" + known.encode() + b"\0")
+        return digest.hexdigest()
+
+
+def list_images(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing) -> Listing:
+    """List the images of a source, in the order of the bytes of their paths.
+
+    source  a folder, searched with the folders in it: extensions match without regard to case, hidden files and
+            folders are skipped, symbolic links are followed; each folder is entered once, and a link to a folder
+            that contains the source is not entered, so loops end. Or a text file that names images, as in
+            `parse_paths`; or their paths, as in `list_paths`; or a listing, which is returned.
+
+    Raises InputError if the source is none of these or cannot be read.
+    """
+    if isinstance(source, Listing):
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        return list_paths(source, "list of paths")
+    root = Path(source)
+    try:
+        status = root.stat()
+        mode = status.st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(root).close()
+        elif root.suffix.lower() in SUFFIXES or status.st_size > MOST_TEXT:
+            raise InputError(f"source '{source}' is one file, and not a text file of paths")
+        # A shell passes the output of `<(command)` as a FIFO; any other FIFO may have no writer, and would hang.
+        elif stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and root.parts[:2] == ("/", "dev")):
+            return list_paths(parse_paths(root.read_bytes()), str(source))
+        else:
+            raise InputError(f"source '{source}' is neither a folder nor a text file of paths")
+    except OSError as error:
+        raise InputError(f"cannot read source '{source}': {error.strerror or error}") from None
+    walk = _Walk(root)
+    walk.run()
+    return Listing(str(source), root, _sorted(walk.paths), in_order(walk.rejected), walk.ignored)
+
+
+def parse_paths(content: bytes) -> list[str]:
+    """The paths in a text: one a line, or ended by NUL bytes if it has any. Empty ones are left out."""
+    separator = b"\0" if b"\0" in content else b"\n"
+    lines = (line if separator == b"\0" else line.rstrip(b"\r") for line in content.split(separator))
+    return [os.fsdecode(line) for line in lines if line]
+
+
+def list_paths(paths: Iterable[str | os.PathLike[str]], name: str) -> Listing:
+    """A listing of images named one by one, whatever their extensions; a path named twice counts once.
+
+    Relative paths start from the current folder and stay as they are in the destination. If any path is absolute or
+    leads up by `..`, all are taken relative to the deepest folder that contains all of them.
+    """
+    named = [os.path.normpath(os.fspath(path)) for path in paths]
+    root = Path()
+    if any(Path(path).is_absolute() or path.startswith("..") for path in named):
+        named = [os.path.abspath(path) for path in named]  # noqa: PTH100 (resolve would follow links)
+        root = Path(os.path.commonpath([os.path.dirname(path) for path in named]))  # noqa: PTH120 (strings)
+        named = [os.path.relpath(path, root) for path in named]
+    usable: list[str] = []
+    rejected: list[RejectedFile] = []
+    for path in {path.replace(os.sep, "/") for path in named}:
+        try:
+            regular = stat.S_ISREG((root / path).stat().st_mode)
+        except OSError as error:
+            rejected.append(RejectedFile(path, error.strerror or str(error)))
+            continue
+        if regular:
+            usable.append(path)
+        else:
+            rejected.append(RejectedFile(path, "not a regular file"))
+    return Listing(name, root, _sorted(usable), in_order(rejected), listed=True)
+
+
+def _sorted(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(paths, key=os.fsencode))
+
+
+def in_order(rejected: Iterable[RejectedFile]) -> tuple[RejectedFile, ...]:
+    """Sorted by the bytes of their paths."""
+    return tuple(sorted(rejected, key=lambda file: os.fsencode(file.path)))
+
+
+class _Walk:
+    """The state of one walk over a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths: list[str] = []
+        self.rejected: list[RejectedFile] = []
+        self.ignored = 0
+        real = Path(os.path.realpath(root))
+        self.entered = {_identity(parent) for parent in real.parents}  # a link up there is a loop
+
+    def run(self) -> None:
+        # Real folders go before linked ones, so that a picture reachable both ways keeps its real path.
+        links = [""]
+        while links:
+            found: list[str] = []
+            for link in sorted(links, key=os.fsencode):
+                folders = [link]
+                while folders:
+                    self._enter(folders.pop(), folders, found)
+            links = found
+
+    def _enter(self, prefix: str, folders: list[str], links: list[str]) -> None:
+        try:
+            identity = _identity(self.root / prefix)
+            if identity in self.entered:
+                return
+            self.entered.add(identity)
+            with os.scandir(self.root / prefix) as entries:
+                for entry in entries:
+                    if not entry.name.startswith("."):
+                        self._visit(entry, f"{prefix}/{entry.name}" if prefix else entry.name, folders, links)
+        except OSError as error:
+            self.rejected.append(RejectedFile(prefix, f"cannot read folder: {error.strerror or error}"))
+
+    def _visit(self, entry: os.DirEntry[str], path: str, folders: list[str], links: list[str]) -> None:
+        problem = "not a regular file"
+        try:
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(path)
+                return
+            regular = entry.is_file()
+            if not regular and entry.is_symlink() and not Path(entry.path).exists():
+                problem = "dangling link"
+        except OSError as error:  # a link to itself
+            regular, problem = False, f"cannot follow link: {error.strerror or error}"
+        if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 (Path costs 3 us a file)
+            self.ignored += 1
+        elif regular:
+            self.paths.append(path)
+        else:
+            self.rejected.append(RejectedFile(path, problem))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

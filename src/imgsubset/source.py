@@ -1,0 +1,234 @@
+"""From the name of a source to the moments of its images: listing, then the cache, decoding or embeddings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from imgsubset.decoders import decoded
+from imgsubset.errors import BadFilesError, InputError, UsageError
+from imgsubset.images import POLICY, Stamp
+from imgsubset.listing import Listing, RejectedFile, in_order, list_images
+from imgsubset.options import Embeddings, Options
+from imgsubset.progress import Progress, silent
+
+if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
+    import torch
+
+    from imgsubset.cache import Cache
+    from imgsubset.features import Extractor
+    from imgsubset.moments import ImageMoments
+
+AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of a source, each reduced to moments.
+
+    listing   where they come from
+    images    the moments of the usable ones, a row each, not standardised
+    paths     of these, relative to the source, in the order of their bytes
+    stamps    what each file was when it was read
+    rejected  the files with an image's name that are not usable, with reasons
+    device    what the moments were made on
+    cached    how many of them came from the cache
+    warnings  what a user should know
+    """
+
+    listing: Listing
+    images: ImageMoments = field(repr=False)
+    paths: tuple[str, ...] = field(repr=False)
+    stamps: tuple[Stamp, ...] = field(repr=False)
+    rejected: tuple[RejectedFile, ...]
+    device: str
+    cached: int
+    warnings: tuple[str, ...] = ()
+
+    def standardised(self) -> Source:
+        """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones."""
+        from imgsubset.moments import standard
+
+        scale = standard(self.images)
+        return replace(
+            self, images=scale.apply(self.images), warnings=self.warnings + channel_warnings(scale.kept.tolist())
+        )
+
+
+class Clock:
+    """Wall time of named stages, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to the stage's; that of stages within it is theirs."""
+        start, others = time.perf_counter(), sum(self.seconds.values())
+        yield
+        within = sum(self.seconds.values()) - others
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start - within
+
+
+def read_source(
+    source: AnySource,
+    options: Options,
+    *,
+    extractor: Extractor | None = None,
+    embeddings: Embeddings | None = None,
+    clock: Clock | None = None,
+    progress: Progress = silent,
+) -> Source:
+    """The moments of the images of a source; see `select` for the arguments.
+
+    Raises UsageError, InputError or, with options.strict, BadFilesError.
+    """
+    clock = clock or Clock()
+    with clock.stage("list"):
+        listing = list_images(source)
+    if not listing.paths:
+        raise InputError(f"no images in source '{listing.name}'{_first(listing.rejected)}")
+    with clock.stage("ingest"):
+        if embeddings is not None:
+            read = _from_embeddings(listing, options, embeddings, progress)
+        else:
+            read = _from_images(listing, options, extractor, clock, progress)
+    if read.rejected and options.strict:
+        count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
+        raise BadFilesError(f"{count} of source '{listing.name}' cannot be used{_first(read.rejected)}")
+    if not read.paths:
+        raise InputError(f"no image in source '{listing.name}' can be decoded{_first(read.rejected)}")
+    return read
+
+
+def _first(rejected: tuple[RejectedFile, ...]) -> str:
+    return f": '{rejected[0].path}': {rejected[0].reason}" if rejected else ""
+
+
+def _from_images(
+    listing: Listing, options: Options, extractor: Extractor | None, clock: Clock, progress: Progress
+) -> Source:
+    # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
+    with _cache(None if extractor else options.cache, options) as cache:
+        known = cache.get(listing.root, listing.paths) if cache else None
+        found = {listing.paths[place] for place in known.places} if known else set()
+        missing = tuple(path for path in listing.paths if path not in found) if found else listing.paths
+        with decoded(listing.root, missing, options.size, options.workers) as chunks:
+            with clock.stage("import"):
+                import torch
+
+                from imgsubset.features import RandomCNN
+                from imgsubset.ingest import Ingested, ingest, merge
+                from imgsubset.moments import ImageMoments
+
+            def store(paths: Sequence[str], stamps: Sequence[Stamp], rows: torch.Tensor, positions: int) -> None:
+                if cache:
+                    cache.put(listing.root, paths, stamps, rows.cpu().numpy(), positions)
+
+            device = _device(options.device)
+            network = extractor or RandomCNN(options.channels, options.kernel_size, options.seed).to(device)
+            total = len(missing)
+            ingested = ingest(
+                chunks, missing, options.size, network, device, lambda done: progress("decode", done, total), store
+            )
+        if known and found:
+            images = ImageMoments(torch.from_numpy(known.rows).to(device), known.positions)
+            paths = tuple(listing.paths[place] for place in known.places)
+            ingested = merge(ingested, Ingested(images, paths, known.stamps, ()), listing.paths)
+    return Source(
+        listing=listing,
+        images=ingested.images,
+        paths=ingested.paths,
+        stamps=ingested.stamps,
+        rejected=in_order(listing.rejected + ingested.rejected),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        cached=len(found),
+        warnings=(f"the cache is not used: {cache.problem}",) if cache and cache.problem else (),
+    )
+
+
+def _cache(folder: str | None, options: Options) -> AbstractContextManager[Cache | None]:
+    if folder is None:
+        return nullcontext()
+    from imgsubset.cache import Cache
+
+    return Cache(Path(folder), recipe(options), by_content=options.cache_verify)
+
+
+def recipe(options: Options) -> dict[str, object]:
+    """All that decides what moments an image has: the key of the cache.
+
+    A GPU rounds otherwise than a CPU; which of them `auto` will find is told from the driver, without torch.
+    """
+    from importlib.metadata import version
+
+    gpu = options.device != "cpu" and Path("/dev/nvidiactl").exists()
+    return {
+        "network": "RandomCNN",
+        "seed": options.seed,
+        "channels": list(options.channels),
+        "kernel_size": options.kernel_size,
+        "size": options.size,
+        "decoding": POLICY,
+        "device": f"cuda {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip() if gpu else "cpu",
+        "machine": platform.machine(),
+        "torch": version("torch"),
+        "pillow": version("pillow"),
+    }
+
+
+def _from_embeddings(listing: Listing, options: Options, embeddings: Embeddings, progress: Progress) -> Source:
+    from imgsubset.embeddings import read_embeddings
+
+    defaults = asdict(Options())
+    for name in ("size", "channels", "kernel_size"):
+        if asdict(options)[name] != defaults[name]:
+            raise UsageError(f"{name} {getattr(options, name)!r} says how images are read; embeddings are used instead")
+    device = _device(options.device)
+    embedded = read_embeddings(embeddings, listing.root, device)
+    stamps = []
+    for path in embedded.paths:
+        status = (listing.root / path).stat()
+        stamps.append(Stamp(status.st_size, status.st_mtime_ns))
+    notes = []
+    if embedded.components < embedded.dimensions:
+        notes.append(
+            f"embeddings of {embedded.dimensions:,} dimensions are reduced to {embedded.components:,} principal "
+            f"components, which hold {embedded.explained:.1%} of their variance"
+        )
+    if left_out := len(set(listing.paths) - set(embedded.paths)):
+        notes.append(f"{left_out:,} images of the source have no embedding and are left out")
+    return Source(
+        listing=listing,
+        images=embedded.images,
+        paths=embedded.paths,
+        stamps=tuple(stamps),
+        rejected=listing.rejected,
+        device=device.type,
+        cached=0,
+        warnings=tuple(notes),
+    )
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UsageError("device 'cuda' is asked for, but torch sees no CUDA device here; use 'cpu' or 'auto'")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def channel_warnings(kept: list[bool]) -> tuple[str, ...]:
+    """What to know about a source of which only these channels vary."""
+    if not any(kept):
+        return ("all images look the same to the network, so every subset is as close as any other",)
+    if not all(kept):
+        return (f"{kept.count(False)} of {len(kept)} channels do not vary in the source and are left out",)
+    return ()
