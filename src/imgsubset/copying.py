@@ -26,25 +26,64 @@ def copy_file(source: Path, target: Path, stamp: Stamp, overwrite: bool) -> str:
 
     Returns its SHA-256. Raises OutputError if it changed or if the copy, read back, differs.
     """
-    try:
-        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except OSError as error:
-        raise OutputError(f"'{source}' cannot be read any more: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file, _new_file(target) as (partial, path):
+    with _open(source) as file, _new_file(target) as (partial, path):
         digest = hashlib.sha256()
         while block := file.read(BLOCK):
             digest.update(block)
             partial.write(block)
         partial.flush()
         os.fsync(partial.fileno())
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or Stamp(status.st_size, status.st_mtime_ns) != stamp:
-            raise OutputError(f"'{source}' changed while imgsubset was at work; run it again")
+        _check_unchanged(source, file, stamp)
         shutil.copystat(source, path)
-        if _sha256(path) != digest.hexdigest():
+        if sha256(path) != digest.hexdigest():
             raise OutputError(f"the copy of '{source}' differs from it when read back from '{target.parent}'")
         _rename(path, target, overwrite)
     return digest.hexdigest()
+
+
+def link_file(source: Path, target: Path, stamp: Stamp, overwrite: bool, symbolic: bool) -> str:
+    """Like `copy_file`, but a symbolic link to the absolute path of the source, or a hard link."""
+    path = target.parent / f"{PARTIAL}{secrets.token_hex(8)}"
+    with _open(source) as file:
+        digest = hashlib.sha256()
+        while block := file.read(BLOCK):
+            digest.update(block)
+        _check_unchanged(source, file, stamp)
+    try:
+        if symbolic:
+            path.symlink_to(os.path.abspath(source))  # noqa: PTH100 (resolve would follow links)
+        else:
+            _hard_link(source.resolve(), path)
+        _rename(path, target, overwrite)
+    finally:
+        path.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def _hard_link(source: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(source)
+    except OSError as error:
+        if error.errno in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise OutputError(
+                f"cannot make a hard link to '{source}' in '{path.parent}': {error.strerror}; copy or symlink instead"
+            ) from None
+        raise
+
+
+def _open(source: Path) -> BinaryIO:
+    """Open a file to read; a FIFO that has taken its place does not hang."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise OutputError(f"'{source}' cannot be read any more: {error.strerror}") from None
+    return os.fdopen(descriptor, "rb")
+
+
+def _check_unchanged(source: Path, file: BinaryIO, stamp: Stamp) -> None:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or Stamp(status.st_size, status.st_mtime_ns) != stamp:
+        raise OutputError(f"'{source}' changed while imgsubset was at work; run it again")
 
 
 @contextlib.contextmanager
@@ -73,9 +112,13 @@ def _rename(path: Path, target: Path, overwrite: bool) -> None:
         path.rename(target)  # a file system without hard links
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -105,3 +148,15 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    """Relative paths of everything in a folder that is not itself a folder."""
+    for base, folders, files in os.walk(folder, onerror=_raise):
+        links = [name for name in folders if Path(base, name).is_symlink()]
+        for name in files + links:
+            yield Path(base, name).relative_to(folder).as_posix()
+
+
+def _raise(error: OSError) -> None:
+    raise error

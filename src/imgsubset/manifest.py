@@ -1,74 +1,69 @@
-"""A selection as plain data: what `--json` prints and what manifest.json holds beside the copies."""
+"""The manifest beside a subset: its name, its format, and reading it back."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-import platform
-from collections.abc import Iterable, Mapping
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from imgsubset.selection import Score, Selection
+from imgsubset.errors import InputError
+from imgsubset.options import Options, Weights
 
 NAME = "manifest.json"
 FORMAT = 1  # raised when a reader of an older one would misread it
-LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
 
 
-def describe(
-    selection: Selection, hashes: Mapping[str, str] | None = None, extras: Iterable[str] = ()
-) -> dict[str, object]:
-    """The record of a selection, for json.dumps.
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says.
 
-    hashes  SHA-256 of the chosen files as they were copied, by relative path; None if nothing was copied
-    extras  names of the files that were written beside the copies
-
-    Paths are relative to the source. Bytes of a name that are no UTF-8 stand as lone surrogates, as Python's
-    os.fsencode turns back into the bytes.
+    path     of the manifest
+    record   all of it, as it was written
+    hashes   SHA-256 of each chosen file, by its path relative to the source and to the manifest's folder alike; None
+             where nothing was copied
+    extras   SHA-256 of each other file that was written beside the copies, by its path
+    options  that the selection was made with
     """
-    from importlib.metadata import version  # 25 ms, which every decoding process would wait for
 
-    ranks = {path: rank for rank, path in enumerate(selection.ranked, 1)}
-    return {
-        "format": FORMAT,
-        "program": {"name": "imgsubset", "version": version("imgsubset")},
-        "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
-        "device": selection.device,
-        "source": os.path.abspath(selection.source),  # noqa: PTH100 (resolve would follow links)
-        "n": len(selection.indices),
-        "options": dataclasses.asdict(selection.options),
-        "counts": {
-            "usable": len(selection.paths),
-            "chosen": len(selection.indices),
-            "rejected": len(selection.rejected),
-            "ignored": selection.ignored,
-        },
-        "score": describe_score(selection.score),
-        "interrupted": selection.interrupted,
-        "warnings": list(selection.warnings),
-        "rejected": [dataclasses.asdict(file) for file in selection.rejected],
-        "trace": [dataclasses.asdict(point) for point in selection.trace],
-        "seconds": selection.seconds,
-        "files": [
-            {"path": path, "rank": ranks[path]} | ({"sha256": hashes[path]} if hashes is not None else {})
-            for path in selection.chosen
-        ],
-        "extras": list(extras),
-    }
+    path: Path
+    record: dict[str, Any]
+    hashes: dict[str, str | None]
+    extras: dict[str, str]
+    options: Options
 
 
-def describe_score(score: Score) -> dict[str, object]:
-    """The record of a score, for json.dumps."""
-    ratios = score.ratios()
-    return {
-        "loss": score.loss,
-        "effective_size": score.effective_size,
-        "divergences": {
-            name: {
-                "value": value,
-                "random_mean": score.random_mean[name],
-                "random_std": score.random_std[name],
-                "ratio": ratios[name],
-            }
-            for name, value in score.divergences.items()
-        },
-    }
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Read a manifest, or the one in a folder.
+
+    Raises InputError if there is none or it is not one that this version understands.
+    """
+    file = Path(path)
+    file = file / NAME if file.is_dir() else file
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise InputError(f"manifest '{file}' is not a regular file")
+        record = json.loads(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read manifest '{file}': {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"manifest '{file}' is not JSON: {error}") from None
+    try:
+        if record["format"] != FORMAT:
+            raise InputError(f"manifest '{file}' has format {record['format']}; this version reads format {FORMAT}")
+        hashes = {str(entry["path"]): entry.get("sha256") for entry in record["files"]}
+        extras = {str(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
+        return Manifest(file, record, hashes, extras, _options(record["options"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"manifest '{file}' is not one of imgsubset's: {type(error).__name__} {error}") from None
+
+
+def _options(record: dict[str, Any]) -> Options:
+    """Options from their record, without those that a newer or older version knows."""
+    known = {field.name for field in dataclasses.fields(Options)}
+    values = {name: value for name, value in record.items() if name in known}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Options(**values | {"weights": Weights(**record["weights"])})

@@ -95,6 +95,13 @@ class Objective:
 
         return torch.cat(_by_blocks(of_block, rows))
 
+    def share_below(self, loss: float) -> float:
+        """The share of the baseline's random subsets whose calibrated loss is below this one, in [0, 1]."""
+        names = list(DIVERGENCES)
+        weights = [self.coefficients.get(name, 0.0) for name in names]
+        losses = self.baseline.samples @ self.baseline.samples.new_tensor(weights)
+        return float((losses < loss).double().mean())
+
     def noised_loss(self, rows: Tensor, cooling: float, generator: Generator) -> Tensor:
         """The loss (K,) after Langevin noise, at `cooling` in [0, 1] times the starting temperature."""
         source = self._noised_source(cooling)

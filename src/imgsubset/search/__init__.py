@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from imgsubset.objective import Objective
 from imgsubset.options import Options
@@ -21,28 +21,42 @@ DRAWS_SHARE = 0.1  # of a time limit
 
 
 def find(
-    objective: Objective, options: Options, generator: Generator, stop: Callable[[], bool], progress: Progress
+    objective: Objective,
+    options: Options,
+    generator: Generator,
+    stop: Callable[[], bool],
+    progress: Progress,
+    start: Tensor | None = None,
 ) -> Found:
-    """Search with the candidates, chains, steps and time limit of the options; the best subset comes first."""
+    """Search with the candidates, chains, steps and time limit of the options; the best subset comes first.
+
+    start  (K, n) subsets to improve on, in place of random draws
+    """
     limit = options.time_limit
-    draws = search(
-        RandomDraws(objective, options.candidates, generator),
-        objective.loss,
-        keep=options.chains,
-        seconds=limit * DRAWS_SHARE if limit and options.steps else limit,
-        stop=stop,
-        progress=lambda work, best: progress("draw", work, options.candidates, f"loss {best:.3f}"),
-    )
+    if start is None:
+        draws = search(
+            RandomDraws(objective, options.candidates, generator),
+            objective.loss,
+            keep=options.chains,
+            seconds=limit * DRAWS_SHARE if limit and options.steps else limit,
+            stop=stop,
+            progress=lambda work, best: progress("draw", work, options.candidates, f"loss {best:.3f}"),
+        )
+    else:
+        losses = objective.loss(start)
+        order = losses.argsort(stable=True)
+        draws = Found(start[order].sort(1).values, losses[order], (), stopped=False)
     if draws.stopped or not options.steps or not any(objective.coefficients.values()):
         return draws
     form = quadratic_form(objective.images, objective.source, objective.coefficients)
     exchanges = Exchanges(form, draws.rows, options.steps, generator)
+    spent = draws.trace[-1].seconds if draws.trace else 0.0
     return search(
         exchanges,
         objective.loss,
         start=draws,
         # Draws of very large subsets may have used up all of it: what is left must stay a limit.
-        seconds=limit and max(limit - draws.trace[-1].seconds, 1e-9),
+        seconds=limit and max(limit - spent, 1e-9),
         stop=stop,
         progress=lambda work, best: progress("exchange", work, options.steps, f"loss {best:.4f}"),
     )

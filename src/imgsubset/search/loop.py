@@ -45,10 +45,11 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class TracePoint:
-    """A round: the method, its work so far, the temperature, the round's lowest loss and the lowest so far (both
-    noise-free), the share of proposals that changed a subset, and seconds since the method began."""
+    """A round: the method, the size of its subsets, its work so far, the temperature, the round's lowest loss and the
+    lowest so far (both noise-free), the share of proposals that changed a subset, and seconds since it began."""
 
     method: str
+    n: int
     work: int
     temperature: float
     loss: float
@@ -104,7 +105,11 @@ def search(
         number, work = number + 1, work + done.work
         since = 0 if best < before else since + 1
         spent = time.perf_counter() - begin
-        trace.append(TracePoint(method.name, work, done.temperature, float(fresh.min()), best, done.changed, spent))
+        trace.append(
+            TracePoint(
+                method.name, drawn.shape[1], work, done.temperature, float(fresh.min()), best, done.changed, spent
+            )
+        )
         progress(done.work, best)
         stopped = stop()
         over = stopped or fraction >= 1 or since >= method.patience or best == 0
