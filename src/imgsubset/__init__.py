@@ -1,17 +1,20 @@
 """Choose the n images of a folder whose distribution is closest to that of the whole, and say how close they are.
 
-from imgsubset import Options, Weights, export, select
+from imgsubset import Options, Weights, compare, export, score, select
 
 selection = select("photos", 500, Options(weights=Weights(frechet=2)))
 print(selection.score.loss, selection.chosen)
 export(selection, "subset")
+print(score("photos", "subset").score.percentile, compare("photos", "others").loss)
 """
 
 # Nothing here imports torch: decoding processes and `--help` import this package too.
+from imgsubset.comparison import compare
 from imgsubset.errors import ImgsubsetError
-from imgsubset.export import Export, export
+from imgsubset.export import export
 from imgsubset.options import Options, Weights
-from imgsubset.selection import Score, Selection, select
+from imgsubset.scoring import score
+from imgsubset.selection import Selection, select
 
 __version__ = "0.1.0"
-__all__ = ["Export", "ImgsubsetError", "Options", "Score", "Selection", "Weights", "__version__", "export", "select"]
+__all__ = ["ImgsubsetError", "Options", "Selection", "Weights", "compare", "export", "score", "select"]

@@ -7,52 +7,59 @@ and the next one cleans up after it. A file gets its final name only when it is 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-from imgsubset import manifest
-from imgsubset.copying import PARTIAL, copy_file, sync_folder, write_json, write_whole
-from imgsubset.errors import OutputError, UsageError
+from imgsubset.copying import PARTIAL, copy_file, files_in, link_file, sync_folder, write_json, write_whole
+from imgsubset.describe import describe
+from imgsubset.errors import InputError, OutputError, UsageError
 from imgsubset.images import Stamp
+from imgsubset.listing import Listing
+from imgsubset.manifest import NAME, Manifest, read_manifest
 from imgsubset.progress import Progress, silent
 from imgsubset.selection import Selection
 
 MARKER = ".imgsubset-incomplete.json"
 RANKED = "ranked.txt"
+MODES = ("copy", "symlink", "hardlink")
 COPIES = 8  # at a time: copying waits for disks, not for processors
 
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export: the destination, the SHA-256 of each copy by relative path, and the wall time it took."""
+    """A finished export.
+
+    destination  the folder
+    mode         how the files came there
+    hashes       SHA-256 of each chosen file, by relative path
+    extras       SHA-256 of the files written beside them, by relative path
+    seconds      wall time
+    """
 
     destination: Path
+    mode: str
     hashes: dict[str, str]
+    extras: dict[str, str]
     seconds: float
 
 
-def check_destination(
-    source: str | os.PathLike[str], destination: str | os.PathLike[str], overwrite: bool = False
-) -> None:
+def check_destination(source: Listing, destination: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Refuse a destination that an export could not use, before any work is done.
 
-    Raises UsageError if one of the two folders contains the other, OutputError if the destination holds files that
-    no unfinished export left there (with overwrite: if it is no folder).
+    Raises UsageError if source and destination overlap, OutputError if the destination holds files that no unfinished
+    export left there (with overwrite: if it is no folder).
     """
-    real_source, real = (Path(os.path.realpath(path)) for path in (source, destination))
-    if real == real_source:
-        raise UsageError(f"destination '{destination}' is the source itself")
-    if real_source in real.parents:
-        raise UsageError(f"destination '{destination}' lies inside the source '{source}'")
-    if real in real_source.parents:
-        raise UsageError(f"destination '{destination}' contains the source '{source}'")
+    _check_apart(source, destination)
+    real = Path(os.path.realpath(destination))
     with _output_errors(destination):
         if not os.path.lexists(destination):
             os.scandir(next(parent for parent in real.parents if os.path.lexists(parent))).close()
@@ -62,8 +69,8 @@ def check_destination(
         if not overwrite:
             ours = _listed(real / MARKER)
             if ours:
-                ours.add(manifest.NAME)
-            for path in _files(real):
+                ours.add(NAME)
+            for path in files_in(real):
                 if path not in ours and path != MARKER and not Path(path).name.startswith(PARTIAL):
                     raise OutputError(
                         f"destination '{destination}' is not empty: it holds '{path}'; choose another, "
@@ -71,10 +78,52 @@ def check_destination(
                     )
 
 
+def _check_apart(source: Listing, destination: str | os.PathLike[str]) -> None:
+    real_source, real = (Path(os.path.realpath(path)) for path in (source.root, destination))
+    if real == real_source:
+        raise UsageError(f"destination '{destination}' is the source itself")
+    if source.listed:  # the root may hold much else, and the destination too, but for the images
+        for path in source.paths:
+            if real in Path(os.path.realpath(source.root / path)).parents:
+                raise UsageError(f"destination '{destination}' contains '{path}' of source '{source.name}'")
+        return
+    if real_source in real.parents:
+        raise UsageError(f"destination '{destination}' lies inside the source '{source.name}'")
+    if real in real_source.parents:
+        raise UsageError(f"destination '{destination}' contains the source '{source.name}'")
+
+
+def finished(source: Listing, wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> Manifest | None:
+    """The manifest of an earlier export that is just what this one would be; None if there is none.
+
+    wanted  the request, see `describe.request`
+
+    The source must be as it was by paths, sizes and times, and the destination complete by names and sizes.
+    """
+    folder = Path(destination)
+    try:
+        found = read_manifest(folder)
+        record = found.record
+        same = (
+            record["request"] == json.loads(json.dumps(wanted))
+            and record["source"] == os.path.abspath(source.root)  # noqa: PTH100 (resolve would follow links)
+            and record["program"]["version"] == version("imgsubset")
+            and not record["interrupted"]
+            and not os.path.lexists(folder / MARKER)
+            and all((folder / path).stat().st_size == (source.root / path).stat().st_size for path in found.hashes)
+            and all((folder / path).is_file() for path in found.extras)
+            and record["source_digest"] == source.digest
+        )
+    except (InputError, OSError, KeyError, TypeError):
+        return None
+    return found if same else None
+
+
 def export(
     selection: Selection,
     destination: str | os.PathLike[str],
     *,
+    mode: str = "copy",
     overwrite: bool = False,
     ranked: bool = False,
     progress: Progress = silent,
@@ -82,6 +131,7 @@ def export(
     """Copy the chosen images, with their relative paths, into a folder, and write manifest.json there.
 
     destination  absent or empty, or left by an export that did not finish, which is then cleaned up
+    mode         copy; symlink, to the absolute path of the source; or hardlink, on the same file system
     overwrite    first remove what the manifest of an earlier export lists, and replace files of the same names;
                  other files stay
     ranked       also write ranked.txt, the relative paths in the order of the selection's ranking, one a line
@@ -90,24 +140,28 @@ def export(
     decoded or cannot be copied; the destination then has no manifest, and the same call completes it.
     """
     start = time.perf_counter()
+    if mode not in MODES:
+        raise UsageError(f"mode '{mode}' is not one of {', '.join(MODES)}")
     check_destination(selection.source, destination, overwrite)
     folder = Path(destination)
     stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
     with _output_errors(destination):
         folder.mkdir(parents=True, exist_ok=True)
-        _check_space(folder, sum(stamp.size for stamp in stamps.values()))
-        extras = [RANKED] if ranked else []
-        earlier = _listed(folder / MARKER) | (_listed(folder / manifest.NAME) if overwrite else set())
-        listed = sorted({*stamps, *extras, *earlier})
+        if mode == "copy":
+            _check_space(folder, sum(stamp.size for stamp in stamps.values()))
+        written = {RANKED: os.fsencode("".join(f"{path}\n" for path in selection.ranked))} if ranked else {}
+        earlier = _listed(folder / MARKER) | (_listed(folder / NAME) if overwrite else set())
+        listed = sorted({*stamps, *written, *earlier})
         write_json(folder / MARKER, {"files": [{"path": path} for path in listed]})
         _remove(folder, earlier)
-        hashes = _copy_all(selection.source, folder, stamps, overwrite, progress)
-        if ranked:
-            write_whole(folder / RANKED, os.fsencode("".join(f"{path}\n" for path in selection.ranked)))
-        write_json(folder / manifest.NAME, manifest.describe(selection, hashes, extras))
+        hashes = _place_all(selection.source.root, folder, stamps, mode, overwrite, progress)
+        for name, content in written.items():
+            write_whole(folder / name, content)
+        extras = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
+        write_json(folder / NAME, describe(selection, hashes, extras, mode, ranked))
         (folder / MARKER).unlink()
         sync_folder(folder)
-    return Export(folder, hashes, time.perf_counter() - start)
+    return Export(folder, mode, hashes, extras, time.perf_counter() - start)
 
 
 @contextlib.contextmanager
@@ -120,25 +174,13 @@ def _output_errors(destination: str | os.PathLike[str]) -> Iterator[None]:
         raise OutputError(f"cannot write to '{destination}': {error.strerror or error}{where}") from error
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Relative paths of everything in a folder that is not itself a folder."""
-    for base, folders, files in os.walk(folder, onerror=_raise):
-        links = [name for name in folders if Path(base, name).is_symlink()]
-        for name in files + links:
-            yield Path(base, name).relative_to(folder).as_posix()
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _listed(record: Path) -> set[str]:
     """The relative paths that a marker or a manifest lists; none if it is absent or not ours."""
     try:
         if not stat.S_ISREG(record.lstat().st_mode):
             return set()
         listed = json.loads(record.read_bytes())
-        paths = {str(path) for path in (*(entry["path"] for entry in listed["files"]), *listed.get("extras", ()))}
+        paths = {str(entry["path"]) for entry in (*listed["files"], *listed.get("extras", ()))}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return set()
     # A path that would lead out of the folder was not written by us.
@@ -147,9 +189,9 @@ def _listed(record: Path) -> set[str]:
 
 def _remove(folder: Path, paths: Iterable[str]) -> None:
     """Remove the manifest, the listed files, what partial copies are left, and folders that this empties."""
-    (folder / manifest.NAME).unlink(missing_ok=True)
+    (folder / NAME).unlink(missing_ok=True)
     parents: set[Path] = set()
-    for path in [*paths, *(path for path in _files(folder) if Path(path).name.startswith(PARTIAL))]:
+    for path in [*paths, *(path for path in files_in(folder) if Path(path).name.startswith(PARTIAL))]:
         target = folder / path
         if _real_parents(folder, path) and os.path.lexists(target) and not target.is_dir():
             target.unlink()
@@ -170,8 +212,8 @@ def _check_space(folder: Path, needed: int) -> None:
         raise OutputError(f"'{folder}' has {free:,} bytes free, but the chosen images take {needed:,}")
 
 
-def _copy_all(
-    source: Path, folder: Path, stamps: dict[str, Stamp], overwrite: bool, progress: Progress
+def _place_all(
+    source: Path, folder: Path, stamps: dict[str, Stamp], mode: str, overwrite: bool, progress: Progress
 ) -> dict[str, str]:
     for parent in sorted({Path(path).parent for path in stamps}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
@@ -179,7 +221,9 @@ def _copy_all(
             raise OutputError(f"'{folder / parent}' leads through a symbolic link; remove it first")
 
     def copy(path: str) -> tuple[str, str]:
-        return path, copy_file(source / path, folder / path, stamps[path], overwrite)
+        if mode == "copy":
+            return path, copy_file(source / path, folder / path, stamps[path], overwrite)
+        return path, link_file(source / path, folder / path, stamps[path], overwrite, mode == "symlink")
 
     executor = ThreadPoolExecutor(COPIES)
     hashes = {}

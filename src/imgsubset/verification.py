@@ -1,0 +1,71 @@
+"""Whether a subset still is what its manifest says."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgsubset.copying import files_in, sha256
+from imgsubset.listing import RejectedFile
+from imgsubset.manifest import NAME, read_manifest
+from imgsubset.progress import Progress, silent
+
+READERS = 8  # files read at once: reading waits for disks
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in a folder.
+
+    folder   that was checked
+    checked  how many files its manifest lists
+    missing  of these
+    changed  of these: with the reason
+    extra    files that the manifest does not list
+    """
+
+    folder: Path
+    checked: int
+    missing: tuple[str, ...]
+    changed: tuple[RejectedFile, ...]
+    extra: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether every listed file is there and unchanged, and no other."""
+        return not (self.missing or self.changed or self.extra)
+
+
+def verify(folder: str | os.PathLike[str], progress: Progress = silent) -> Verification:
+    """Check the files in a folder against the SHA-256 in its manifest. Links are followed.
+
+    Raises InputError if there is no manifest that can be read.
+    """
+    root = Path(folder)
+    manifest = read_manifest(root)
+    expected = {**manifest.hashes, **manifest.extras}
+
+    def check(path: str) -> tuple[str, str | None]:
+        try:
+            problem = None if sha256(root / path) == expected[path] else "its content is not what was copied"
+        except FileNotFoundError:
+            problem = "missing"
+        except OSError as error:
+            problem = error.strerror or str(error)
+        return path, problem
+
+    problems: dict[str, str] = {}
+    with ThreadPoolExecutor(READERS) as readers:
+        for path, problem in readers.map(check, expected):
+            progress("verify", 1, len(expected))
+            if problem:
+                problems[path] = problem
+    return Verification(
+        folder=root,
+        checked=len(expected),
+        missing=tuple(sorted(path for path, problem in problems.items() if problem == "missing")),
+        changed=tuple(RejectedFile(*item) for item in sorted(problems.items()) if item[1] != "missing"),
+        extra=tuple(sorted(path for path in files_in(root) if path not in expected and path != NAME)),
+    )
