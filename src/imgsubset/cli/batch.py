@@ -1,0 +1,196 @@
+"""imgsubset batch: many selections from one file."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imgsubset.cli.common import PATH, Command, collect_embeddings, collect_options, output_options, show
+from imgsubset.cli.run import Job, Outcome, run
+from imgsubset.cli.select import select_command
+from imgsubset.errors import BatchError, ImgsubsetError, InputError, UsageError
+from imgsubset.report import batch_summary, printable
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRINTING = {"as_json", "quiet", "verbose"}  # of the batch, not of a job
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job: done; skipped, since an earlier run had done it; failed; or not run, after Ctrl-C."""
+
+    name: str
+    status: str
+    outcome: Outcome | None = None
+    error: ImgsubsetError | None = None
+
+    @property
+    def row(self) -> tuple[str, str, int | None, float | None]:
+        """Its line in the summary: name, status, n and loss."""
+        n, loss = (self.outcome.n, self.outcome.loss) if self.outcome else (None, None)
+        return self.name, self.status, n, loss
+
+    def describe(self) -> dict[str, Any]:
+        """The record of the result, for json.dumps."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "error": str(self.error) if self.error else None,
+            "exit_code": self.error.exit_code if self.error else 0,
+            "result": self.outcome.record if self.outcome else None,
+        }
+
+
+@click.command("batch", cls=Command, short_help="Do the selections that a TOML file describes.")
+@click.argument("file", metavar="JOBS.toml", type=PATH)
+@output_options
+def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Do the selections that a TOML file describes, and go on after those that fail.
+
+    \b
+    [defaults]                # of all jobs: the options of `select`, without dashes
+    n = "10%"
+    [jobs.cats]               # one table a job
+    source = "cats"           # relative paths start from the folder of the file
+    destination = "subsets/cats"
+    weights = "kl=1,frechet=2"
+
+    A job whose destination holds just what it would make is skipped.
+    """
+    jobs = read_jobs(file)
+    results: list[Result] = []
+    interrupted = False
+    for number, (name, job) in enumerate(jobs.items(), 1):
+        if interrupted:
+            results.append(Result(name, "not run"))
+            continue
+        if not quiet:
+            click.echo(f"[{number}/{len(jobs)}] {printable(name)}", err=True)
+        results.append(_do(name, job, quiet, verbose))
+        outcome = results[-1].outcome
+        interrupted = outcome is not None and outcome.interrupted
+    errors = {one.name: str(one.error) for one in results if one.error}
+    show(
+        {"jobs": [one.describe() for one in results]},
+        batch_summary([one.row for one in results], errors),
+        as_json,
+        quiet,
+    )
+    if interrupted:
+        raise click.exceptions.Exit(130)
+    if errors:
+        raise BatchError(f"{len(errors):,} of {len(jobs):,} jobs of '{file}' failed: {', '.join(errors)}")
+
+
+def _do(name: str, job: Job, quiet: bool, verbose: bool) -> Result:
+    try:
+        outcome = run(job, quiet, verbose)
+    except ImgsubsetError as error:
+        return Result(name, "failed", error=error)
+    if outcome.verdict:
+        return Result(name, "failed", outcome, outcome.verdict)
+    return Result(name, "skipped" if outcome.done else "done", outcome)
+
+
+def read_jobs(file: Path) -> dict[str, Job]:
+    """The jobs of a file, by name; everything that can be wrong before work begins is an error here.
+
+    Raises InputError if it cannot be read, UsageError naming what makes no sense in it.
+    """
+    try:
+        content = tomllib.loads(file.read_bytes().decode())
+    except OSError as error:
+        raise InputError(f"cannot read '{file}': {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"'{file}' is not TOML: {error}") from None
+    _check_keys(content, {"defaults", "jobs"}, f"'{file}'")
+    defaults = _table(content.get("defaults", {}), f"[defaults] of '{file}'")
+    tables = _table(content.get("jobs", {}), f"[jobs] of '{file}'")
+    if not tables:
+        raise UsageError(f"'{file}' has no jobs; each is a table [jobs.NAME]")
+    jobs: dict[str, Job] = {}
+    for name, table in tables.items():
+        where = f"[jobs.{name}] of '{file}'"
+        jobs[name] = _job(_normal(defaults) | _normal(_table(table, where)), where, file.parent)
+        for other, job in jobs.items():
+            same = job.destination is not None and job.destination == jobs[name].destination
+            if other != name and same:
+                raise UsageError(f"jobs '{other}' and '{name}' of '{file}' have the same destination")
+    return jobs
+
+
+def _job(values: Mapping[str, Any], where: str, folder: Path) -> Job:
+    """A job from its keys, by way of the command line that they stand for: one meaning, one set of checks."""
+    parameters = {_key(one): one for one in select_command.params if one.name not in PRINTING}
+    _check_keys(values, parameters, where)
+    words: list[str] = []
+    positional = {}
+    for key, value in values.items():
+        parameter = parameters[key]
+        text = _text(value, key, where)
+        if isinstance(parameter.type, click.Path) and isinstance(text, str):
+            text = str(folder / text)
+        if isinstance(parameter, click.Argument):
+            positional[key] = text
+        elif isinstance(text, bool):
+            words += [f"--{key}"] if text else []
+        else:
+            option = max(parameter.opts, key=len)
+            words += [f"{option}={text}"] if option.startswith("--") else [option, str(text)]
+    if "source" not in positional:
+        raise UsageError(f"{where} has no source")
+    words += ["--", *(str(positional[key]) for key in ("source", "destination") if key in positional)]
+    try:
+        context = select_command.make_context("select", words)
+        with context:
+            arguments = {name: value for name, value in context.params.items() if name not in PRINTING}
+            return Job(**collect_embeddings(collect_options(arguments)))
+    except click.ClickException as error:
+        raise UsageError(f"{where}: {error.format_message()}") from None
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _key(parameter: click.Parameter) -> str:
+    """The key of a parameter: its longest name without dashes."""
+    return max(parameter.opts, key=len).lstrip("-")
+
+
+def _normal(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.replace("_", "-"): value for key, value in table.items()}
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where} is not a table")
+    return value
+
+
+def _check_keys(table: Mapping[str, Any], known: Mapping[str, Any] | set[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, list(known), 1, 0)
+            raise UsageError(f"unknown key '{key}' in {where}; did you mean '{near[0]}'?")
+
+
+def _text(value: Any, key: str, where: str) -> str | bool:
+    """A value as the command line writes it."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, dict):
+        return ",".join(f"{name}={one}" for name, one in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise UsageError(f"'{key}' in {where} is neither a text, a number, true or false, nor a list")

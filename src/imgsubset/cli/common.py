@@ -1,0 +1,258 @@
+"""What the commands share: their options, progress bars, Ctrl-C, and how failures end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from platformdirs import user_cache_path
+from tqdm import tqdm
+
+from imgsubset.errors import GateError, ImgsubsetError, UsageError, VerdictError
+from imgsubset.listing import Listing, list_images, list_paths, parse_paths
+from imgsubset.options import DEVICES, DIVERGENCE_NAMES, Embeddings, Options, Weights
+from imgsubset.report import printable
+
+DEFAULTS = Options()
+PATH = click.Path(path_type=Path)
+Decorated = Callable[..., Any]
+
+
+class Command(click.Command):
+    """A command whose failures become one line, or one JSON object, and the exit code of their kind."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ImgsubsetError as error:
+            if ctx.params.get("as_json") and not isinstance(error, VerdictError):  # whose result is printed already
+                click.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+            click.echo(f"imgsubset: error: {printable(str(error))}", err=True)
+            raise click.exceptions.Exit(error.exit_code) from error
+
+
+class Group(click.Group):
+    """Commands of this program."""
+
+    command_class = Command
+
+
+FEATURE_OPTIONS = [
+    click.option("--weights", metavar="W",
+                 help="How much each divergence counts: by name, as in 'kl=1,frechet=0.5' (the unnamed are 0), or five "
+                 f"numbers in the order {','.join(DIVERGENCE_NAMES)}.  [default: all 1]"),
+    click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True,
+                 help="Of the network and the search: the same seed chooses the same images."),
+    click.option("--device", type=click.Choice(DEVICES), default=DEFAULTS.device, show_default=True,
+                 help="Where the network and the search run; auto is a CUDA GPU if there is one."),
+    click.option("--size", type=int, default=DEFAULTS.size, show_default=True, metavar="PIXELS",
+                 help="Side of the square that images are resized to."),
+    click.option("--channels", default=",".join(map(str, DEFAULTS.channels)), show_default=True, metavar="C,C,...",
+                 help="Output channels of each layer of the random CNN."),
+    click.option("--kernel-size", type=int, default=DEFAULTS.kernel_size, show_default=True,
+                 help="Of its convolutions; odd."),
+    click.option("--workers", type=int, default=None, metavar="N",
+                 help="Decoding processes.  [default: one a core; none for few images]"),
+    click.option("--cache", type=click.Path(), metavar="DIR",
+                 help="Where the moments of images are kept between runs.  [default: the user's cache folder]"),
+    click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
+    click.option("--cache-verify", is_flag=True,
+                 help="Tell a cached image by its content, not by its path, size and time."),
+    click.option("--strict", is_flag=True, help="Fail (exit 4) if any image cannot be decoded, not skip it."),
+]  # fmt: skip
+
+SEARCH_OPTIONS = [
+    click.option("--target-loss", type=float, metavar="X", help="Of '-n auto': the smallest n with at most this loss."),
+    click.option("--target-size", type=float, metavar="M",
+                 help="Of '-n auto': the smallest n that is as close as M random images."),
+    click.option("--candidates", type=int, default=DEFAULTS.candidates, show_default=True, metavar="K",
+                 help="Random subsets to score."),
+    click.option("--chains", type=int, default=DEFAULTS.chains, show_default=True, metavar="R",
+                 help="How many of the best draws are improved side by side."),
+    click.option("--steps", type=int, default=DEFAULTS.steps, show_default=True,
+                 help="Steps of annealed exchanges; 0 keeps the best draw."),
+    click.option("--time-limit", default=None, metavar="TIME",
+                 help="End the search after this long, as in '30s' or '5m', with the best found by then."),
+    click.option("--temperature", type=float, default=DEFAULTS.temperature, show_default=True,
+                 help="kT of the Langevin noise at the start, in units of the source's variance."),
+    click.option("--friction", type=float, default=DEFAULTS.friction, show_default=True,
+                 help="gamma of the Langevin noise."),
+    click.option("--langevin-time", type=float, default=DEFAULTS.langevin_time, show_default=True,
+                 help="How long the noise acts."),
+]  # fmt: skip
+
+EMBEDDING_OPTIONS = [
+    click.option("--embeddings", type=PATH, metavar="FILE.npy",
+                 help="Features computed elsewhere, a row an image, in place of the random CNN's."),
+    click.option("--paths", type=PATH, metavar="FILE", help="The images of these rows, relative to SRC, one a line."),
+    click.option("--pca", type=int, metavar="K",
+                 help="Principal components of them to keep; 0 is all.  [default: 64 of more than 256]"),
+]  # fmt: skip
+
+GATE = click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")
+
+
+def options_record(*groups: Sequence[Callable[[Decorated], Decorated]]) -> Callable[[Decorated], Decorated]:
+    """Add groups of options; the command receives them as one `options` record."""
+
+    def decorate(command: Decorated) -> Decorated:
+        @wraps(command)
+        def collected(**arguments: Any) -> Any:
+            return command(**collect_options(arguments))
+
+        with_options: Decorated = collected
+        for option in reversed([option for group in groups for option in group]):
+            with_options = option(with_options)
+        return with_options
+
+    return decorate
+
+
+def collect_options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments with one `options` record in place of those that are fields of it."""
+    rest = {name: value for name, value in arguments.items() if name not in {*Options.__dataclass_fields__, "no_cache"}}
+    values = {name: value for name, value in arguments.items() if name in Options.__dataclass_fields__}
+    values["cache"] = cache_folder(values["cache"], arguments["no_cache"])
+    values["weights"] = DEFAULTS.weights if values["weights"] is None else Weights.parse(values["weights"])
+    values["channels"] = parse_channels(values["channels"])
+    values["time_limit"] = parse_seconds(values.get("time_limit"))
+    return rest | {"options": Options(**values)}
+
+
+def given(options: Options) -> dict[str, Any]:
+    """Those of the options that stand on the command line; and the cache, which decides nothing."""
+    source = click.get_current_context().get_parameter_source
+    return {
+        name: getattr(options, name)
+        for name in Options.__dataclass_fields__
+        if source(name) not in (None, ParameterSource.DEFAULT) or name in ("cache", "cache_verify", "workers", "strict")
+    }
+
+
+def embeddings_record(command: Decorated) -> Decorated:
+    """Add the options of embeddings; the command receives them as one `embeddings` record, or None."""
+
+    @wraps(command)
+    def collected(**arguments: Any) -> Any:
+        return command(**collect_embeddings(arguments))
+
+    with_options: Decorated = collected
+    for option in reversed(EMBEDDING_OPTIONS):
+        with_options = option(with_options)
+    return with_options
+
+
+def collect_embeddings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments with one `embeddings` record in place of the three."""
+    rest = dict(arguments)
+    values, paths, pca = (rest.pop(name) for name in ("embeddings", "paths", "pca"))
+    if (values is None) != (paths is None):
+        raise UsageError("--embeddings and --paths go together: the rows and the images that they belong to")
+    if values is None and pca is not None:
+        raise UsageError(f"--pca {pca} goes with --embeddings")
+    return rest | {"embeddings": None if values is None else Embeddings(values, paths, pca)}
+
+
+def output_options(command: Decorated) -> Decorated:
+    """--json, -q and -v."""
+    command = click.option("-v", "--verbose", is_flag=True, help="Show every skipped file.")(command)
+    command = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print a JSON object, not the summary.")(command)
+
+
+def cache_folder(folder: str | None, disabled: bool = False) -> str | None:
+    """The folder of the cache, the user's own unless another is given; None if there is to be none."""
+    return None if disabled else folder or str(user_cache_path("imgsubset"))
+
+
+def parse_channels(text: str) -> tuple[int, ...]:
+    """Numbers separated by commas."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"channels '{text}' are not whole numbers separated by commas") from None
+
+
+def parse_seconds(text: str | None) -> float | None:
+    """A time such as 30s, 5m, 1.5h, or a number of seconds."""
+    if text is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        return float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
+    except ValueError:
+        raise UsageError(f"time limit '{text}' is not a time such as 30s, 5m or 1h") from None
+
+
+def open_source(source: Path) -> Listing:
+    """List a source; `-` is a list of paths on stdin."""
+    if str(source) == "-":
+        return list_paths(parse_paths(sys.stdin.buffer.read()), "-")
+    return list_images(source)
+
+
+def check_gate(loss: float, max_loss: float | None) -> None:
+    """Raise GateError if the loss is above the highest that is allowed."""
+    if max_loss is not None and not loss <= max_loss:
+        raise GateError(f"loss {loss:.4g} is above --max-loss {max_loss:g}")
+
+
+def show(record: dict[str, Any], text: str, as_json: bool, quiet: bool, err: bool = False) -> None:
+    """Print what came out, in the form that was asked for."""
+    if as_json:
+        click.echo(json.dumps(record, indent=1))
+    elif not quiet:
+        click.echo(text, err=err)
+
+
+class Bars:
+    """Progress bars on stderr, one a stage; none off a terminal or when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.disable = True if quiet else None  # None: tqdm asks whether stderr is a terminal
+        self.bars: dict[str, tqdm[Any]] = {}
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        if stage not in self.bars:
+            self.bars[stage] = tqdm(desc=stage, total=total, disable=self.disable, unit="", leave=False)
+        self.bars[stage].set_postfix_str(note, refresh=False)
+        self.bars[stage].update(done)
+
+    def __exit__(self, *_: object) -> None:
+        for bar in self.bars.values():
+            bar.close()
+
+
+class Interrupt:
+    """While the search runs, the first Ctrl-C asks it to end with the best so far; any other ends the program."""
+
+    def __init__(self) -> None:
+        self.searching = self.asked = False
+
+    def __call__(self) -> bool:
+        self.searching = True
+        return self.asked
+
+    def __enter__(self) -> Interrupt:
+        self.before = signal.signal(signal.SIGINT, self.handle)
+        return self
+
+    def handle(self, *_: object) -> None:
+        if self.asked or not self.searching:
+            raise KeyboardInterrupt
+        self.asked = True
+        click.echo("\nimgsubset: ending the search with the best so far; Ctrl-C again to leave at once", err=True)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before)

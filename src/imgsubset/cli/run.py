@@ -1,0 +1,142 @@
+"""One selection from the command line: choose, copy, list, report."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgsubset.cli.common import Bars, Interrupt, check_gate, open_source
+from imgsubset.copying import write_whole
+from imgsubset.describe import describe, request
+from imgsubset.errors import GateError, UsageError
+from imgsubset.export import MODES, check_destination, export, finished
+from imgsubset.listing import Listing
+from imgsubset.manifest import Manifest
+from imgsubset.options import Embeddings, Options, check_size
+from imgsubset.report import printable, summary
+from imgsubset.selection import select
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `select` is asked to do; the fields are its options."""
+
+    source: Path
+    destination: Path | None
+    n: str
+    options: Options
+    embeddings: Embeddings | None = None
+    mode: str = "copy"
+    overwrite: bool = False
+    ranked: bool = False
+    dry_run: bool = False
+    list_file: Path | None = None
+    null: bool = False
+    max_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        check_size(self.n, self.options)
+        if self.destination is None and self.mode != "none":
+            raise UsageError(f"--mode {self.mode} needs a destination DST; '--mode none' does without")
+        if self.null and self.list_file is None:
+            raise UsageError("-0 goes with --list")
+
+    @property
+    def copies(self) -> bool:
+        """Whether anything is to be written to the destination."""
+        return self.mode in MODES and not self.dry_run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to: its record for JSON, the text of its summary, and the error that ends it, if any.
+
+    done  whether an earlier run had done all of it
+    """
+
+    record: dict[str, Any]
+    text: str
+    loss: float
+    n: int
+    done: bool = False
+    interrupted: bool = False
+    verdict: GateError | None = None
+
+
+def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
+    """Do a job. Raises any ImgsubsetError but GateError, which the outcome holds beside the results."""
+    listing = open_source(job.source)
+    if job.list_file is not None and not job.null:
+        for path in listing.paths:
+            if "\n" in path:
+                raise UsageError(f"'{path}' has a newline in its name, which --list cannot hold without -0")
+    if job.copies and job.destination is not None:
+        if not job.overwrite:
+            embeddings = job.embeddings.describe() if job.embeddings else None
+            wanted = request(job.n, job.options, embeddings, job.mode, job.ranked)
+            if earlier := finished(listing, wanted, job.destination):
+                return _already_done(job, listing, earlier)
+        check_destination(listing, job.destination, job.overwrite)
+    with Bars(quiet) as bars:
+        with Interrupt() as interrupt:
+            selection = select(listing, job.n, job.options, embeddings=job.embeddings, stop=interrupt, progress=bars)
+        verdict = _verdict(selection.score.loss, job.max_loss)
+        exported = None
+        if job.copies and job.destination is not None and verdict is None:
+            exported = export(
+                selection, job.destination, mode=job.mode, overwrite=job.overwrite, ranked=job.ranked, progress=bars
+            )
+    if verdict is None:
+        _write_list(job, listing, selection.ranked if job.ranked else selection.chosen)
+    mode = job.mode if exported else "none"
+    record = describe(selection, exported.hashes if exported else None, exported.extras if exported else None, mode)
+    record["destination"] = str(exported.destination) if exported else None
+    return Outcome(
+        record=record,
+        text=summary(selection, exported, verbose),
+        loss=selection.score.loss,
+        n=len(selection.indices),
+        interrupted=selection.interrupted,
+        verdict=verdict,
+    )
+
+
+def _verdict(loss: float, max_loss: float | None) -> GateError | None:
+    try:
+        check_gate(loss, max_loss)
+    except GateError as error:
+        return error
+    return None
+
+
+def _already_done(job: Job, listing: Listing, manifest: Manifest) -> Outcome:
+    files = manifest.record["files"]
+    loss = float(manifest.record["score"]["loss"])
+    verdict = _verdict(loss, job.max_loss)
+    if verdict is None:
+        _write_list(job, listing, [file["path"] for file in sorted(files, key=lambda file: file["rank"] * job.ranked)])
+    where = printable(str(job.destination))
+    return Outcome(
+        record=manifest.record | {"destination": str(job.destination)},
+        text=f"{where} already holds these {len(files):,} images, with loss {loss:.3f}; nothing to do",
+        loss=loss,
+        n=len(files),
+        done=True,
+        verdict=verdict,
+    )
+
+
+def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...] | list[str]) -> None:
+    """The chosen images, by paths that open from the current folder."""
+    if job.list_file is None:
+        return
+    end = b"\0" if job.null else b"\n"
+    content = b"".join(os.fsencode(listing.root / path) + end for path in chosen)
+    if str(job.list_file) == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        write_whole(job.list_file, content)
