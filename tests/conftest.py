@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import struct
 import sys
@@ -21,13 +22,21 @@ import pytest
 import torch
 from PIL import Image
 
-from imgsubset import Options, Score, Selection, cli
+from imgsubset import Options, Selection, cli
 from imgsubset.images import Stamp
+from imgsubset.listing import Listing
+from imgsubset.scoring import Score
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
 torch.set_num_threads(1)
 
 NOBODY = 65534
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder of each test's own, so that none finds what another left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / f"cache-{secrets.token_hex(8)}"))
 
 
 def noise(seed: int, width: int, height: int, channels: int = 3) -> np.ndarray:
@@ -165,19 +174,21 @@ def selection_of(source: Path, chosen: Sequence[str]) -> Selection:
     status = [(source / path).stat() for path in usable]
     zero = dict.fromkeys(["kl", "js", "wasserstein", "hellinger", "frechet"], 0.25)
     return Selection(
-        source=source,
+        source=Listing(str(source), source, tuple(usable)),
         paths=tuple(usable),
         stamps=tuple(Stamp(one.st_size, one.st_mtime_ns) for one in status),
         indices=tuple(sorted(usable.index(path) for path in chosen)),
         ranking=tuple(usable.index(path) for path in chosen),
-        score=Score(zero, zero, zero, 1.0, float(len(chosen))),
+        score=Score(zero, zero, zero, 1.0, 50.0, float(len(chosen))),
         rejected=(),
-        ignored=0,
         warnings=(),
         trace=(),
         interrupted=False,
+        asked=str(len(chosen)),
         options=Options(),
+        embeddings=None,
         device="cpu",
+        cached=0,
         seconds={},
     )
 

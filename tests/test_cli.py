@@ -68,10 +68,10 @@ def test_what_needs_no_mathematics_answers_without_torch(arguments: list[str], c
 def test_help_tells_every_exit_code(imgsubset: Program) -> None:
     run = imgsubset("--help")
     assert (run.code, run.err) == (0, "")
-    kinds = [errors.ImgsubsetError, *errors.ImgsubsetError.__subclasses__()]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     codes = sorted({0, 130, *(kind.exit_code for kind in kinds)})
     lines = run.out[run.out.index("Exit codes:") :].splitlines()[1:]
-    assert [int(line.split()[0]) for line in lines if line.strip()] == codes == [0, 1, 2, 3, 4, 5, 130]
+    assert [int(line.split()[0]) for line in lines if line.strip()] == codes == [*range(9), 130]
 
 
 def test_version_is_the_packages(imgsubset: Program) -> None:
@@ -99,8 +99,9 @@ def test_defaults_are_those_of_the_library(
         seen.append(options)
         raise errors.InputError("seen")
 
-    monkeypatch.setattr(cli, "select", watch)
-    assert imgsubset("select", tmp_path / "a", tmp_path / "b", "-n", 3).code == 3
+    monkeypatch.setattr("imgsubset.cli.run.select", watch)
+    create(tmp_path / "a" / "x.jpg")
+    assert imgsubset("select", tmp_path / "a", tmp_path / "b", "-n", 3, "--no-cache").code == 3
     assert getattr(seen[0], field) == getattr(package.Options(), field)
 
 
@@ -187,7 +188,7 @@ def test_an_unavailable_device_is_a_usage_error(
     ("source", "n", "culprit"),
     [
         ("absent", 1, "absent': No such file"),
-        ("file", 1, "file' is not a folder"),
+        ("file", 1, "no images in source"),
         ("empty", 1, "no images in source"),
         ("bad", 1, "'x.jpg': empty file"),
         ("some", 3, "n = 3 images are asked for, but the source has only 2 usable ones"),
@@ -238,7 +239,7 @@ def test_an_interrupt_is_exit_code_130(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "select", interrupted)
+    monkeypatch.setattr("imgsubset.cli.run.select", interrupted)
     run = imgsubset("select", pictures, tmp_path / "out", "-n", 3)
     assert (run.code, run.out, run.err.strip()) == (130, "", "imgsubset: interrupted")
 
@@ -269,7 +270,7 @@ def test_json_of_a_failure_is_one_object(
     ("arguments", "code", "error"),
     [
         (["absent", "out", "-n", "3"], 3, b"absent"),
-        ([".", "out", "-n", "x"], 2, b"out"),
+        ([".", "out", "-n", "3"], 2, b"out"),
         (["pictures", "out", "-n", "x"], 2, b"n 'x'"),
         (["pictures", "full", "-n", "3"], 5, b"full"),
         (["pictures", "out", "-n", "3", "--strict"], 4, b"'empty.png': empty file"),
@@ -474,7 +475,7 @@ def test_unusable_files_are_skipped_and_named_with_their_reasons(
     assert set(tree(tmp_path / "out")) == {*GOOD, "manifest.json"}
     manifest = strict_json((tmp_path / "out" / "manifest.json").read_text())
     assert {file["path"]: file["reason"] for file in manifest["rejected"]} == named
-    assert manifest["counts"] == {"usable": 5, "chosen": 5, "rejected": 8, "ignored": 0}
+    assert manifest["counts"] == {"usable": 5, "chosen": 5, "rejected": 8, "ignored": 0, "cached": 0}
 
 
 @pytest.mark.timeout(120)

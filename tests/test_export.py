@@ -19,6 +19,7 @@ from conftest import create, normal_user, selection_of, strict_json, tree
 from imgsubset import Selection, copying, export
 from imgsubset.errors import OutputError, UsageError
 from imgsubset.export import MARKER, check_destination
+from imgsubset.listing import list_images
 
 module = importlib.import_module("imgsubset.export")  # the package's attribute of this name is the function
 CHOSEN = ("6.bmp", "a/1.jpg", "a/deep/er/3.webp", "b/1.jpg", "b/4.gif", "b/5.TIFF")
@@ -127,7 +128,7 @@ def test_the_manifest_says_what_was_done(folder: Path, chosen: Selection, tmp_pa
     record = strict_json((tmp_path / "out" / "manifest.json").read_bytes())
     assert record["source"] == str(folder)
     assert record["n"] == 6
-    assert record["counts"] == {"usable": 8, "chosen": 6, "rejected": 0, "ignored": 0}
+    assert record["counts"] == {"usable": 8, "chosen": 6, "rejected": 0, "ignored": 0, "cached": 0}
     assert record["options"]["weights"] == {"kl": 1, "js": 1, "wasserstein": 1, "hellinger": 1, "frechet": 1}
     assert record["options"]["seed"] == 0
     assert set(record["libraries"]) == {"python", "torch", "torchvision", "numpy", "scipy", "pillow"}
@@ -210,7 +211,7 @@ def test_a_useless_destination_is_found_out_before_any_work(folder: Path, tmp_pa
     make_places(tmp_path)
     path, error, text = PLACES[place]
     with pytest.raises(error, match=text):
-        check_destination(folder, tmp_path / path)
+        check_destination(list_images(folder), tmp_path / path)
 
 
 def test_an_empty_folder_or_a_link_to_one_is_used(folder: Path, chosen: Selection, tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_an_empty_folder_or_a_link_to_one_is_used(folder: Path, chosen: Selectio
 def test_a_full_disk_is_found_out_before_anything_is_copied(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = sum((chosen.source / path).stat().st_size for path in CHOSEN) - 1
+    free = sum((chosen.source.root / path).stat().st_size for path in CHOSEN) - 1
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match=f"has {free:,} bytes free, but the chosen images take {free + 1:,}"):
         export(chosen, tmp_path / "out")

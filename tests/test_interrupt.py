@@ -14,11 +14,13 @@ from PIL import Image
 # The program sends itself SIGINT at the given call of the given method.
 PROGRAM = """
 import os, signal, sys
-from imgsubset import cli, selection
+import imgsubset.cli.run
+from imgsubset import cli, source
 from imgsubset.search.exchange import Exchanges
 
 where, calls = sys.argv.pop(1), [int(call) for call in sys.argv.pop(1).split(",")]
-owner, name = {"search": (Exchanges, "step"), "ingest": (selection, "_ingest"), "copy": (cli, "export")}[where]
+places = {"search": (Exchanges, "step"), "ingest": (source, "_from_images"), "copy": (imgsubset.cli.run, "export")}
+owner, name = places[where]
 inner, count = getattr(owner, name), 0
 
 def interrupted(*arguments, **named):

@@ -13,15 +13,17 @@ import imgsubset
 
 ROOT = Path(inspect.getfile(imgsubset)).parent
 ORDER = (
-    *("errors", "options", "progress", "cores", "images", "decoders", "features", "moments", "divergences", "langevin"),
-    *("objective", "search", "ingest", "selection", "manifest", "copying", "export", "report", "demo", "cli"),
+    *("errors", "options", "progress", "cores", "listing", "images", "decoders", "features", "moments", "divergences"),
+    *("langevin", "objective", "search", "noisefloor", "ingest", "embeddings", "copying", "cache", "source"),
+    *("manifest", "matching", "scoring", "comparison", "selection", "verification", "describe", "export", "report"),
+    *("demo", "cli"),
 )
-MATHEMATICS = ("features", "moments", "divergences", "langevin", "objective", "search")
+MATHEMATICS = ("features", "moments", "divergences", "langevin", "objective", "search", "noisefloor")
 FILES = {
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "fileinput", "mmap", "pickle", "subprocess", "PIL"),
     *("torchvision", "click", "tqdm", "sys", "logging", "json", "urllib", "socket", "warnings"),
 }
-OUTER = {"images", "decoders", "ingest", "selection", "manifest", "copying", "export", "report", "demo", "cli"}
+OUTER = {"listing", "images", "decoders", *ORDER[ORDER.index("ingest") :]}
 CODE = sorted(path for path in ROOT.rglob("*.py") if path not in (ROOT / "__init__.py", ROOT / "__main__.py"))
 
 
@@ -67,7 +69,7 @@ def test_the_order_names_every_module_once() -> None:
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_a_module_imports_earlier_ones_only(path: Path) -> None:
     place = ORDER.index(layer(path))
-    inside = {"search"} if layer(path) == "search" else set()
+    inside = {layer(path)} & {"search", "cli"}
     assert own_imports(path) - inside <= set(ORDER[:place])
 
 
@@ -123,8 +125,8 @@ def test_public_names_are_documented(name: str) -> None:
     assert inspect.getdoc(getattr(imgsubset, name))
 
 
-def test_every_error_has_its_own_exit_code() -> None:
+def test_every_error_has_an_exit_code() -> None:
     errors = importlib.import_module("imgsubset.errors")
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
-    assert sorted(kind.exit_code for kind in kinds) == [1, 2, 3, 4, 5]
+    assert sorted(kind.exit_code for kind in kinds) == [1, 1, 2, 3, 4, 5, 6, 7, 8]
     assert all(issubclass(kind, imgsubset.ImgsubsetError) for kind in kinds)
