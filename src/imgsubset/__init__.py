@@ -12,9 +12,9 @@ print(score("photos", "subset").score.percentile, compare("photos", "others").lo
 from imgsubset.comparison import compare
 from imgsubset.errors import ImgsubsetError
 from imgsubset.export import export
-from imgsubset.options import Options, Weights
+from imgsubset.options import Embeddings, Options, Weights
 from imgsubset.scoring import score
 from imgsubset.selection import Selection, select
 
 __version__ = "0.1.0"
-__all__ = ["ImgsubsetError", "Options", "Selection", "Weights", "compare", "export", "score", "select"]
+__all__ = ["Embeddings", "ImgsubsetError", "Options", "Selection", "Weights", "compare", "export", "score", "select"]
