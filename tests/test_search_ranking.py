@@ -36,7 +36,7 @@ def test_every_beginning_is_closer_than_random_ones() -> None:
 
 
 def test_beyond_the_herded_ranks_every_row_is_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "HERDED", 7)
+    monkeypatch.setattr(ranking, "MOST_HERDED", 7)
     images = made_up_source(50, 4)
     form = quadratic_form(images, all_moments(images), {"js": 1.0})
     assert sorted(herding_order(form, torch.arange(50)).tolist()) == list(range(50))

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from imgsubset.objective import Objective
 from imgsubset.options import Options
 from imgsubset.progress import Progress
+from imgsubset.search.choices import Choices
 from imgsubset.search.draws import RandomDraws
 from imgsubset.search.exchange import Exchanges
 from imgsubset.search.loop import Found, search
@@ -27,17 +28,21 @@ def find(
     stop: Callable[[], bool],
     progress: Progress,
     start: Tensor | None = None,
+    choices: Choices | None = None,
 ) -> Found:
     """Search with the candidates, chains, steps and time limit of the options; the best subset comes first.
 
-    start  (K, n) subsets to improve on, in place of random draws
+    start    (K, n) subsets to improve on, in place of random draws
+    choices  what may be chosen, where not any rows may
     """
+    images = objective.images
+    choices = choices or Choices.free(len(images), objective.n, images.table.device)
     limit = options.time_limit
-    if start is None:
+    if start is None or not options.steps or not any(objective.coefficients.values()):
         draws = search(
-            RandomDraws(objective, options.candidates, generator),
+            RandomDraws(objective, options.candidates, generator, choices),
             objective.loss,
-            keep=options.chains,
+            keep=options.chains if choices.single else 1,
             seconds=limit * DRAWS_SHARE if limit and options.steps else limit,
             stop=stop,
             progress=lambda work, best: progress("draw", work, options.candidates, f"loss {best:.3f}"),
@@ -46,10 +51,10 @@ def find(
         losses = objective.loss(start)
         order = losses.argsort(stable=True)
         draws = Found(start[order].sort(1).values, losses[order], (), stopped=False)
-    if draws.stopped or not options.steps or not any(objective.coefficients.values()):
+    if draws.stopped or not options.steps or not choices.strata or not any(objective.coefficients.values()):
         return draws
-    form = quadratic_form(objective.images, objective.source, objective.coefficients)
-    exchanges = Exchanges(form, draws.rows, options.steps, generator)
+    form = quadratic_form(images, objective.source, objective.coefficients)
+    exchanges = Exchanges(form, draws.rows, options.steps, generator, choices)
     spent = draws.trace[-1].seconds if draws.trace else 0.0
     return search(
         exchanges,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Generator
 
-from imgsubset.objective import Objective, random_subsets
+from imgsubset.objective import Objective
+from imgsubset.search.choices import Choices
 from imgsubset.search.loop import Round
 
 ROUNDS = 8  # at least, and more where a round would have more candidates than
@@ -17,14 +18,18 @@ class RandomDraws:
 
     name = "draws"
 
-    def __init__(self, objective: Objective, candidates: int, generator: Generator) -> None:
+    def __init__(
+        self, objective: Objective, candidates: int, generator: Generator, choices: Choices | None = None
+    ) -> None:
         self.objective, self.generator = objective, generator
+        images = objective.images
+        self.choices = choices or Choices.free(len(images), objective.n, images.table.device)
         self.rounds = self.patience = max(min(ROUNDS, candidates), candidates // MOST)
         self.remaining = [candidates // self.rounds + (i < candidates % self.rounds) for i in range(self.rounds)]
 
     def step(self, fraction: float) -> Round:
         """Draw a share and rank it by its loss under the noise."""
         count = self.remaining.pop()
-        rows = random_subsets(len(self.objective.images), self.objective.n, count, self.generator)
+        rows = self.choices.draw(count, self.generator)
         lowest = self.objective.noised_lowest(rows, min(EXACT, count), 1 - fraction, self.generator)
         return Round(rows[lowest], count, (1 - fraction) * self.objective.langevin.temperature)

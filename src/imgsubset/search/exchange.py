@@ -12,7 +12,8 @@ but a visit then costs a matrix of pairs instead of a row of it. Measured with 2
 here against 0.031 for the best of ten settings there on 10,000 CIFAR images (n = 500); 0.063 against 0.064 on 1,000
 photographs (n = 100).
 
-Shapes: R chains, n members, N rows, M places in a window, D rows in a pool, P = M + D, Z numbers in z.
+Shapes: R chains, n rows in a subset, U units (rows, or groups of them), V places for units in a subset, M of them in a
+window, D units in a pool, P = M + D, Z numbers in z.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 from imgsubset.cores import single_threaded
+from imgsubset.search.choices import Choices
 from imgsubset.search.loop import Round
 from imgsubset.search.quadratic import Quadratic
 
@@ -32,28 +34,35 @@ HOT, COLD = 0.2, 0.005
 ROUNDS = 40  # at least; each at one temperature and ended by an exact look
 MOST_STEPS = 50  # in a round
 MOST_SEEN = 1 << 20  # rows of the subsets of a round that an exact look is taken at
+MOST_EMBEDDED = 4096  # rows of the units of a window and a pool
 
 
 class Exchanges:
-    """Chains that start from the subsets `members` (R, n) and make about `steps` steps in all.
+    """Chains that start from the subsets `rows` (R, n) and make about `steps` steps in all.
 
-    members   (R, n) int64, the rows of each subset, in no order
-    chosen    (R, N) bool, the same as a mask: one byte a row
+    choices   what may be chosen; with groups there is one chain only, as chains would take unequally many
+    members   (R, V) int64, the units of each subset that may be exchanged: rows, or groups
+    chosen    (R, U) bool, the same as a mask: one byte a unit
     residual  (R, Z) float64, mean of z over each subset
     """
 
     name = "exchanges"
 
-    def __init__(self, form: Quadratic, members: Tensor, steps: int, generator: Generator) -> None:
-        self.form, self.generator = form, generator
-        self.members = members.clone()
-        self.chosen = torch.zeros(len(members), len(form.images), dtype=torch.bool, device=members.device)
-        self.chosen.scatter_(1, members, True)
-        self.residual = form.residual(members)
+    def __init__(
+        self, form: Quadratic, rows: Tensor, steps: int, generator: Generator, choices: Choices | None = None
+    ) -> None:
+        self.form, self.generator, self.n = form, generator, rows.shape[1]
+        self.choices = choices or Choices.free(len(form.images), self.n, rows.device)
+        self.members = self.choices.units(rows)
+        self.chosen = torch.zeros(len(rows), len(self.choices.unit_size), dtype=torch.bool, device=rows.device)
+        self.chosen.scatter_(1, self.members, True)
+        self.residual = form.residual(rows)
+        largest = int(self.choices.unit_size.max())
+        self.window, self.pool = (max(1, min(size, size * MOST_EMBEDDED // (192 * largest))) for size in (WINDOW, POOL))
         self.steps_a_round = max(1, min(MOST_STEPS, steps // ROUNDS))
         self.rounds = max(1, round(steps / self.steps_a_round))
         self.patience = max(10, self.rounds // 4)
-        self.look_every = max(1, members.numel() * self.steps_a_round // MOST_SEEN)
+        self.look_every = max(1, rows.numel() * self.steps_a_round // MOST_SEEN)
         self.first = 0  # place at which the next window begins
 
     def step(self, fraction: float) -> Round:
@@ -67,11 +76,11 @@ class Exchanges:
                 changed += self.sweep(temperature)
                 # The exact loss strays from the second-order one by a few per cent: the more looks the better.
                 if (self.steps_a_round - 1 - number) % self.look_every == 0:
-                    seen.append(self.members.clone())
+                    seen.append(self.choices.rows(self.members))
         return Round(torch.cat(seen), self.steps_a_round, temperature, float(changed) / self.steps_a_round)
 
     def temperature(self, fraction: float) -> float:
-        """Geometric from HOT / n to COLD / n, and 0 in the last round, in units of the loss."""
+        """Geometric from HOT / V to COLD / V, and 0 in the last round, in units of the loss."""
         return float(HOT / self.members.shape[1] * (COLD / HOT) ** fraction) if fraction < 1 else 0.0
 
     def loss(self) -> Tensor:
@@ -79,35 +88,47 @@ class Exchanges:
         return self.residual.square().sum(-1)
 
     def sweep(self, temperature: float) -> Tensor:
-        """Visit one window of each chain. Returns the share of places whose row changed, without waiting for it."""
-        n, device = self.members.shape[1], self.members.device
-        places = (torch.arange(min(WINDOW, n), device=device) + self.first) % n
+        """Visit one window of each chain. Returns the share of places whose unit changed, without waiting for it."""
+        total, device = self.members.shape[1], self.members.device
+        places = (torch.arange(min(self.window, total), device=device) + self.first) % total
         old = self.members[:, places]
-        pool, blocked = self._draw_pool()
-        inside, outside = self.form.embed(old), self.form.embed(pool)
-        coupling = _couplings(inside, outside) * (2 / n**2)
+        pool, blocked = self._draw_pool(old[0])
+        inside, outside = (self.choices.summed(self.form.embed, units) for units in (old, pool))
+        coupling = _couplings(inside, outside) * (2 / self.n**2)
         residual = self.residual.float()
         score = torch.cat([torch.bmm(inside, residual[:, :, None])[:, :, 0], residual @ outside.T], 1)
-        # The loss if a row were added to S, up to a constant; _visit subtracts what the row taken out contributes.
-        energy = score * (2 / n) + coupling.diagonal(dim1=1, dim2=2) / 2
+        # The loss if a unit were added to S, up to a constant; _visit subtracts what the one taken out contributes.
+        energy = score * (2 / self.n) + coupling.diagonal(dim1=1, dim2=2) / 2
         # The least of energy - T * Gumbel is a draw from exp(-energy / T), also at T = 0.
         noise = torch.empty(len(places), *energy.shape, device=device).exponential_(generator=self.generator)
         noise.clamp_min_(1e-38).log_().mul_(temperature)
         noise[..., len(places) :].masked_fill_(blocked, float("inf"))
         unvisited = torch.ones(len(places), len(places), dtype=torch.bool, device=device).triu_(1)
         noise[..., : len(places)].masked_fill_(unvisited[:, None], float("inf"))  # still members
+        if len(self.choices.strata) > 1:
+            strata = self.choices.unit_stratum[torch.cat([old[0], pool])]  # the same in all chains
+            noise.masked_fill_((strata[: len(places), None] != strata)[:, None], float("inf"))
         picked = _visit(energy, coupling, noise)
         self._commit(places, old, pool, picked, inside, outside)
-        self.first = (self.first + len(places)) % n
+        self.first = (self.first + len(places)) % total
         return (picked != torch.arange(len(places), device=device)).float().mean()
 
-    def _draw_pool(self) -> tuple[Tensor, Tensor]:
-        """Random rows (D,), and for each chain which of them may not be taken (R, D): members and second copies.
+    def _draw_pool(self, window: Tensor) -> tuple[Tensor, Tensor]:
+        """Random units (D,), and for each chain which of them may not be taken (R, D): members and second copies.
 
         Independent draws with replacement, whatever the subset holds, are what makes a step exact, and their cost
-        does not depend on N. One pool for all chains, so that its inner products are computed once.
+        does not depend on N. One pool for all chains, so that its inner products are computed once. Where there are
+        strata, each place of the window has its share of draws from its own.
         """
-        pool = torch.randint(self.chosen.shape[1], (POOL,), generator=self.generator, device=self.members.device)
+        device, units = window.device, len(self.choices.unit_size)
+        if len(self.choices.strata) == 1:
+            pool = torch.randint(units, (self.pool,), generator=self.generator, device=device)
+        else:
+            place = torch.arange(self.pool, device=device) % len(window)
+            stratum = self.choices.unit_stratum[window[place]]
+            low, high = (torch.searchsorted(self.choices.unit_stratum, stratum, right=right) for right in (False, True))
+            chance = torch.rand(self.pool, generator=self.generator, device=device, dtype=torch.float64)
+            pool = low + (chance * (high - low)).long()
         pool = pool.sort().values
         repeated = torch.zeros_like(pool, dtype=torch.bool)
         repeated[1:] = pool[1:] == pool[:-1]
@@ -123,7 +144,7 @@ class Exchanges:
         change[:, :window] -= 1.0
         moved = torch.bmm(change[:, None, :window], inside)[:, 0] + change[:, window:] @ outside
         # float32 within a step, float64 across steps: after 10,000 exchanges the error is about 1e-7.
-        self.residual += moved.double() / self.members.shape[1]
+        self.residual += moved.double() / self.n
         self.chosen.scatter_(1, old, False)
         self.chosen.scatter_(1, new, True)
         self.members[:, places] = new

@@ -23,8 +23,9 @@ def smallest(
     attempt: Callable[[int, T | None], T],
     quality: Callable[[T], float],
     stop: Callable[[], bool] = lambda: False,
+    least: int = 1,
 ) -> T:
-    """The result with the fewest rows whose quality is at least 1, by bisection of log n between 1 and `total` rows.
+    """The result with the fewest rows whose quality is at least 1, by bisection of log n between `least` and `total`.
 
     attempt  makes a result of a given size, from the one of the nearest size so far
     quality  of a result, in units of the target; that of `total` rows counts as enough
@@ -32,7 +33,7 @@ def smallest(
 
     Ends where n is known to 2 %, or where the quality is between 1 and 1.05.
     """
-    low, high = 0, total
+    low, high = least - 1, total
     tried: dict[int, T] = {}
     while high not in tried or high - low > max(1, CLOSE * high):
         n = high if high - low <= 1 else min(high - 1, max(low + 1, round((max(low, 1) * high) ** 0.5)))

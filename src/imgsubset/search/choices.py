@@ -1,0 +1,215 @@
+"""What may be chosen: any n rows, or fixed ones, classes with quotas, and groups that are taken whole.
+
+The rows are cut into units (single rows, or groups), and units of one class and one size form a stratum. How many
+units of each stratum a subset takes is settled when it is drawn, so that its classes have their quotas and it has n
+rows; the exchanges then stay within strata, which keeps both.
+
+Shapes: N rows, n chosen, U units, K subsets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from imgsubset.objective import random_subsets
+
+COMPOSITIONS = 64  # ways to make up a quota from groups of several sizes that the draws of a round try
+
+
+def quotas(sizes: Sequence[int], n: int, equal: bool = False) -> list[int]:
+    """Split n rows among classes of these sizes, at most all of them, in proportion or equally.
+
+    In proportion it is by largest remainder (Hamilton's method), the first of equal ones; then every class that got
+    none takes one from the largest quota, where n allows. Equally, a class that is used up leaves the rest to others.
+    """
+    if equal:
+        quota = [0] * len(sizes)
+        while left := n - sum(quota):
+            unfilled = [number for number, size in enumerate(sizes) if quota[number] < size]
+            for place, number in enumerate(unfilled):
+                share = left // len(unfilled) + (place < left % len(unfilled))
+                quota[number] += min(share, sizes[number] - quota[number])
+        return quota
+    total = sum(sizes)
+    quota = [n * size // total for size in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda number: -(n * sizes[number] % total))
+    for number in by_remainder[: n - sum(quota)]:
+        quota[number] += 1
+    if n >= sum(size > 0 for size in sizes):
+        for number, size in enumerate(sizes):
+            if size and not quota[number]:
+                quota[quota.index(max(quota))] -= 1
+                quota[number] = 1
+    return quota
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Units of one class and one size.
+
+    group  its class
+    rows   (units, size) int64, the rows of each
+    """
+
+    group: int
+    rows: Tensor
+
+
+class Choices:
+    """The subsets of n rows that may be chosen.
+
+    total   N
+    n       rows in a subset, the fixed ones among them; with groups as near to what was asked as they allow
+    fixed   (F,) rows that are in every subset
+    strata  the units that may be taken, by class and size
+    wanted  rows to take of each class, beside the fixed ones
+    """
+
+    def __init__(self, total: int, fixed: Tensor, strata: Sequence[Stratum], wanted: Mapping[int, int]) -> None:
+        self.total, self.fixed = total, fixed
+        by_class: dict[int, list[Stratum]] = {group: [] for group in wanted}
+        for stratum in strata:
+            if wanted.get(stratum.group):
+                by_class[stratum.group].append(stratum)
+        self.makers = [_Maker([tuple(one.rows.shape) for one in found], wanted[g]) for g, found in by_class.items()]
+        self.strata = [stratum for found in by_class.values() for stratum in found]
+        self.n = len(fixed) + sum(maker.target for maker in self.makers)
+
+    @classmethod
+    def free(cls, total: int, n: int, device: torch.device) -> Choices:
+        """Any n of all rows."""
+        rows = torch.arange(total, device=device)
+        return cls(total, rows[:0], [Stratum(0, rows[:, None])], {0: n})
+
+    @property
+    def single(self) -> bool:
+        """Whether every unit is a single row."""
+        return all(stratum.rows.shape[1] == 1 for stratum in self.strata)
+
+    @cached_property
+    def unit_rows(self) -> Tensor:
+        """The rows of all units, one unit after another."""
+        return torch.cat([self.fixed[:0], *(stratum.rows.reshape(-1) for stratum in self.strata)])
+
+    @cached_property
+    def unit_size(self) -> Tensor:
+        """(U,) how many rows each unit has."""
+        like = self.fixed
+        return torch.cat([like[:0], *(like.new_full((len(s.rows),), s.rows.shape[1]) for s in self.strata)])
+
+    @cached_property
+    def unit_stratum(self) -> Tensor:
+        """(U,) the number of each unit's stratum; ascending."""
+        like = self.fixed
+        return torch.cat([like[:0], *(like.new_full((len(s.rows),), k) for k, s in enumerate(self.strata))])
+
+    @cached_property
+    def unit_start(self) -> Tensor:
+        """(U,) where each unit's rows begin in `unit_rows`."""
+        return self.unit_size.cumsum(0) - self.unit_size
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Random subsets, as rows (count, n)."""
+        if len(self.strata) == 1 and self.single and not len(self.fixed):
+            only = self.strata[0].rows[:, 0]
+            return only[random_subsets(len(only), self.n, count, generator)]
+        seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
+        dice = Generator().manual_seed(seed)  # for a few numbers at a time, which a GPU would be slow to give
+        ways = 1 if self.single else min(COMPOSITIONS, count)
+        parts = [len(part) for part in torch.arange(count).tensor_split(ways)]
+        return torch.cat([self._draw_alike(part, dice, generator) for part in parts if part])
+
+    def _draw_alike(self, count: int, dice: Generator, generator: Generator) -> Tensor:
+        """Subsets that take equally many units of each stratum."""
+        taken = [k for maker in self.makers for k in maker.composition(dice)]
+        columns = [self.fixed.expand(count, -1)]
+        for stratum, k in zip(self.strata, taken, strict=True):
+            if k:
+                units = random_subsets(len(stratum.rows), k, count, generator)
+                columns.append(stratum.rows[units].flatten(1))
+        return torch.cat(columns, 1)
+
+    def units(self, rows: Tensor) -> Tensor:
+        """The units (K, P) that subsets (K, n) consist of, beside the fixed rows, by strata; all of one composition."""
+        unit_of = self.fixed.new_full((self.total,), -1)
+        unit_of[self.unit_rows] = torch.repeat_interleave(self.unit_size)
+        found = unit_of[rows].sort(1).values
+        first = torch.ones_like(found, dtype=torch.bool)
+        first[:, 1:] = found[:, 1:] != found[:, :-1]
+        return found[first & (found >= 0)].view(len(rows), -1)
+
+    def rows(self, units: Tensor) -> Tensor:
+        """The subsets (K, n) of units (K, P), all of one composition."""
+        rows = self.unit_rows[units] if self.single else self._expanded(units.reshape(-1))[0].view(len(units), -1)
+        return torch.cat([self.fixed.expand(len(units), -1), rows], 1) if len(self.fixed) else rows
+
+    def _expanded(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of units (U',), one after another, and for each which of the units it belongs to."""
+        sizes = self.unit_size[units]
+        owner = torch.repeat_interleave(sizes)
+        within = torch.arange(len(owner), device=units.device) - (sizes.cumsum(0) - sizes)[owner]
+        return self.unit_rows[self.unit_start[units][owner] + within], owner
+
+    def summed(self, embed: Callable[[Tensor], Tensor], units: Tensor) -> Tensor:
+        """embed(rows) (..., Z), summed over the rows of each of the units (...)."""
+        if self.single:
+            return embed(self.unit_rows[units])
+        rows, owner = self._expanded(units.reshape(-1))
+        z = embed(rows)
+        sums = z.new_zeros(units.numel(), z.shape[1]).index_add_(0, owner, z)
+        return sums.view(*units.shape, -1)
+
+
+class _Maker:
+    """Ways to make up a number of rows from units of several sizes.
+
+    shapes  of each stratum: how many units, and their size
+    target  the reachable number nearest to the one asked for, the lower of two
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], wanted: int) -> None:
+        self.shapes = shapes
+        largest = max((size for _, size in shapes), default=0)
+        limit = (1 << (wanted + largest + 1)) - 1
+        # reach[i] has bit t set if units of the strata from i on can make up t rows.
+        self.reach = [1]
+        for count, size in reversed(shapes):
+            sums, left, step = self.reach[0], count, 1
+            while left > 0:  # 1, 2, 4, ... units at a time make up every number of them
+                sums |= (sums << (min(step, left) * size)) & limit
+                left, step = left - step, 2 * step
+            self.reach.insert(0, sums)
+        best = [t for t in range(wanted + largest + 1) if self.reach[0] >> t & 1] if largest > 1 else [wanted]
+        self.target = min(best, key=lambda t: (abs(t - wanted), t))
+
+    def composition(self, dice: Generator) -> list[int]:
+        """How many units of each stratum, at random: about as many as a random choice of units would take."""
+        left, rest = self.target, sum(count * size for count, size in self.shapes)
+        taken = []
+        for number, (count, size) in enumerate(self.shapes):
+            later = self.reach[number + 1]
+            possible = [k for k in range(min(count, left // size) + 1) if later >> (left - k * size) & 1]
+            share = left / rest if rest else 0.0
+            k = possible[0]
+            if len(possible) > 1:
+                k = possible[int(torch.multinomial(_binomial(count, possible, share), 1, generator=dice))]
+            taken.append(k)
+            left, rest = left - k * size, rest - count * size
+        return taken
+
+
+def _binomial(count: int, possible: Sequence[int], share: float) -> Tensor:
+    """Probabilities of these numbers of successes among `count` trials, given that it is one of them."""
+    share = min(max(share, 1e-9), 1 - 1e-9)
+    logs = [
+        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        + k * math.log(share) + (count - k) * math.log1p(-share)
+        for k in possible
+    ]  # fmt: skip
+    return torch.tensor(logs, dtype=torch.float64).softmax(0)
