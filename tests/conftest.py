@@ -182,6 +182,8 @@ def selection_of(source: Path, chosen: Sequence[str]) -> Selection:
         score=Score(zero, zero, zero, 1.0, 50.0, float(len(chosen))),
         rejected=(),
         warnings=(),
+        classes={},
+        copies=0,
         trace=(),
         interrupted=False,
         asked=str(len(chosen)),

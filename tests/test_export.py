@@ -128,7 +128,7 @@ def test_the_manifest_says_what_was_done(folder: Path, chosen: Selection, tmp_pa
     record = strict_json((tmp_path / "out" / "manifest.json").read_bytes())
     assert record["source"] == str(folder)
     assert record["n"] == 6
-    assert record["counts"] == {"usable": 8, "chosen": 6, "rejected": 0, "ignored": 0, "cached": 0}
+    assert record["counts"] == {"usable": 8, "chosen": 6, "rejected": 0, "ignored": 0, "cached": 0, "copies": 0}
     assert record["options"]["weights"] == {"kl": 1, "js": 1, "wasserstein": 1, "hellinger": 1, "frechet": 1}
     assert record["options"]["seed"] == 0
     assert set(record["libraries"]) == {"python", "torch", "torchvision", "numpy", "scipy", "pillow"}
@@ -414,7 +414,7 @@ def turn_into_fifo(path: Path) -> None:
         (grow, "changed while"),
         (shrink, "changed while"),
         (change, "changed while"),
-        (turn_into_fifo, "changed while"),
+        (turn_into_fifo, "not a regular file"),
         (Path.unlink, "cannot be read any more: No such file"),
     ],
 )

@@ -18,6 +18,7 @@ import imgsubset.cli.run
 from imgsubset import cli, source
 from imgsubset.search.exchange import Exchanges
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
 where, calls = sys.argv.pop(1), [int(call) for call in sys.argv.pop(1).split(",")]
 places = {"search": (Exchanges, "step"), "ingest": (source, "_from_images"), "copy": (imgsubset.cli.run, "export")}
 owner, name = places[where]

@@ -13,17 +13,17 @@ import imgsubset
 
 ROOT = Path(inspect.getfile(imgsubset)).parent
 ORDER = (
-    *("errors", "options", "progress", "cores", "listing", "images", "decoders", "features", "moments", "divergences"),
-    *("langevin", "objective", "search", "noisefloor", "ingest", "embeddings", "copying", "cache", "source"),
-    *("manifest", "matching", "scoring", "comparison", "selection", "verification", "describe", "export", "report"),
-    *("demo", "cli"),
+    *("errors", "options", "progress", "cores", "listing", "sidecars", "filters", "images", "decoders", "features"),
+    *("moments", "divergences", "langevin", "objective", "search", "noisefloor", "ingest", "embeddings", "copying"),
+    *("cache", "source", "labels", "duplicates", "constraints", "manifest", "matching", "scoring", "comparison"),
+    *("selection", "splits", "verification", "describe", "export", "report", "demo", "cli"),
 )
 MATHEMATICS = ("features", "moments", "divergences", "langevin", "objective", "search", "noisefloor")
 FILES = {
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "fileinput", "mmap", "pickle", "subprocess", "PIL"),
     *("torchvision", "click", "tqdm", "sys", "logging", "json", "urllib", "socket", "warnings"),
 }
-OUTER = {"listing", "images", "decoders", *ORDER[ORDER.index("ingest") :]}
+OUTER = {"listing", "sidecars", "filters", "images", "decoders", *ORDER[ORDER.index("ingest") :]}
 CODE = sorted(path for path in ROOT.rglob("*.py") if path not in (ROOT / "__init__.py", ROOT / "__main__.py"))
 
 

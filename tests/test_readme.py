@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -24,7 +25,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     random = np.random.default_rng(0)
     paths = []
     for number in range(180):
-        path = f"{number % 3}/{number}.png"
+        path = f"{number % 3}/patient{number // 6}_{number}.png"
         folder = tmp_path / ("photos" if number < 120 else "others")
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         cells = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -32,6 +33,12 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         paths.append(path)
     np.save(tmp_path / "emb.npy", random.normal(size=(120, 8)))
     (tmp_path / "paths.txt").write_text("\n".join(paths[:120]))
+    labels = [f"{path},{'night' if number % 5 else 'day'}" for number, path in enumerate(paths[:120])]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *labels]))
+    (tmp_path / "keep.txt").write_text(paths[0])
+    (tmp_path / "drop.txt").write_text(paths[1])
+    coco = {"images": [{"id": number, "file_name": path} for number, path in enumerate(paths[:120])], "annotations": []}
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
     (tmp_path / "jobs.toml").write_text("".join(blocks("toml")))
     monkeypatch.chdir(tmp_path)
     return tmp_path

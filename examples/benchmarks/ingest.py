@@ -19,8 +19,8 @@ from plain import plain_moments, plain_weights
 
 from imgsubset.decoders import decoded
 from imgsubset.features import RandomCNN
-from imgsubset.listing import list_images
 from imgsubset.ingest import ingest
+from imgsubset.listing import list_images
 
 COLD_IMAGES = 500
 

@@ -17,8 +17,8 @@ from plain import maps_to_rows, plain_cnn
 from imgsubset.decoders import decoded
 from imgsubset.divergences import mix
 from imgsubset.features import RandomCNN
-from imgsubset.listing import list_images
 from imgsubset.langevin import noised_source
+from imgsubset.listing import list_images
 from imgsubset.moments import ImageMoments, Standard, maps_to_moments, standard, subset_moments
 from imgsubset.objective import Objective, random_subsets
 from imgsubset.options import Weights

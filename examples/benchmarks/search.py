@@ -28,8 +28,8 @@ from unseen import SPACES, Distances, Unseen
 from imgsubset.decoders import chunk_length, decoded
 from imgsubset.features import RandomCNN
 from imgsubset.images import Stamp
-from imgsubset.listing import Listing, list_images
 from imgsubset.ingest import ingest
+from imgsubset.listing import Listing, list_images
 from imgsubset.moments import standard
 from imgsubset.objective import Objective, effective_size, random_subsets
 from imgsubset.options import DIVERGENCE_NAMES, Options, Weights

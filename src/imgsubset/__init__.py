@@ -15,6 +15,18 @@ from imgsubset.export import export
 from imgsubset.options import Embeddings, Options, Weights
 from imgsubset.scoring import score
 from imgsubset.selection import Selection, select
+from imgsubset.splits import split
 
 __version__ = "0.1.0"
-__all__ = ["Embeddings", "ImgsubsetError", "Options", "Selection", "Weights", "compare", "export", "score", "select"]
+__all__ = [
+    "Embeddings",
+    "ImgsubsetError",
+    "Options",
+    "Selection",
+    "Weights",
+    "compare",
+    "export",
+    "score",
+    "select",
+    "split",
+]

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from imgsubset.listing import Listing, RejectedFile
 from imgsubset.options import DIVERGENCE_NAMES, Options
 from imgsubset.progress import Progress, silent
-from imgsubset.source import AnySource, Clock, channel_warnings, read_source
+from imgsubset.source import AnySource, Clock, read_source
 
 if TYPE_CHECKING:
     from imgsubset.features import Extractor
 
 FLOOR_LIMIT = 0.99  # the quantile of random deals that a value must exceed to lie outside the noise floor
+ROUNDING = 1e-9  # relative: two sets dealt out again as they are may sum up otherwise
 FLOOR_SEED = 1 << 61  # not the network's: the floor of two given folders is always the same
 
 
@@ -35,7 +36,7 @@ class Distance:
     @property
     def differs(self) -> bool:
         """Whether the value lies outside the noise floor."""
-        return self.value > self.floor_limit
+        return self.value > self.floor_limit * (1 + ROUNDING)
 
     @property
     def ratio(self) -> float:
@@ -90,7 +91,6 @@ def compare(
     with clock.stage("compare"):
         import torch
 
-        from imgsubset.moments import standard
         from imgsubset.noisefloor import two_sample
 
         generator = torch.Generator(one.images.table.device).manual_seed(FLOOR_SEED)
@@ -111,12 +111,15 @@ def compare(
                 value=float(value),
                 floor_mean=float(floor.mean()),
                 floor_limit=float(floor.quantile(FLOOR_LIMIT)),
-                p_value=(1 + int((floor >= value).sum())) / (1 + len(floor)),
+                p_value=(1 + int((floor >= value * (1 - ROUNDING)).sum())) / (1 + len(floor)),
             )
 
         columns = zip(DIVERGENCE_NAMES, result.values, result.floor.T, strict=True)
         divergences = {name: distance(value, floor) for name, value, floor in columns}
         loss = distance(result.values @ units, result.floor @ units)
+    warnings = one.warnings + other.warnings
+    if not result.varies:
+        warnings += ("all images of both look the same to the network",)
     return Comparison(
         first=one.listing,
         second=other.listing,
@@ -124,7 +127,7 @@ def compare(
         divergences=divergences,
         loss=loss,
         rejected=(one.rejected, other.rejected),
-        warnings=one.warnings + other.warnings + channel_warnings(standard(one.images).kept.tolist()),
+        warnings=warnings,
         options=options,
         device=one.device,
         seconds=clock.seconds,

@@ -74,9 +74,16 @@ def _hard_link(source: Path, path: Path) -> None:
 def _open(source: Path) -> BinaryIO:
     """Open a file to read; a FIFO that has taken its place does not hang."""
     try:
-        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        return _open_regular(source)
     except OSError as error:
         raise OutputError(f"'{source}' cannot be read any more: {error.strerror}") from None
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
@@ -115,10 +122,7 @@ def _rename(path: Path, target: Path, overwrite: bool) -> None:
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with _open_regular(path) as file:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 
 from imgsubset.comparison import Comparison
 from imgsubset.manifest import FORMAT
-from imgsubset.options import Options
+from imgsubset.options import Options, identity
 from imgsubset.scoring import Score, Scored
 from imgsubset.selection import Selection
 from imgsubset.verification import Verification
@@ -25,7 +25,8 @@ def request(
 ) -> dict[str, Any]:
     """All that was asked for, but for the source and the destination: of equal requests one result is enough."""
     asked = {name: value for name, value in describe_options(options).items() if name not in INDIFFERENT}
-    return {"n": str(n), "options": asked, "embeddings": embeddings, "mode": mode, "ranked": ranked}
+    files = {name: identity(asked[name]) for name in ("labels", "coco")}
+    return {"n": str(n), "options": asked, "files": files, "embeddings": embeddings, "mode": mode, "ranked": ranked}
 
 
 def describe_options(options: Options) -> dict[str, Any]:
@@ -34,23 +35,14 @@ def describe_options(options: Options) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
 
 
-def describe(
-    selection: Selection,
-    hashes: Mapping[str, str] | None = None,
-    extras: Mapping[str, str] | None = None,
-    mode: str = "none",
-    ranked: bool = False,
-) -> dict[str, Any]:
+def describe(selection: Selection, mode: str = "none", ranked: bool = False) -> dict[str, Any]:
     """The record of a selection, for json.dumps.
 
-    hashes  SHA-256 of the chosen files as they were copied, by relative path; None if nothing was copied
-    extras  SHA-256 of the files that were written beside the copies, by relative path
-    mode    how the files came to the destination, and `ranked` whether ranked.txt did
+    mode    how the files come to the destination, and `ranked` whether ranked.txt does
 
     Paths are relative to the source. Bytes of a name that are no UTF-8 stand as lone surrogates, as Python's
     os.fsencode turns back into the bytes.
     """
-    ranks = {path: rank for rank, path in enumerate(selection.ranked, 1)}
     return {
         "format": FORMAT,
         **_program(),
@@ -66,6 +58,10 @@ def describe(
             "rejected": len(selection.rejected),
             "ignored": selection.source.ignored,
             "cached": selection.cached,
+            "copies": selection.copies,
+        },
+        "classes": {
+            name: {"source": everywhere, "subset": here} for name, (everywhere, here) in selection.classes.items()
         },
         "score": describe_score(selection.score),
         "interrupted": selection.interrupted,
@@ -73,6 +69,19 @@ def describe(
         "rejected": [dataclasses.asdict(file) for file in selection.rejected],
         "trace": [dataclasses.asdict(point) for point in selection.trace],
         "seconds": selection.seconds,
+        **describe_files(selection),
+    }
+
+
+def describe_files(
+    selection: Selection, hashes: Mapping[str, str] | None = None, extras: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The part of the record that lists files: the chosen ones, and `extras`, which were written beside them.
+
+    Both are given by relative path with their SHA-256; without, nothing was copied.
+    """
+    ranks = {path: rank for rank, path in enumerate(selection.ranked, 1)}
+    return {
         "files": [
             {"path": path, "rank": ranks[path]} | ({"sha256": hashes[path]} if hashes is not None else {})
             for path in selection.chosen

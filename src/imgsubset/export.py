@@ -20,13 +20,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from imgsubset.copying import PARTIAL, copy_file, files_in, link_file, sync_folder, write_json, write_whole
-from imgsubset.describe import describe
+from imgsubset.describe import describe, describe_files
 from imgsubset.errors import InputError, OutputError, UsageError
 from imgsubset.images import Stamp
 from imgsubset.listing import Listing
 from imgsubset.manifest import NAME, Manifest, read_manifest
 from imgsubset.progress import Progress, silent
 from imgsubset.selection import Selection
+from imgsubset.sidecars import filtered_coco, filtered_metadata, sidecars
 
 MARKER = ".imgsubset-incomplete.json"
 RANKED = "ranked.txt"
@@ -82,9 +83,11 @@ def _check_apart(source: Listing, destination: str | os.PathLike[str]) -> None:
     real_source, real = (Path(os.path.realpath(path)) for path in (source.root, destination))
     if real == real_source:
         raise UsageError(f"destination '{destination}' is the source itself")
-    if source.listed:  # the root may hold much else, and the destination too, but for the images
+    if source.listed:  # the root may hold much else, and the destination too, but for the images and links to them
         for path in source.paths:
-            if real in Path(os.path.realpath(source.root / path)).parents:
+            file = Path(os.path.abspath(source.root / path))  # noqa: PTH100 (resolve would follow the link itself)
+            folders = {*Path(os.path.realpath(file)).parents, *(Path(os.path.realpath(file.parent)) / "x").parents}
+            if real in folders:
                 raise UsageError(f"destination '{destination}' contains '{path}' of source '{source.name}'")
         return
     if real_source in real.parents:
@@ -113,8 +116,10 @@ def finished(source: Listing, wanted: Mapping[str, object], destination: str | o
             and all((folder / path).stat().st_size == (source.root / path).stat().st_size for path in found.hashes)
             and all((folder / path).is_file() for path in found.extras)
             and record["source_digest"] == source.digest
+            and isinstance(record["score"]["loss"], float)
+            and all(isinstance(file["rank"], int) for file in record["files"])
         )
-    except (InputError, OSError, KeyError, TypeError):
+    except (InputError, OSError, KeyError, TypeError, ValueError):
         return None
     return found if same else None
 
@@ -136,6 +141,8 @@ def export(
                  other files stay
     ranked       also write ranked.txt, the relative paths in the order of the selection's ranking, one a line
 
+    Label files that belong to the images go with them, as options.sidecars says, and options.coco is cut to them.
+
     Raises UsageError and OutputError as check_destination does, and OutputError if a file changed since it was
     decoded or cannot be copied; the destination then has no manifest, and the same call completes it.
     """
@@ -144,24 +151,70 @@ def export(
         raise UsageError(f"mode '{mode}' is not one of {', '.join(MODES)}")
     check_destination(selection.source, destination, overwrite)
     folder = Path(destination)
+    root = selection.source.root
     stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
+    beside = _stamps(root, _sidecars(selection))
+    written = _written(selection, ranked)
+    _check_names([*stamps, *beside], written)
     with _output_errors(destination):
         folder.mkdir(parents=True, exist_ok=True)
         if mode == "copy":
-            _check_space(folder, sum(stamp.size for stamp in stamps.values()))
-        written = {RANKED: os.fsencode("".join(f"{path}\n" for path in selection.ranked))} if ranked else {}
+            _check_space(folder, sum(stamp.size for stamp in (*stamps.values(), *beside.values())))
         earlier = _listed(folder / MARKER) | (_listed(folder / NAME) if overwrite else set())
-        listed = sorted({*stamps, *written, *earlier})
+        listed = sorted({*stamps, *beside, *written, *earlier})
         write_json(folder / MARKER, {"files": [{"path": path} for path in listed]})
         _remove(folder, earlier)
-        hashes = _place_all(selection.source.root, folder, stamps, mode, overwrite, progress)
+        hashes = _place_all(root, folder, stamps | beside, mode, overwrite, progress)
+        extras = {path: hashes.pop(path) for path in beside}
         for name, content in written.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, content)
-        extras = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
-        write_json(folder / NAME, describe(selection, hashes, extras, mode, ranked))
+            extras[name] = hashlib.sha256(content).hexdigest()
+        write_json(folder / NAME, describe(selection, mode, ranked) | describe_files(selection, hashes, extras))
         (folder / MARKER).unlink()
         sync_folder(folder)
     return Export(folder, mode, hashes, extras, time.perf_counter() - start)
+
+
+def _sidecars(selection: Selection) -> list[str]:
+    """Paths of the label files that go with the chosen images."""
+    beside = sidecars(selection.source.root, selection.chosen, selection.source.paths, selection.options.sidecars)
+    return sorted({path for paths in beside.values() for path in paths})
+
+
+def _stamps(root: Path, paths: Iterable[str]) -> dict[str, Stamp]:
+    stamps = {}
+    for path in paths:
+        try:
+            status = (root / path).stat()
+        except OSError as error:
+            raise OutputError(f"'{root / path}' cannot be read any more: {error.strerror}") from None
+        stamps[path] = Stamp(status.st_size, status.st_mtime_ns)
+    return stamps
+
+
+def _written(selection: Selection, ranked: bool) -> dict[str, bytes]:
+    """The content of the files that are made for the chosen images, by their paths."""
+    options, root = selection.options, selection.source.root
+    made = filtered_metadata(root, selection.chosen) if options.sidecars != "none" else []
+    if options.coco is not None:
+        made.append(filtered_coco(options.coco, selection.chosen, selection.source.paths))
+    written = {one.path: one.content for one in made}
+    if len(written) < len(made):
+        raise UsageError(f"two files of labels would have one name in the destination: {', '.join(sorted(written))}")
+    if ranked:
+        written[RANKED] = os.fsencode("".join(f"{path}\n" for path in selection.ranked))
+    return written
+
+
+def _check_names(copied: Iterable[str], written: Iterable[str]) -> None:
+    """Refuse files that would take each other's name, or one of this program's."""
+    taken = {NAME, MARKER, *written}
+    for path in copied:
+        if path in taken:
+            raise OutputError(f"'{path}' of the source would take the name of a file that is written; rename it there")
+    if {NAME, MARKER} & set(written):
+        raise UsageError(f"a file of labels may not be called '{NAME}'")
 
 
 @contextlib.contextmanager

@@ -82,12 +82,14 @@ def list_images(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
         elif root.suffix.lower() in SUFFIXES or status.st_size > MOST_TEXT:
             raise InputError(f"source '{source}' is one file, and not a text file of paths")
         # A shell passes the output of `<(command)` as a FIFO; any other FIFO may have no writer, and would hang.
-        elif stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and root.parts[:2] == ("/", "dev")):
+        elif stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and root.parts[:2] in (("/", "dev"), ("/", "proc"))):
             return list_paths(parse_paths(root.read_bytes()), str(source))
         else:
             raise InputError(f"source '{source}' is neither a folder nor a text file of paths")
     except OSError as error:
         raise InputError(f"cannot read source '{source}': {error.strerror or error}") from None
+    except ValueError:
+        raise InputError(f"source {str(source)!r} is no possible path") from None
     walk = _Walk(root)
     walk.run()
     return Listing(str(source), root, _sorted(walk.paths), in_order(walk.rejected), walk.ignored)
@@ -95,6 +97,7 @@ def list_images(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
 
 def parse_paths(content: bytes) -> list[str]:
     """The paths in a text: one a line, or ended by NUL bytes if it has any. Empty ones are left out."""
+    content = content.removeprefix(b"\xef\xbb\xbf")
     separator = b"\0" if b"\0" in content else b"\n"
     lines = (line if separator == b"\0" else line.rstrip(b"\r") for line in content.split(separator))
     return [os.fsdecode(line) for line in lines if line]
@@ -106,14 +109,16 @@ def list_paths(paths: Iterable[str | os.PathLike[str]], name: str) -> Listing:
     Relative paths start from the current folder and stay as they are in the destination. If any path is absolute or
     leads up by `..`, all are taken relative to the deepest folder that contains all of them.
     """
-    named = [os.path.normpath(os.fspath(path)) for path in paths]
+    named = [os.fspath(path) for path in paths]
+    rejected = [RejectedFile(path, "no possible path") for path in named if "\0" in path]
+    named = [path for path in named if "\0" not in path]
     root = Path()
-    if any(Path(path).is_absolute() or path.startswith("..") for path in named):
+    named = [_without_dots(path) if ".." in Path(path).parts else os.path.normpath(path) for path in named]
+    if any(Path(path).is_absolute() for path in named):
         named = [os.path.abspath(path) for path in named]  # noqa: PTH100 (resolve would follow links)
         root = Path(os.path.commonpath([os.path.dirname(path) for path in named]))  # noqa: PTH120 (strings)
         named = [os.path.relpath(path, root) for path in named]
     usable: list[str] = []
-    rejected: list[RejectedFile] = []
     for path in {path.replace(os.sep, "/") for path in named}:
         try:
             regular = stat.S_ISREG((root / path).stat().st_mode)
@@ -125,6 +130,13 @@ def list_paths(paths: Iterable[str | os.PathLike[str]], name: str) -> Listing:
         else:
             rejected.append(RejectedFile(path, "not a regular file"))
     return Listing(name, root, _sorted(usable), in_order(rejected), listed=True)
+
+
+def _without_dots(path: str) -> str:
+    """The same file by a path without `..`, relative if it can be. Where `a` is a link, `a/..` is not its folder."""
+    full = Path(os.path.realpath(Path(path).parent), Path(path).name)
+    here = Path(os.path.realpath("."))
+    return str(full.relative_to(here) if full.is_relative_to(here) and not Path(path).is_absolute() else full)
 
 
 def _sorted(paths: Iterable[str]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import stat
@@ -26,7 +25,7 @@ class Manifest:
     hashes   SHA-256 of each chosen file, by its path relative to the source and to the manifest's folder alike; None
              where nothing was copied
     extras   SHA-256 of each other file that was written beside the copies, by its path
-    options  that the selection was made with
+    options  those that decide what a loss is: of the network, the weights, and which images count
     """
 
     path: Path
@@ -42,7 +41,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     Raises InputError if there is none or it is not one that this version understands.
     """
     file = Path(path)
-    file = file / NAME if file.is_dir() else file
+    file = file / NAME if os.path.isdir(file) else file  # noqa: PTH112 (Path raises for names too long)
     try:
         if not stat.S_ISREG(file.stat().st_mode):
             raise InputError(f"manifest '{file}' is not a regular file")
@@ -54,16 +53,27 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     try:
         if record["format"] != FORMAT:
             raise InputError(f"manifest '{file}' has format {record['format']}; this version reads format {FORMAT}")
-        hashes = {str(entry["path"]): entry.get("sha256") for entry in record["files"]}
-        extras = {str(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
+        hashes = {_inside(entry["path"]): entry.get("sha256") for entry in record["files"]}
+        extras = {_inside(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
         return Manifest(file, record, hashes, extras, _options(record["options"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"manifest '{file}' is not one of imgsubset's: {type(error).__name__} {error}") from None
 
 
+def _inside(path: object) -> str:
+    """A path that leads to a file in the manifest's folder, and not out of it."""
+    if not isinstance(path, str) or not path or "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"lists {path!r}, which is no path in a folder")
+    os.fsencode(path)
+    return path
+
+
 def _options(record: dict[str, Any]) -> Options:
-    """Options from their record, without those that a newer or older version knows."""
-    known = {field.name for field in dataclasses.fields(Options)}
-    values = {name: value for name, value in record.items() if name in known}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Options(**values | {"weights": Weights(**record["weights"])})
+    """The part of the options that decides what a loss is; where and how to work is not a manifest's to say."""
+    values: dict[str, Any] = {name: record[name] for name in ("seed", "size", "kernel_size")}
+    values["channels"] = tuple(record["channels"])
+    for value in (*values.values(), *values["channels"]):
+        if type(value) not in (int, tuple):
+            raise TypeError(f"{value!r} is not a whole number")
+    values |= {name: tuple(map(str, record[name])) for name in ("include", "exclude")}
+    return Options(weights=Weights(**record["weights"]), sidecars=str(record["sidecars"]), **values)

@@ -16,19 +16,24 @@ import torch
 from torch import Generator, Tensor
 
 from imgsubset.cores import single_threaded, workers
-from imgsubset.divergences import DIVERGENCES, MIN_VARIANCE
+from imgsubset.divergences import DIVERGENCES
 from imgsubset.moments import ImageMoments, Moments, all_moments, standard, subset_moments
 
 DRAWS = 1000
+# Of the pooled variance: a channel that varies less in the reference counts as varying this much. In its own units a
+# channel that hardly ever fires would rule the distance, and the floor of it.
+LEAST_VARIANCE = 0.01
 DEALT = 8  # deals whose moments are held at once
 
 
 @dataclass(frozen=True)
 class TwoSample:
-    """A comparison: `values` (5,) float64 of the second set from the first, `floor` (draws, 5) of deals at random."""
+    """A comparison: `values` (5,) float64 of the second set from the first, `floor` (draws, 5) of deals at random, and
+    whether the sets vary at all."""
 
     values: Tensor
     floor: Tensor
+    varies: bool
 
 
 def two_sample(first: ImageMoments, second: ImageMoments, generator: Generator, draws: int = DRAWS) -> TwoSample:
@@ -46,11 +51,13 @@ def two_sample(first: ImageMoments, second: ImageMoments, generator: Generator, 
     else:
         values = _apart(one, other)
     shuffled = ImageMoments(_in_order(pooled.table), pooled.positions)
-    return TwoSample(values, _floor(shuffled, len(first), generator, draws))
+    return TwoSample(values, _floor(shuffled, len(first), generator, draws), pooled.channels > 0)
 
 
 def _in_order(table: Tensor) -> Tensor:
     """Rows sorted by their bytes: the same whatever the images are called."""
+    if not table.shape[1]:
+        return table
     rows = np.ascontiguousarray(table.cpu().numpy())
     keys = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]
     return table[torch.from_numpy(np.argsort(keys, kind="stable")).to(table.device)]
@@ -59,10 +66,9 @@ def _in_order(table: Tensor) -> Tensor:
 def _apart(reference: Moments, other: Moments) -> Tensor:
     """The divergences (5,) of one set from a reference, in units of the reference's variance.
 
-    Both are given in units of the pooled variance. A channel that is constant in the reference counts as varying by a
-    millionth of that, so that a difference in it is large but finite.
+    Both are given in units of the pooled variance.
     """
-    scale = reference.var.clamp(min=MIN_VARIANCE).sqrt()
+    scale = reference.var.clamp(min=LEAST_VARIANCE).sqrt()
     in_units = [
         Moments((one.mean - reference.mean) / scale, one.var / scale**2, one.cov / (scale[:, None] * scale))
         for one in (reference, other)
@@ -78,7 +84,7 @@ def _floor(images: ImageMoments, size: int, generator: Generator, draws: int) ->
     everything = all_moments(images)
 
     def deal(rows: Tensor) -> Tensor:
-        drawn = subset_moments(images, rows)
+        drawn = subset_moments(images, rows, torch.float64)  # as the value's: a deal may be the two sets themselves
         apart = []
         for number in range(len(rows)):
             small = drawn.take(number)

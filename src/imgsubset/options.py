@@ -77,6 +77,7 @@ class Weights:
 
 DIVERGENCE_NAMES = tuple(field.name for field in dataclasses.fields(Weights))
 DEVICES = ("auto", "cpu", "cuda")
+STRATIFY = ("share", "equal")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,16 @@ class Options:
     langevin_time  how long the noise acts, at least 0; the default is one step of the chain with dt = 0.1
     target_loss    of `n="auto"`: the smallest n whose loss is at most this, above 0
     target_size    of `n="auto"`: the smallest n with at least this effective size
+    stratify       'share': every class keeps its share of n; 'equal': all get as many; None: classes do not matter
+    labels         a CSV file with columns path and label, of the classes; None takes the first folder in a path
+    group_by       'parent' or a regular expression that captures the group in a path: all of a group or none of it
+    include        gitignore patterns of the images that count at all; () is all
+    exclude        gitignore patterns of images that do not count, as if they were not there
+    keep           paths of images that must be chosen
+    drop           paths of images that must not; they belong to the source all the same
+    dedupe         whether of images that are copies of each other, exact or near, at most one is chosen
+    sidecars       files that travel with their images: auto, none, or templates as in 'labels/{dir}/{stem}.txt'
+    coco           a COCO instances file of which the part about the chosen images is written
     workers        decoding processes; None is one a core; 0 is none but this one; changes no result
     cache          folder that keeps the moments of images between runs; None is none; changes no result
     cache_verify   whether a cached image counts as the same by its content, not its path, size and time
@@ -121,6 +132,16 @@ class Options:
     langevin_time: float = 0.1
     target_loss: float | None = None
     target_size: float | None = None
+    stratify: str | None = None
+    labels: str | None = None
+    group_by: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    dedupe: bool = False
+    sidecars: str = "auto"
+    coco: str | None = None
     workers: int | None = None
     cache: str | None = None
     cache_verify: bool = False
@@ -149,6 +170,9 @@ class Options:
             check(value is None or (math.isfinite(value) and value > 0), name, "a finite number above 0")
         both = self.target_loss is not None and self.target_size is not None
         check(not both, "target_size", "to be given together with a target_loss; choose one of them")
+        check(self.stratify in (None, *STRATIFY), "stratify", f"one of {', '.join(STRATIFY)}")
+        check(self.labels is None or self.stratify is not None, "labels", "of use without stratify")
+        check(not (self.dedupe and self.group_by), "dedupe", "possible with group_by, which takes groups whole")
         check(self.workers is None or self.workers >= 0, "workers", "a number of at least 0")
 
     @property
@@ -180,10 +204,11 @@ class Embeddings:
 
     def describe(self) -> dict[str, object]:
         """What they are, for a manifest: of files the absolute path, size and modification time."""
-        return {"values": _identity(self.values), "paths": _identity(self.paths), "pca": self.pca}
+        return {"values": identity(self.values), "paths": identity(self.paths), "pca": self.pca}
 
 
-def _identity(file: object) -> dict[str, object] | None:
+def identity(file: object) -> dict[str, object] | None:
+    """A file's absolute path, size and modification time; None for what is no path."""
     if not isinstance(file, (str, os.PathLike)):
         return None
     try:
@@ -198,7 +223,7 @@ AUTO = "auto"
 
 def check_size(n: int | str, options: Options) -> None:
     """Raise UsageError if n makes no sense for any source, or not with these options."""
-    subset_size(n, 1 << 62)
+    subset_size(n, 1 << 200)
     if str(n).strip() == AUTO and not options.has_target:
         raise UsageError("n 'auto' needs a target loss or a target size to aim at")
     if str(n).strip() != AUTO and options.has_target:

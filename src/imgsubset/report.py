@@ -29,10 +29,27 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     lines += score_table(selection.score)
     lines += ["", f"These {n:,} images represent the folder like {selection.score.effective_size:,.0f} random ones."]
     lines += [f"Note: {warning}." for warning in selection.warnings]
+    if selection.copies:
+        lines += [f"Note: {selection.copies:,} images of the source are exact copies of others."]
+    lines += _shares(selection, verbose)
     from_cache = f" ({selection.cached:,} from the cache)" if selection.cached else ""
     lines += ["", f"{_times(seconds)}{from_cache}"]
     lines += _files("skipped", selection.rejected, verbose)
     return "\n".join(lines)
+
+
+def _shares(selection: Selection, verbose: bool) -> list[str]:
+    """The classes, the largest first, with their shares of the source and of the subset."""
+    if not selection.classes:
+        return []
+    n, total = len(selection.indices), len(selection.paths)
+    rows = sorted(selection.classes.items(), key=lambda item: -item[1][0])
+    shown = rows if verbose else rows[: 2 * SHOWN]
+    lines = ["", f"{'class':<24}{'source':>9}{'share':>9}{'subset':>9}{'share':>9}"]
+    for name, (everywhere, here) in shown:
+        lines.append(f"{printable(name):<24}{everywhere:>9,}{everywhere / total:>9.1%}{here:>9,}{here / n:>9.1%}")
+    more = len(rows) - len(shown)
+    return lines + ([f"... and {more:,} more classes; -v shows all"] if more else [])
 
 
 def scored_summary(scored: Scored, verbose: bool = False) -> str:

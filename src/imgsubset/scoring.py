@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgsubset.errors import InputError
+from imgsubset.filters import candidates
 from imgsubset.listing import Listing, RejectedFile, list_images, list_paths
 from imgsubset.manifest import NAME, read_manifest
 from imgsubset.matching import Matched, match_files, match_manifest
@@ -104,7 +106,7 @@ def score(
         source, options, extractor=extractor, embeddings=embeddings, clock=clock, progress=progress
     ).standardised()
     with clock.stage("match"):
-        matched = _match(subset, read)
+        matched = _match(subset, read, options)
         name = _name(subset)
     if not matched.rows:
         raise InputError(f"no image of subset '{name}' is in source '{read.listing.name}'{_first(matched.foreign)}")
@@ -114,6 +116,9 @@ def score(
             f"{count:,} file{'s' if count > 1 else ''} of subset '{name}' {'are' if count > 1 else 'is'} not in "
             f"source '{read.listing.name}'{_first(matched.foreign)}; --skip-foreign scores the others"
         )
+    warnings = read.warnings
+    if embeddings is None and _by_embeddings(subset):
+        warnings += ("the subset was chosen by embeddings; without them it is scored by the random CNN",)
     with clock.stage("score"):
         import torch
 
@@ -129,7 +134,7 @@ def score(
         score=result,
         foreign=matched.foreign,
         rejected=read.rejected,
-        warnings=read.warnings,
+        warnings=warnings,
         options=options,
         device=read.device,
         seconds=clock.seconds,
@@ -156,21 +161,33 @@ def score_of(objective: Objective, rows: Tensor) -> Score:
 
 def recorded_options(subset: AnySource) -> Options | None:
     """The options in the manifest that a subset is or holds."""
-    if isinstance(subset, (str, os.PathLike)) and (_is_manifest(subset) or (Path(subset) / NAME).is_file()):
-        return read_manifest(subset).options
+    if isinstance(subset, (str, os.PathLike)):
+        if _is_manifest(subset):
+            return read_manifest(subset).options
+        with contextlib.suppress(InputError):  # a folder may well hold somebody else's manifest.json, or none
+            return read_manifest(Path(subset) / NAME).options
     return None
 
 
+def _by_embeddings(subset: AnySource) -> bool:
+    """Whether a subset was chosen by embeddings, by its manifest."""
+    if isinstance(subset, (str, os.PathLike)):
+        with contextlib.suppress(InputError):
+            record = read_manifest(subset).record
+            return bool(isinstance(record.get("request"), dict) and record["request"].get("embeddings"))
+    return False
+
+
 def _is_manifest(subset: str | os.PathLike[str]) -> bool:
-    return Path(subset).suffix.lower() == ".json" and Path(subset).is_file()
+    return Path(subset).suffix.lower() == ".json" and os.path.isfile(subset)  # noqa: PTH113 (never raises)
 
 
-def _match(subset: AnySource, source: Source) -> Matched:
+def _match(subset: AnySource, source: Source, options: Options) -> Matched:
     if isinstance(subset, (str, os.PathLike)) and _is_manifest(subset):
         return match_manifest(read_manifest(subset), source)
     if isinstance(subset, Iterable) and not isinstance(subset, (str, os.PathLike)):
         return match_files(list_paths(subset, "list of paths"), source)
-    return match_files(list_images(subset), source)
+    return match_files(candidates(list_images(subset), options), source)
 
 
 def _name(subset: AnySource) -> str:

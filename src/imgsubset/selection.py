@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from imgsubset.errors import InputError
+from imgsubset.filters import candidates
 from imgsubset.images import Stamp
 from imgsubset.listing import Listing, RejectedFile, list_images
 from imgsubset.options import AUTO, Embeddings, Options, check_size, subset_size
 from imgsubset.progress import Progress, silent
 from imgsubset.scoring import Score, score_of
-from imgsubset.source import AnySource, Clock, read_source
+from imgsubset.source import AnySource, Clock, Source, read_source
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from torch import Tensor
 
+    from imgsubset.constraints import Constraints
     from imgsubset.features import Extractor
     from imgsubset.moments import ImageMoments
     from imgsubset.objective import Objective
@@ -36,6 +38,8 @@ class Selection:
     score      how close the subset is to the source
     rejected   the files with an image's name that are not usable, with reasons
     warnings   what a user should know about the figures
+    classes    how many images each class has in the source and in the subset; {} without stratify
+    copies     how many images of the source are exact copies of earlier ones
     trace      the search, round by round; with n = 'auto' at one size after another
     interrupted whether the search was stopped before its end
     asked      n as it was asked for
@@ -54,6 +58,8 @@ class Selection:
     score: Score
     rejected: tuple[RejectedFile, ...]
     warnings: tuple[str, ...]
+    classes: dict[str, tuple[int, int]]
+    copies: int
     trace: tuple[TracePoint, ...] = field(repr=False)
     interrupted: bool
     asked: str
@@ -97,79 +103,93 @@ def select(
     check_size(n, options)
     clock = Clock()
     with clock.stage("list"):
-        listing = list_images(source)
+        listing = candidates(list_images(source), options)
+        listing.digest  # noqa: B018 (now: what changes from here on must not count as seen)
     if listing.paths and embeddings is None:
         subset_size(n, len(listing.paths))
     read = read_source(
         listing, options, extractor=extractor, embeddings=embeddings, clock=clock, progress=progress
     ).standardised()
-    size = subset_size(n, len(read.paths))
-    search = _Search(read.images, options, clock, stop, progress)
-    result = search.smallest() if str(n).strip() == AUTO else search.of_size(size)
-    return Selection(
-        source=listing,
-        paths=read.paths,
-        stamps=read.stamps,
-        indices=tuple(result.found.rows[0].tolist()),
-        ranking=tuple(search.ranking(result).tolist()),
-        score=score_of(result.objective, result.found.rows[:1]),
-        rejected=read.rejected,
-        warnings=read.warnings,
-        trace=tuple(search.trace),
-        interrupted=search.stopped,
-        asked=str(n),
-        options=options,
-        embeddings=embeddings.describe() if embeddings else None,
-        device=read.device,
-        cached=read.cached,
-        seconds=clock.seconds,
-    )
+    with clock.stage("constraints"):
+        from imgsubset.constraints import constraints
+
+        allowed = constraints(read, options)
+    search = Search(read.images, allowed, options, clock, stop, progress)
+    wanted = None if str(n).strip() == AUTO else subset_size(n, len(read.paths))
+    result = search.smallest() if wanted is None else search.of_size(wanted)
+    return search.selection(read, result, str(n), wanted, embeddings)
 
 
 @dataclass(frozen=True)
-class _Result:
+class Result:
     """What the search at one size came to."""
 
     objective: Objective
     found: Found
 
 
-class _Search:
+class Search:
     """Searches of one source, at one size or at several."""
 
     def __init__(
-        self, images: ImageMoments, options: Options, clock: Clock, stop: Callable[[], bool], progress: Progress
+        self,
+        images: ImageMoments,
+        allowed: Constraints,
+        options: Options,
+        clock: Clock,
+        stop: Callable[[], bool],
+        progress: Progress,
     ) -> None:
         import torch
 
-        self.images, self.options, self.clock, self.stop, self.progress = images, options, clock, stop, progress
+        self.images, self.allowed, self.options, self.clock = images, allowed, options, clock
+        self.stop, self.progress = stop, progress
         self.generator = torch.Generator(images.table.device).manual_seed(options.seed)
         self.trace: list[TracePoint] = []
         self.stopped = False
 
-    def of_size(self, n: int, near: _Result | None = None) -> _Result:
-        """The best subset of n images, from the subsets of another size if there are any."""
-        from imgsubset.langevin import Langevin
-        from imgsubset.objective import Objective
+    def of_size(self, n: int, near: Result | None = None, taken: Collection[int] = ()) -> Result:
+        """The best subset of n images, or as many as groups allow.
+
+        near   the result of another size, to begin with
+        taken  rows that may not be chosen
+        """
         from imgsubset.search import find
         from imgsubset.search.smallest import resized
 
-        options = self.options
+        options, free = self.options, self.allowed.free and not taken
+        choices = None if free else self.allowed.choices(n, taken)
 
         def progress(stage: str, done: int, total: int, note: str = "") -> None:
             self.progress(f"{stage} n={n:,}" if options.has_target else stage, done, total, note)
 
-        with self.clock.stage("baseline"):
-            langevin = Langevin(options.temperature, options.friction, options.langevin_time)
-            objective = Objective(self.images, n, options.weights, langevin)
+        objective = self._objective(choices.n if choices else n)
         with self.clock.stage("search"):
-            start = resized(self._form(near.objective), near.found.rows, n, self.generator) if near else None
-            found = find(objective, options, self.generator, self.stop, progress, start)
+            start = None
+            if near and free:
+                start = resized(self._form(near.objective), near.found.rows, n, self.generator)
+            found = find(objective, options, self.generator, self.stop, progress, start, choices)
         self.trace += found.trace
         self.stopped |= found.stopped
-        return _Result(objective, found)
+        return Result(objective, found)
 
-    def smallest(self) -> _Result:
+    def given(self, rows: Tensor) -> Result:
+        """A subset (n,) that is not searched for, as a result."""
+        from imgsubset.search.loop import Found
+
+        objective = self._objective(len(rows))
+        return Result(objective, Found(rows[None], objective.loss(rows[None]), (), stopped=False))
+
+    def _objective(self, n: int) -> Objective:
+        from imgsubset.langevin import Langevin
+        from imgsubset.objective import Objective
+
+        options = self.options
+        with self.clock.stage("baseline"):
+            langevin = Langevin(options.temperature, options.friction, options.langevin_time)
+            return Objective(self.images, n, options.weights, langevin)
+
+    def smallest(self) -> Result:
         """The smallest subset that meets the target of the options."""
         from imgsubset.objective import effective_size
         from imgsubset.search.smallest import ATTEMPTS, smallest
@@ -182,23 +202,55 @@ class _Search:
                 f"a target size of {options.target_size:,.0f} is asked for, but the source has only {total:,} images"
             )
 
-        def quality(result: _Result) -> float:
+        def quality(result: Result) -> float:
             loss, n = float(result.found.losses[0]), result.found.rows.shape[1]
             if options.target_loss is not None:
                 return options.target_loss / loss if loss else float("inf")
             assert options.target_size is not None
             return effective_size(loss, n, total) / options.target_size
 
-        return smallest(total, self.of_size, quality, lambda: self.stopped)
+        least, most = self.allowed.bounds()
+        return smallest(most, self.of_size, quality, lambda: self.stopped, least)
 
     def _form(self, objective: Objective) -> Quadratic:
         from imgsubset.search.quadratic import quadratic_form
 
         return quadratic_form(self.images, objective.source, objective.coefficients)
 
-    def ranking(self, result: _Result) -> Tensor:
-        """The rows in an order of which every beginning is close."""
+    def selection(
+        self, source: Source, result: Result, asked: str, wanted: int | None, embeddings: Embeddings | None
+    ) -> Selection:
+        """The record of a result, ranked and scored; `wanted` is the number of images that was asked for."""
         from imgsubset.search.ranking import herding_order
 
+        rows = result.found.rows[0]
         with self.clock.stage("rank"):
-            return herding_order(self._form(result.objective), result.found.rows[0])
+            ranking = herding_order(self._form(result.objective), rows)
+        indices = tuple(rows.tolist())
+        return Selection(
+            source=source.listing,
+            paths=source.paths,
+            stamps=source.stamps,
+            indices=indices,
+            ranking=tuple(ranking.tolist()),
+            score=score_of(result.objective, rows[None]),
+            rejected=source.rejected,
+            warnings=source.warnings + self._notes(wanted, len(indices)),
+            classes=self.allowed.shares(indices),
+            copies=self.allowed.copies,
+            trace=tuple(self.trace),
+            interrupted=self.stopped,
+            asked=asked,
+            options=self.options,
+            embeddings=embeddings.describe() if embeddings else None,
+            device=source.device,
+            cached=source.cached,
+            seconds=dict(self.clock.seconds),
+        )
+
+    def _notes(self, wanted: int | None, n: int) -> tuple[str, ...]:
+        """What to say of how the request was met."""
+        if self.allowed.groups is None or wanted is None:
+            return ()
+        met = "as asked for" if n == wanted else f"as near to the {wanted:,} asked for as whole groups come"
+        return (f"{n:,} images in whole groups, {met}",)

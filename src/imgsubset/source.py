@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from imgsubset.decoders import decoded
 from imgsubset.errors import BadFilesError, InputError, UsageError
+from imgsubset.filters import candidates
 from imgsubset.images import POLICY, Stamp
 from imgsubset.listing import Listing, RejectedFile, in_order, list_images
 from imgsubset.options import Embeddings, Options
@@ -91,7 +92,7 @@ def read_source(
     """
     clock = clock or Clock()
     with clock.stage("list"):
-        listing = list_images(source)
+        listing = candidates(list_images(source), options)
     if not listing.paths:
         raise InputError(f"no images in source '{listing.name}'{_first(listing.rejected)}")
     with clock.stage("ingest"):
@@ -184,7 +185,10 @@ def recipe(options: Options) -> dict[str, object]:
 
 
 def _from_embeddings(listing: Listing, options: Options, embeddings: Embeddings, progress: Progress) -> Source:
+    import torch
+
     from imgsubset.embeddings import read_embeddings
+    from imgsubset.moments import ImageMoments
 
     defaults = asdict(Options())
     for name in ("size", "channels", "kernel_size"):
@@ -192,8 +196,16 @@ def _from_embeddings(listing: Listing, options: Options, embeddings: Embeddings,
             raise UsageError(f"{name} {getattr(options, name)!r} says how images are read; embeddings are used instead")
     device = _device(options.device)
     embedded = read_embeddings(embeddings, listing.root, device)
+    known = set(listing.paths)
+    rows = [row for row, path in enumerate(embedded.paths) if path in known]
+    if not rows:
+        raise InputError(f"the embeddings are of no image of source '{listing.name}'")
+    paths = tuple(embedded.paths[row] for row in rows)
+    images = embedded.images
+    if len(rows) < len(images):
+        images = ImageMoments(images.table[torch.tensor(rows, device=device)], images.positions)
     stamps = []
-    for path in embedded.paths:
+    for path in paths:
         status = (listing.root / path).stat()
         stamps.append(Stamp(status.st_size, status.st_mtime_ns))
     notes = []
@@ -202,12 +214,14 @@ def _from_embeddings(listing: Listing, options: Options, embeddings: Embeddings,
             f"embeddings of {embedded.dimensions:,} dimensions are reduced to {embedded.components:,} principal "
             f"components, which hold {embedded.explained:.1%} of their variance"
         )
-    if left_out := len(set(listing.paths) - set(embedded.paths)):
+    if unused := len(embedded.paths) - len(paths):
+        notes.append(f"{unused:,} embeddings are of no image of the source and are left out")
+    if left_out := len(listing.paths) - len(paths):
         notes.append(f"{left_out:,} images of the source have no embedding and are left out")
     return Source(
         listing=listing,
-        images=embedded.images,
-        paths=embedded.paths,
+        images=images,
+        paths=paths,
         stamps=tuple(stamps),
         rejected=listing.rejected,
         device=device.type,

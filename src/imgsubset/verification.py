@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgsubset.copying import files_in, sha256
+from imgsubset.errors import InputError
 from imgsubset.listing import RejectedFile
-from imgsubset.manifest import NAME, read_manifest
+from imgsubset.manifest import read_manifest
 from imgsubset.progress import Progress, silent
 
 READERS = 8  # files read at once: reading waits for disks
@@ -43,8 +44,10 @@ def verify(folder: str | os.PathLike[str], progress: Progress = silent) -> Verif
 
     Raises InputError if there is no manifest that can be read.
     """
-    root = Path(folder)
-    manifest = read_manifest(root)
+    manifest = read_manifest(folder)
+    root = manifest.path.parent
+    if None in manifest.hashes.values():
+        raise InputError(f"manifest '{manifest.path}' is of a selection that was not copied: there is nothing to check")
     expected = {**manifest.hashes, **manifest.extras}
 
     def check(path: str) -> tuple[str, str | None]:
@@ -54,6 +57,8 @@ def verify(folder: str | os.PathLike[str], progress: Progress = silent) -> Verif
             problem = "missing"
         except OSError as error:
             problem = error.strerror or str(error)
+        except ValueError:
+            problem = "no possible name of a file"
         return path, problem
 
     problems: dict[str, str] = {}
@@ -62,10 +67,14 @@ def verify(folder: str | os.PathLike[str], progress: Progress = silent) -> Verif
             progress("verify", 1, len(expected))
             if problem:
                 problems[path] = problem
+    try:
+        there = sorted(files_in(root))
+    except OSError as error:
+        raise InputError(f"cannot read '{error.filename}': {error.strerror}") from None
     return Verification(
         folder=root,
         checked=len(expected),
         missing=tuple(sorted(path for path, problem in problems.items() if problem == "missing")),
         changed=tuple(RejectedFile(*item) for item in sorted(problems.items()) if item[1] != "missing"),
-        extra=tuple(sorted(path for path in files_in(root) if path not in expected and path != NAME)),
+        extra=tuple(path for path in there if path not in expected and root / path != manifest.path),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import click
@@ -12,6 +13,8 @@ from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
 from imgsubset.cli.common import Group
 from imgsubset.cli.select import demo_command, select_command
+from imgsubset.cli.split import split_command
+from imgsubset.report import printable
 
 EXIT_CODES = """\b
 Exit codes:
@@ -36,6 +39,7 @@ def program() -> None:
 
     \b
     imgsubset select photos subset -n 500    the 500 closest, copied to subset/
+    imgsubset split photos sets train=80% test=20%
     imgsubset score photos subset            how close any subset is
     imgsubset compare real generated         how far apart two folders are
     imgsubset demo trial                     try it on pictures that it draws itself
@@ -43,7 +47,7 @@ def program() -> None:
 
 
 for _command in (
-    *(select_command, score_command, compare_command, verify_command),
+    *(select_command, split_command, score_command, compare_command, verify_command),
     *(batch_command, cache_group, demo_command),
 ):
     program.add_command(_command)
@@ -54,7 +58,12 @@ def main() -> None:
     try:
         sys.exit(program.main(prog_name="imgsubset", standalone_mode=False))
     except click.ClickException as error:
-        error.show()
+        context = getattr(error, "ctx", None)
+        hint = f"; see '{context.command_path} --help'" if context else ""
+        message = " ".join(error.format_message().split()).rstrip(".") + hint
+        if "--json" in sys.argv[1:]:
+            click.echo(json.dumps({"error": message, "exit_code": error.exit_code}))
+        click.echo(f"imgsubset: error: {printable(message)}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("imgsubset: interrupted", err=True)

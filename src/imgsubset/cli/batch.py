@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,12 +28,18 @@ PRINTING = {"as_json", "quiet", "verbose"}  # of the batch, not of a job
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job: done; skipped, since an earlier run had done it; failed; or not run, after Ctrl-C."""
+    """What became of a job: done; skipped, since an earlier run had done it; failed; stopped, by Ctrl-C;
+    or not run, after that."""
 
     name: str
     status: str
     outcome: Outcome | None = None
     error: ImgsubsetError | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended its search."""
+        return self.outcome is not None and self.outcome.interrupted
 
     @property
     def row(self) -> tuple[str, str, int | None, float | None]:
@@ -76,9 +83,12 @@ def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None
             continue
         if not quiet:
             click.echo(f"[{number}/{len(jobs)}] {printable(name)}", err=True)
-        results.append(_do(name, job, quiet, verbose))
-        outcome = results[-1].outcome
-        interrupted = outcome is not None and outcome.interrupted
+        try:
+            results.append(_do(name, job, quiet, verbose))
+            interrupted = results[-1].interrupted
+        except KeyboardInterrupt:
+            results.append(Result(name, "stopped"))
+            interrupted = True
     errors = {one.name: str(one.error) for one in results if one.error}
     show(
         {"jobs": [one.describe() for one in results]},
@@ -89,7 +99,8 @@ def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None
     if interrupted:
         raise click.exceptions.Exit(130)
     if errors:
-        raise BatchError(f"{len(errors):,} of {len(jobs):,} jobs of '{file}' failed: {', '.join(errors)}")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in errors.items())
+        raise BatchError(f"{len(errors):,} of {len(jobs):,} jobs of '{file}' failed: {reasons}")
 
 
 def _do(name: str, job: Job, quiet: bool, verbose: bool) -> Result:
@@ -108,45 +119,48 @@ def read_jobs(file: Path) -> dict[str, Job]:
     Raises InputError if it cannot be read, UsageError naming what makes no sense in it.
     """
     try:
-        content = tomllib.loads(file.read_bytes().decode())
+        content = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read '{file}': {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"'{file}' is not TOML: {error}") from None
     _check_keys(content, {"defaults", "jobs"}, f"'{file}'")
-    defaults = _table(content.get("defaults", {}), f"[defaults] of '{file}'")
+    where = f"[defaults] of '{file}'"
+    defaults = _normal(_table(content.get("defaults", {}), where), where)
     tables = _table(content.get("jobs", {}), f"[jobs] of '{file}'")
     if not tables:
         raise UsageError(f"'{file}' has no jobs; each is a table [jobs.NAME]")
     jobs: dict[str, Job] = {}
+    owners: dict[str, str] = {}
     for name, table in tables.items():
         where = f"[jobs.{name}] of '{file}'"
-        jobs[name] = _job(_normal(defaults) | _normal(_table(table, where)), where, file.parent)
-        for other, job in jobs.items():
-            same = job.destination is not None and job.destination == jobs[name].destination
-            if other != name and same:
+        jobs[name] = job = _job(defaults | _normal(_table(table, where), where), where, file.parent)
+        if job.destination is not None:
+            other = owners.setdefault(os.path.realpath(job.destination), name)
+            if other != name:
                 raise UsageError(f"jobs '{other}' and '{name}' of '{file}' have the same destination")
     return jobs
 
 
 def _job(values: Mapping[str, Any], where: str, folder: Path) -> Job:
     """A job from its keys, by way of the command line that they stand for: one meaning, one set of checks."""
-    parameters = {_key(one): one for one in select_command.params if one.name not in PRINTING}
-    _check_keys(values, parameters, where)
+    parameters = job_parameters()
     words: list[str] = []
     positional = {}
     for key, value in values.items():
         parameter = parameters[key]
-        text = _text(value, key, where)
-        if isinstance(parameter.type, click.Path) and isinstance(text, str):
+        text = _text(value, parameter, f"'{key}' in {where}")
+        if isinstance(parameter.type, click.Path) and text is not None:
             text = str(folder / text)
         if isinstance(parameter, click.Argument):
             positional[key] = text
-        elif isinstance(text, bool):
-            words += [f"--{key}"] if text else []
+        elif text is None:
+            words += [f"--{key}"] if value else []
+        elif isinstance(parameter, click.Option) and parameter.multiple:
+            words += [f"--{key}={one}" for one in text.split("\n")]
         else:
             option = max(parameter.opts, key=len)
-            words += [f"{option}={text}"] if option.startswith("--") else [option, str(text)]
+            words += [f"{option}={text}"] if option.startswith("--") else [option, text]
     if "source" not in positional:
         raise UsageError(f"{where} has no source")
     words += ["--", *(str(positional[key]) for key in ("source", "destination") if key in positional)]
@@ -161,13 +175,25 @@ def _job(values: Mapping[str, Any], where: str, folder: Path) -> Job:
         raise UsageError(f"{where}: {error}") from None
 
 
+def job_parameters() -> dict[str, click.Parameter]:
+    """The parameters of `select` that a job may have, by key."""
+    return {_key(one): one for one in select_command.params if one.name not in PRINTING}
+
+
 def _key(parameter: click.Parameter) -> str:
     """The key of a parameter: its longest name without dashes."""
     return max(parameter.opts, key=len).lstrip("-")
 
 
-def _normal(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.replace("_", "-"): value for key, value in table.items()}
+def _normal(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A table of options with dashes in its keys, all of which are known."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if (dashed := key.replace("_", "-")) in values:
+            raise UsageError(f"'{dashed}' stands twice in {where}")
+        values[dashed] = value
+    _check_keys(values, job_parameters(), where)
+    return values
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:
@@ -183,14 +209,20 @@ def _check_keys(table: Mapping[str, Any], known: Mapping[str, Any] | set[str], w
             raise UsageError(f"unknown key '{key}' in {where}; did you mean '{near[0]}'?")
 
 
-def _text(value: Any, key: str, where: str) -> str | bool:
-    """A value as the command line writes it."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, dict):
-        return ",".join(f"{name}={one}" for name, one in value.items())
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    if isinstance(value, (str, int, float)):
-        return str(value)
-    raise UsageError(f"'{key}' in {where} is neither a text, a number, true or false, nor a list")
+def _text(value: Any, parameter: click.Parameter, what: str) -> str | None:
+    """A value as the command line writes it; None for a flag, which has none."""
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        if isinstance(value, bool):
+            return None
+        raise UsageError(f"{what} = {value!r} is neither true nor false")
+    wanted: tuple[type, ...] = (str,) if isinstance(parameter.type, click.Path) else (str, int, float)
+    if parameter.name == "weights" and isinstance(value, dict):
+        value = ",".join(f"{name}={one}" for name, one in value.items())
+    elif isinstance(value, list) and all(isinstance(one, (str, int, float)) for one in value):
+        if isinstance(parameter, click.Option) and parameter.multiple:
+            value = "\n".join(map(str, value))
+        elif parameter.name in ("channels", "weights"):
+            value = ",".join(map(str, value))
+    if isinstance(value, bool) or not isinstance(value, wanted) or "\0" in str(value):
+        raise UsageError(f"{what} = {value!r} is not {'a path' if wanted == (str,) else 'a text or a number'}")
+    return str(value)

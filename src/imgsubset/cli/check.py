@@ -11,6 +11,7 @@ from imgsubset.cli.common import (
     FEATURE_OPTIONS,
     GATE,
     PATH,
+    WHICH_OPTIONS,
     Bars,
     Command,
     check_gate,
@@ -34,7 +35,7 @@ from imgsubset.verification import verify
 @click.command("score", cls=Command, short_help="Say how close a subset is to its source.")
 @click.argument("source", metavar="SRC", type=PATH)
 @click.argument("subset", metavar="SUBSET", type=PATH)
-@options_record(FEATURE_OPTIONS)
+@options_record(FEATURE_OPTIONS, WHICH_OPTIONS)
 @embeddings_record
 @GATE
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
@@ -59,7 +60,7 @@ def score_command(
     members: Path | Listing = open_source(subset) if str(subset) == "-" else subset
     recorded = recorded_options(subset) if isinstance(members, Path) else None
     if recorded is not None:
-        options = dataclasses.replace(recorded, **given(options))
+        options = dataclasses.replace(recorded, **given(options, embeddings is not None))
     with Bars(quiet) as bars:
         scored = score(
             open_source(source), members, options, skip_foreign=skip_foreign, embeddings=embeddings, progress=bars
@@ -71,7 +72,7 @@ def score_command(
 @click.command("compare", cls=Command, short_help="Say how far apart two folders are.")
 @click.argument("first", metavar="A", type=PATH)
 @click.argument("second", metavar="B", type=PATH)
-@options_record(FEATURE_OPTIONS)
+@options_record(FEATURE_OPTIONS, WHICH_OPTIONS)
 @GATE
 @output_options
 def compare_command(

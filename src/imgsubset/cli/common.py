@@ -15,9 +15,9 @@ from click.core import ParameterSource
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
-from imgsubset.errors import GateError, ImgsubsetError, UsageError, VerdictError
+from imgsubset.errors import GateError, ImgsubsetError, InputError, UsageError, VerdictError
 from imgsubset.listing import Listing, list_images, list_paths, parse_paths
-from imgsubset.options import DEVICES, DIVERGENCE_NAMES, Embeddings, Options, Weights
+from imgsubset.options import DEVICES, DIVERGENCE_NAMES, STRATIFY, Embeddings, Options, Weights
 from imgsubset.report import printable
 
 DEFAULTS = Options()
@@ -69,10 +69,38 @@ FEATURE_OPTIONS = [
     click.option("--strict", is_flag=True, help="Fail (exit 4) if any image cannot be decoded, not skip it."),
 ]  # fmt: skip
 
-SEARCH_OPTIONS = [
+WHICH_OPTIONS = [
+    click.option("--include", multiple=True, metavar="PATTERN",
+                 help="Only images that match count, by the rules of .gitignore; may be given again."),
+    click.option("--exclude", multiple=True, metavar="PATTERN",
+                 help="Images that match do not count, as if they were not there; may be given again."),
+    click.option("--sidecars", default=DEFAULTS.sidecars, show_default=True, metavar="auto|none|PATTERN",
+                 help="Label files that travel with their image: of the same name beside it, or in the trees of YOLO "
+                 "and VOC; or templates as in 'labels/{dir}/{stem}.txt', separated by commas."),
+]  # fmt: skip
+
+CLASS_OPTIONS = [
+    click.option("--stratify", type=click.Choice(STRATIFY), is_flag=False, flag_value="share", metavar="[=equal]",
+                 help="Every class keeps its share of n; with =equal all get as many. The class is the first folder."),
+    click.option("--labels", type=PATH, metavar="FILE.csv",
+                 help="The classes of --stratify, with columns path,label."),
+    click.option("--group-by", metavar="parent|REGEX",
+                 help="Take all of a group or none of it: a folder, or what the expression captures in the path."),
+    click.option("--drop", type=PATH, metavar="FILE", help="Images that must not be chosen, one path a line."),
+    click.option("--dedupe", is_flag=True, help="Choose at most one of images that are copies, exact or near."),
+    click.option("--coco", type=PATH, metavar="FILE.json",
+                 help="Write the part of this COCO instances file that is about the chosen images."),
+]  # fmt: skip
+
+KEEP = click.option("--keep", type=PATH, metavar="FILE", help="Images that must be chosen, one path a line.")
+
+TARGET_OPTIONS = [
     click.option("--target-loss", type=float, metavar="X", help="Of '-n auto': the smallest n with at most this loss."),
     click.option("--target-size", type=float, metavar="M",
                  help="Of '-n auto': the smallest n that is as close as M random images."),
+]  # fmt: skip
+
+SEARCH_OPTIONS = [
     click.option("--candidates", type=int, default=DEFAULTS.candidates, show_default=True, metavar="K",
                  help="Random subsets to score."),
     click.option("--chains", type=int, default=DEFAULTS.chains, show_default=True, metavar="R",
@@ -97,7 +125,17 @@ EMBEDDING_OPTIONS = [
                  help="Principal components of them to keep; 0 is all.  [default: 64 of more than 256]"),
 ]  # fmt: skip
 
-GATE = click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")
+
+def check_limit(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    """A loss that may be asked for."""
+    if value is not None and not value >= 0:
+        raise click.BadParameter(f"{value} is not a number of at least 0")
+    return value
+
+
+GATE = click.option(
+    "--max-loss", type=float, metavar="X", callback=check_limit, help="Fail (exit 6) if the loss is above this."
+)
 
 
 def options_record(*groups: Sequence[Callable[[Decorated], Decorated]]) -> Callable[[Decorated], Decorated]:
@@ -124,16 +162,22 @@ def collect_options(arguments: dict[str, Any]) -> dict[str, Any]:
     values["weights"] = DEFAULTS.weights if values["weights"] is None else Weights.parse(values["weights"])
     values["channels"] = parse_channels(values["channels"])
     values["time_limit"] = parse_seconds(values.get("time_limit"))
+    for name in ("keep", "drop"):
+        values[name] = read_paths(values[name]) if values.get(name) is not None else ()
+    for name in ("labels", "coco"):
+        values[name] = None if values.get(name) is None else str(values[name])
     return rest | {"options": Options(**values)}
 
 
-def given(options: Options) -> dict[str, Any]:
-    """Those of the options that stand on the command line; and the cache, which decides nothing."""
+def given(options: Options, embeddings: bool) -> dict[str, Any]:
+    """The options that go before those in a manifest: the user's own, and what a manifest does not say."""
     source = click.get_current_context().get_parameter_source
+    recorded = {"weights", "seed", "include", "exclude", "sidecars"}
+    recorded |= set() if embeddings else {"size", "channels", "kernel_size"}
     return {
         name: getattr(options, name)
         for name in Options.__dataclass_fields__
-        if source(name) not in (None, ParameterSource.DEFAULT) or name in ("cache", "cache_verify", "workers", "strict")
+        if name not in recorded or source(name) not in (None, ParameterSource.DEFAULT)
     }
 
 
@@ -192,9 +236,19 @@ def parse_seconds(text: str | None) -> float | None:
         raise UsageError(f"time limit '{text}' is not a time such as 30s, 5m or 1h") from None
 
 
+def read_paths(file: Path) -> tuple[str, ...]:
+    """The paths that a text file lists."""
+    try:
+        return tuple(parse_paths(file.read_bytes()))
+    except OSError as error:
+        raise InputError(f"cannot read '{file}': {error.strerror or error}") from None
+
+
 def open_source(source: Path) -> Listing:
     """List a source; `-` is a list of paths on stdin."""
     if str(source) == "-":
+        if sys.stdin is None:
+            raise InputError("source '-' is a list on stdin, but stdin is closed")
         return list_paths(parse_paths(sys.stdin.buffer.read()), "-")
     return list_images(source)
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from imgsubset.cli.common import Bars, Interrupt, check_gate, open_source
 from imgsubset.copying import write_whole
-from imgsubset.describe import describe, request
-from imgsubset.errors import GateError, UsageError
+from imgsubset.describe import describe, describe_files, request
+from imgsubset.errors import GateError, OutputError, UsageError
 from imgsubset.export import MODES, check_destination, export, finished
+from imgsubset.filters import candidates
 from imgsubset.listing import Listing
 from imgsubset.manifest import Manifest
 from imgsubset.options import Embeddings, Options, check_size
@@ -68,11 +69,8 @@ class Outcome:
 
 def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
     """Do a job. Raises any ImgsubsetError but GateError, which the outcome holds beside the results."""
-    listing = open_source(job.source)
-    if job.list_file is not None and not job.null:
-        for path in listing.paths:
-            if "\n" in path:
-                raise UsageError(f"'{path}' has a newline in its name, which --list cannot hold without -0")
+    listing = candidates(open_source(job.source), job.options)
+    _check_list(job, listing)
     if job.copies and job.destination is not None:
         if not job.overwrite:
             embeddings = job.embeddings.describe() if job.embeddings else None
@@ -91,8 +89,9 @@ def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
             )
     if verdict is None:
         _write_list(job, listing, selection.ranked if job.ranked else selection.chosen)
-    mode = job.mode if exported else "none"
-    record = describe(selection, exported.hashes if exported else None, exported.extras if exported else None, mode)
+    record = describe(selection, job.mode if exported else "none", job.ranked)
+    if exported:
+        record |= describe_files(selection, exported.hashes, exported.extras)
     record["destination"] = str(exported.destination) if exported else None
     return Outcome(
         record=record,
@@ -129,14 +128,37 @@ def _already_done(job: Job, listing: Listing, manifest: Manifest) -> Outcome:
     )
 
 
+def _check_list(job: Job, listing: Listing) -> None:
+    """Refuse a list that could not be written, or would hurt the source, before any work."""
+    file = job.list_file
+    if file is None:
+        return
+    odd = next((path for path in listing.paths if "\n" in str(listing.root / path)), None)
+    if odd is not None and not job.null:
+        raise UsageError(f"'{odd}' has a newline in its path, which --list cannot hold without -0")
+    if str(file) == "-":
+        return
+    real = Path(os.path.realpath(file))
+    if os.path.isdir(file) or not os.path.isdir(real.parent):  # noqa: PTH112 (never raises)
+        raise UsageError(f"--list '{file}' is a folder, or lies in none")
+    inside = not listing.listed and Path(os.path.realpath(listing.root)) in real.parents
+    if inside or any(real == Path(os.path.realpath(listing.root / path)) for path in listing.paths):
+        raise UsageError(f"--list '{file}' would change the source '{listing.name}'")
+
+
 def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...] | list[str]) -> None:
     """The chosen images, by paths that open from the current folder."""
     if job.list_file is None:
         return
     end = b"\0" if job.null else b"\n"
     content = b"".join(os.fsencode(listing.root / path) + end for path in chosen)
-    if str(job.list_file) == "-":
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-    else:
-        write_whole(job.list_file, content)
+    try:
+        if str(job.list_file) == "-":
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        elif job.list_file.exists() and not job.list_file.is_file():
+            job.list_file.write_bytes(content)  # a FIFO or a device takes it as it comes
+        else:
+            write_whole(Path(os.path.realpath(job.list_file)), content)
+    except OSError as error:
+        raise OutputError(f"cannot write --list '{job.list_file}': {error.strerror or error}") from None

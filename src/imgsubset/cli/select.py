@@ -8,10 +8,14 @@ from typing import Any
 import click
 
 from imgsubset.cli.common import (
+    CLASS_OPTIONS,
     FEATURE_OPTIONS,
     GATE,
+    KEEP,
     PATH,
     SEARCH_OPTIONS,
+    TARGET_OPTIONS,
+    WHICH_OPTIONS,
     Bars,
     Command,
     embeddings_record,
@@ -30,7 +34,7 @@ from imgsubset.options import Options
 @click.argument("destination", metavar="DST", type=PATH, required=False)
 @click.option("-n", "n", required=True, metavar="N|P%|auto",
               help="How many images to choose: a number, a percentage, or 'auto' with a target.")  # fmt: skip
-@options_record(FEATURE_OPTIONS, SEARCH_OPTIONS)
+@options_record([KEEP], CLASS_OPTIONS, WHICH_OPTIONS, TARGET_OPTIONS, FEATURE_OPTIONS, SEARCH_OPTIONS)
 @embeddings_record
 @GATE
 @click.option("--mode", type=click.Choice([*MODES, "none"]), default="copy", show_default=True,
@@ -64,15 +68,16 @@ def select_command(as_json: bool, quiet: bool, verbose: bool, **arguments: Any) 
 @click.command("demo", cls=Command, short_help="Try it on 2,000 pictures that it draws.")
 @click.argument("folder", metavar="DIR", type=PATH)
 @click.option("-n", "n", default="100", show_default=True, metavar="N|P%|auto", help="How many images to choose.")
-@options_record(FEATURE_OPTIONS, SEARCH_OPTIONS)
+@options_record(TARGET_OPTIONS, FEATURE_OPTIONS, SEARCH_OPTIONS)
 @output_options
 def demo_command(folder: Path, n: str, options: Options, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Draw 2,000 small pictures into DIR/source, choose some of them, and copy these to DIR/subset."""
     from imgsubset.demo import draw_pictures
 
+    job = Job(folder / "source", folder / "subset", n, options)
     with Bars(quiet) as bars:
-        draw_pictures(folder / "source", progress=bars)
-    outcome = run(Job(folder / "source", folder / "subset", n, options), quiet, verbose)
+        draw_pictures(job.source, progress=bars)
+    outcome = run(job, quiet, verbose)
     show(outcome.record, outcome.text, as_json, quiet)
     if outcome.interrupted:
         raise click.exceptions.Exit(130)
