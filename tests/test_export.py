@@ -225,7 +225,7 @@ def test_a_full_disk_is_found_out_before_anything_is_copied(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = sum((chosen.source.root / path).stat().st_size for path in CHOSEN) - 1
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match=f"has {free:,} bytes free, but the chosen images take {free + 1:,}"):
         export(chosen, tmp_path / "out")
     assert tree(tmp_path / "out") == {}

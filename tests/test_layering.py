@@ -16,7 +16,7 @@ ORDER = (
     *("errors", "options", "progress", "cores", "listing", "sidecars", "filters", "images", "decoders", "features"),
     *("moments", "divergences", "langevin", "objective", "search", "noisefloor", "ingest", "embeddings", "copying"),
     *("cache", "source", "labels", "duplicates", "constraints", "manifest", "matching", "scoring", "comparison"),
-    *("selection", "splits", "verification", "describe", "export", "report", "demo", "cli"),
+    *("selection", "splits", "verification", "describe", "destination", "export", "report", "demo", "cli"),
 )
 MATHEMATICS = ("features", "moments", "divergences", "langevin", "objective", "search", "noisefloor")
 FILES = {

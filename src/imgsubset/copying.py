@@ -10,9 +10,9 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from imgsubset.errors import OutputError
 from imgsubset.images import Stamp
@@ -21,14 +21,24 @@ PARTIAL = ".imgsubset-partial-"  # begins the name of a file that is not whole y
 BLOCK = 1 << 20
 
 
-def copy_file(source: Path, target: Path, stamp: Stamp, overwrite: bool) -> str:
+Cancelled: TypeAlias = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
+
+def copy_file(source: Path, target: Path, stamp: Stamp, overwrite: bool, cancelled: Cancelled = never) -> str:
     """Copy a file that still is what `stamp` says, with its metadata, to its final name in one step.
+
+    `cancelled` is asked before each block, so that a large file holds up nobody who wants to leave.
 
     Returns its SHA-256. Raises OutputError if it changed or if the copy, read back, differs.
     """
     with _open(source) as file, _new_file(target) as (partial, path):
         digest = hashlib.sha256()
-        while block := file.read(BLOCK):
+        for block in _blocks(file, cancelled):
             digest.update(block)
             partial.write(block)
         partial.flush()
@@ -41,12 +51,14 @@ def copy_file(source: Path, target: Path, stamp: Stamp, overwrite: bool) -> str:
     return digest.hexdigest()
 
 
-def link_file(source: Path, target: Path, stamp: Stamp, overwrite: bool, symbolic: bool) -> str:
+def link_file(
+    source: Path, target: Path, stamp: Stamp, overwrite: bool, symbolic: bool, cancelled: Cancelled = never
+) -> str:
     """Like `copy_file`, but a symbolic link to the absolute path of the source, or a hard link."""
     path = target.parent / f"{PARTIAL}{secrets.token_hex(8)}"
     with _open(source) as file:
         digest = hashlib.sha256()
-        while block := file.read(BLOCK):
+        for block in _blocks(file, cancelled):
             digest.update(block)
         _check_unchanged(source, file, stamp)
     try:
@@ -58,6 +70,13 @@ def link_file(source: Path, target: Path, stamp: Stamp, overwrite: bool, symboli
     finally:
         path.unlink(missing_ok=True)
     return digest.hexdigest()
+
+
+def _blocks(file: BinaryIO, cancelled: Cancelled) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        if cancelled():
+            raise OutputError("cancelled")
+        yield block
 
 
 def _hard_link(source: Path, path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 
 import click
@@ -11,8 +13,9 @@ from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
 from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
-from imgsubset.cli.common import Group
+from imgsubset.cli.common import Group, say
 from imgsubset.cli.select import demo_command, select_command
+from imgsubset.cli.signals import EndedBySignal, handled
 from imgsubset.cli.split import split_command
 from imgsubset.report import printable
 
@@ -27,7 +30,10 @@ Exit codes:
   6    the loss is above --max-loss
   7    verify: files are missing, changed or new
   8    batch: some jobs failed
-  130  interrupted"""
+  129  ended by SIGHUP
+  130  interrupted
+  141  nobody reads stdout any more
+  143  ended by SIGTERM"""
 
 
 @click.group(
@@ -56,15 +62,26 @@ for _command in (
 def main() -> None:
     """The entry point of the `imgsubset` command."""
     try:
-        sys.exit(program.main(prog_name="imgsubset", standalone_mode=False))
+        with handled():
+            code = _run()
+    except EndedBySignal as ended:
+        with contextlib.suppress(OSError):
+            click.echo("imgsubset: interrupted", err=True)
+        os._exit(ended.exit_code)  # without waiting for threads in the middle of a long sum
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        return int(program.main(prog_name="imgsubset", standalone_mode=False) or 0)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see '{context.command_path} --help'" if context else ""
         message = " ".join(error.format_message().split()).rstrip(".") + hint
         if "--json" in sys.argv[1:]:
-            click.echo(json.dumps({"error": message, "exit_code": error.exit_code}))
+            say(json.dumps({"error": message, "exit_code": error.exit_code}))
         click.echo(f"imgsubset: error: {printable(message)}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("imgsubset: interrupted", err=True)
-        sys.exit(130)
+        return 130

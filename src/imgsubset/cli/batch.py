@@ -15,6 +15,7 @@ import click
 from imgsubset.cli.common import PATH, Command, collect_embeddings, collect_options, output_options, show
 from imgsubset.cli.run import Job, Outcome, run
 from imgsubset.cli.select import select_command
+from imgsubset.cli.signals import EndedBySignal
 from imgsubset.errors import BatchError, ImgsubsetError, InputError, UsageError
 from imgsubset.report import batch_summary, printable
 
@@ -28,7 +29,7 @@ PRINTING = {"as_json", "quiet", "verbose"}  # of the batch, not of a job
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job: done; skipped, since an earlier run had done it; failed; stopped, by Ctrl-C;
+    """What became of a job: done; skipped, since an earlier run had done it; failed; stopped, by a signal;
     or not run, after that."""
 
     name: str
@@ -76,9 +77,9 @@ def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None
     """
     jobs = read_jobs(file)
     results: list[Result] = []
-    interrupted = False
+    interrupted, signalled = False, None
     for number, (name, job) in enumerate(jobs.items(), 1):
-        if interrupted:
+        if interrupted or signalled:
             results.append(Result(name, "not run"))
             continue
         if not quiet:
@@ -86,9 +87,9 @@ def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None
         try:
             results.append(_do(name, job, quiet, verbose))
             interrupted = results[-1].interrupted
-        except KeyboardInterrupt:
+        except EndedBySignal as ended:
             results.append(Result(name, "stopped"))
-            interrupted = True
+            signalled = ended
     errors = {one.name: str(one.error) for one in results if one.error}
     show(
         {"jobs": [one.describe() for one in results]},
@@ -96,6 +97,8 @@ def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None
         as_json,
         quiet,
     )
+    if signalled:
+        raise signalled
     if interrupted:
         raise click.exceptions.Exit(130)
     if errors:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import signal
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -15,7 +16,7 @@ from click.core import ParameterSource
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
-from imgsubset.errors import GateError, ImgsubsetError, InputError, UsageError, VerdictError
+from imgsubset.errors import GateError, ImgsubsetError, InputError, OutputError, UsageError, VerdictError
 from imgsubset.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.options import DEVICES, DIVERGENCE_NAMES, STRATIFY, Embeddings, Options, Weights
 from imgsubset.report import printable
@@ -34,7 +35,7 @@ class Command(click.Command):
             return super().invoke(ctx)
         except ImgsubsetError as error:
             if ctx.params.get("as_json") and not isinstance(error, VerdictError):  # whose result is printed already
-                click.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+                say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
             click.echo(f"imgsubset: error: {printable(str(error))}", err=True)
             raise click.exceptions.Exit(error.exit_code) from error
 
@@ -262,16 +263,30 @@ def check_gate(loss: float, max_loss: float | None) -> None:
 def show(record: dict[str, Any], text: str, as_json: bool, quiet: bool, err: bool = False) -> None:
     """Print what came out, in the form that was asked for."""
     if as_json:
-        click.echo(json.dumps(record, indent=1))
+        say(json.dumps(record, indent=1))
     elif not quiet:
-        click.echo(text, err=err)
+        say(text, err=err)
+
+
+def say(text: str | bytes, err: bool = False) -> None:
+    """Print. Raises OutputError if that fails, and ends the program if nobody reads stdout any more."""
+    try:
+        click.echo(text, err=err, nl=isinstance(text, str))
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # what is left in the buffer goes nowhere at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
+        if isinstance(error, BrokenPipeError):
+            raise click.exceptions.Exit(128 + 13) from None  # as SIGPIPE would end it
+        raise OutputError(f"cannot write to {'stderr' if err else 'stdout'}: {error.strerror}") from None
 
 
 class Bars:
     """Progress bars on stderr, one a stage; none off a terminal or when quiet."""
 
     def __init__(self, quiet: bool) -> None:
-        self.disable = True if quiet else None  # None: tqdm asks whether stderr is a terminal
+        # None: tqdm asks whether stderr is a terminal. One that is dumb cannot go back in a line.
+        hidden = quiet or sys.stderr is None or os.environ.get("TERM") == "dumb"
+        self.disable = True if hidden else None
         self.bars: dict[str, tqdm[Any]] = {}
 
     def __enter__(self) -> Bars:
@@ -286,27 +301,3 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         for bar in self.bars.values():
             bar.close()
-
-
-class Interrupt:
-    """While the search runs, the first Ctrl-C asks it to end with the best so far; any other ends the program."""
-
-    def __init__(self) -> None:
-        self.searching = self.asked = False
-
-    def __call__(self) -> bool:
-        self.searching = True
-        return self.asked
-
-    def __enter__(self) -> Interrupt:
-        self.before = signal.signal(signal.SIGINT, self.handle)
-        return self
-
-    def handle(self, *_: object) -> None:
-        if self.asked or not self.searching:
-            raise KeyboardInterrupt
-        self.asked = True
-        click.echo("\nimgsubset: ending the search with the best so far; Ctrl-C again to leave at once", err=True)
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.before)

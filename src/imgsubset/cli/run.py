@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgsubset.cli.common import Bars, Interrupt, check_gate, open_source
+from imgsubset.cli.common import Bars, check_gate, open_source, say
+from imgsubset.cli.signals import Interrupt
 from imgsubset.copying import write_whole
 from imgsubset.describe import describe, describe_files, request
+from imgsubset.destination import check_destination, finished
 from imgsubset.errors import GateError, OutputError, UsageError
-from imgsubset.export import MODES, check_destination, export, finished
+from imgsubset.export import MODES, export
 from imgsubset.filters import candidates
 from imgsubset.listing import Listing
 from imgsubset.manifest import Manifest
@@ -152,11 +153,11 @@ def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...] | list[str])
         return
     end = b"\0" if job.null else b"\n"
     content = b"".join(os.fsencode(listing.root / path) + end for path in chosen)
+    if str(job.list_file) == "-":
+        say(content)
+        return
     try:
-        if str(job.list_file) == "-":
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
-        elif job.list_file.exists() and not job.list_file.is_file():
+        if job.list_file.exists() and not job.list_file.is_file():
             job.list_file.write_bytes(content)  # a FIFO or a device takes it as it comes
         else:
             write_whole(Path(os.path.realpath(job.list_file)), content)

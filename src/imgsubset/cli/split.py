@@ -15,16 +15,17 @@ from imgsubset.cli.common import (
     WHICH_OPTIONS,
     Bars,
     Command,
-    Interrupt,
     embeddings_record,
     open_source,
     options_record,
     output_options,
     show,
 )
+from imgsubset.cli.signals import Interrupt
 from imgsubset.describe import describe, describe_files, request
+from imgsubset.destination import check_destination, finished
 from imgsubset.errors import UsageError
-from imgsubset.export import MODES, check_destination, export, finished
+from imgsubset.export import MODES, export
 from imgsubset.filters import candidates
 from imgsubset.options import Embeddings, Options
 from imgsubset.report import printable, summary
