@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from imgsubset.listing import Listing, RejectedFile
 from imgsubset.options import DIVERGENCE_NAMES, Options
 from imgsubset.progress import Progress, silent
-from imgsubset.source import AnySource, Clock, read_source
+from imgsubset.source import AnySource, Clock, or_on_cpu, read_source
 
 if TYPE_CHECKING:
     from imgsubset.features import Extractor
@@ -72,6 +72,7 @@ class Comparison:
     seconds: dict[str, float]
 
 
+@or_on_cpu
 def compare(
     first: AnySource,
     second: AnySource,

@@ -17,7 +17,7 @@ from imgsubset.verification import Verification
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
 # Options that say where and how work is done, and change no result.
-INDIFFERENT = ("workers", "cache", "cache_verify")
+INDIFFERENT = ("workers", "cache", "cache_verify", "resume")
 
 
 def request(

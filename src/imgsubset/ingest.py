@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from imgsubset.images import Stamp
 from imgsubset.listing import RejectedFile
 from imgsubset.moments import ImageMoments, maps_to_moments
 
+T = TypeVar("T")
 Store: TypeAlias = Callable[[Sequence[str], Sequence[Stamp], Tensor, int], None]
 """Takes paths, their stamps, their rows of moments (B, 2 C) and the number of positions."""
 
@@ -122,7 +123,7 @@ def _through_network(
         # TF32 would round features to 10 bits, and losses would not be those of a CPU.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
             while batch := list(islice(chunks, GPU_CHUNKS)):
-                yield run(batch)
+                yield from _in_memory(run, batch)
         return
     # On a CPU several batches run side by side, each on one thread: threads inside an operation wait for each
     # other by spinning, which takes the cores away from the decoding processes.
@@ -134,3 +135,18 @@ def _through_network(
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+def _in_memory(run: Callable[[list[Chunk]], T], batch: list[Chunk]) -> Iterator[T]:
+    """run(batch), or of its halves, if a GPU has too little memory for the whole."""
+    try:
+        result = run(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+        torch.cuda.empty_cache()
+    else:
+        yield result
+        return
+    for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+        yield from _in_memory(run, half)

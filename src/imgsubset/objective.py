@@ -159,11 +159,20 @@ class Objective:
         return _by_blocks(of_block, rows)
 
 
-def _by_blocks(function: Callable[[Tensor, int], T], rows: Tensor, cpu_block: int = CPU_BLOCK) -> list[T]:
-    """function(block, its number) for blocks of subsets; on a CPU the blocks run side by side."""
-    blocks = torch.split(rows, cpu_block if rows.device.type == "cpu" else GPU_BLOCK)
+def _by_blocks(
+    function: Callable[[Tensor, int], T], rows: Tensor, cpu_block: int = CPU_BLOCK, gpu_block: int = GPU_BLOCK
+) -> list[T]:
+    """function(block, its number) for blocks of subsets; on a CPU the blocks run side by side, and on a GPU that runs
+    out of memory they become smaller."""
+    blocks = torch.split(rows, cpu_block if rows.device.type == "cpu" else gpu_block)
     if rows.device.type != "cpu":
-        return [function(block, number) for number, block in enumerate(blocks)]
+        try:
+            return [function(block, number) for number, block in enumerate(blocks)]
+        except torch.OutOfMemoryError:
+            if gpu_block == 1:
+                raise
+            torch.cuda.empty_cache()
+        return _by_blocks(function, rows, cpu_block, gpu_block // 2)
     with single_threaded():
         return list(workers().map(function, blocks, range(len(blocks))))
 

@@ -109,6 +109,7 @@ class Options:
     dedupe         whether of images that are copies of each other, exact or near, at most one is chosen
     sidecars       files that travel with their images: auto, none, or templates as in 'labels/{dir}/{stem}.txt'
     coco           a COCO instances file of which the part about the chosen images is written
+    resume         file that keeps the state of the search, which goes on from it if it was cut off; changes no result
     workers        decoding processes; None is one a core; 0 is none but this one; changes no result
     cache          folder that keeps the moments of images between runs; None is none; changes no result
     cache_verify   whether a cached image counts as the same by its content, not its path, size and time
@@ -142,6 +143,7 @@ class Options:
     dedupe: bool = False
     sidecars: str = "auto"
     coco: str | None = None
+    resume: str | None = None
     workers: int | None = None
     cache: str | None = None
     cache_verify: bool = False
@@ -226,6 +228,8 @@ def check_size(n: int | str, options: Options) -> None:
     subset_size(n, 1 << 200)
     if str(n).strip() == AUTO and not options.has_target:
         raise UsageError("n 'auto' needs a target loss or a target size to aim at")
+    if options.resume is not None and options.has_target:
+        raise UsageError("resume goes with a number of images, not with n 'auto'")
     if str(n).strip() != AUTO and options.has_target:
         raise UsageError(f"a target loss or size goes with n 'auto', not with n '{n}'")
 

@@ -16,7 +16,7 @@ from imgsubset.manifest import NAME, read_manifest
 from imgsubset.matching import Matched, match_files, match_manifest
 from imgsubset.options import Embeddings, Options
 from imgsubset.progress import Progress, silent
-from imgsubset.source import AnySource, Clock, Source, read_source
+from imgsubset.source import AnySource, Clock, Source, or_on_cpu, read_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +80,7 @@ class Scored:
     seconds: dict[str, float]
 
 
+@or_on_cpu
 def score(
     source: AnySource,
     subset: AnySource,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from imgsubset.errors import InputError
@@ -13,7 +14,7 @@ from imgsubset.listing import Listing, RejectedFile, list_images
 from imgsubset.options import AUTO, Embeddings, Options, check_size, subset_size
 from imgsubset.progress import Progress, silent
 from imgsubset.scoring import Score, score_of
-from imgsubset.source import AnySource, Clock, Source, read_source
+from imgsubset.source import AnySource, Clock, Source, or_on_cpu, read_source
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from torch import Tensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     from imgsubset.features import Extractor
     from imgsubset.moments import ImageMoments
     from imgsubset.objective import Objective
-    from imgsubset.search.loop import Found, TracePoint
+    from imgsubset.search.loop import Checkpoint, Found, TracePoint
     from imgsubset.search.quadratic import Quadratic
 
 
@@ -80,6 +81,7 @@ class Selection:
         return tuple(self.paths[index] for index in self.indices)
 
 
+@or_on_cpu
 def select(
     source: AnySource,
     n: int | str,
@@ -115,9 +117,35 @@ def select(
 
         allowed = constraints(read, options)
     search = Search(read.images, allowed, options, clock, stop, progress)
+    search.checkpoint = _checkpoint(read, options, n, embeddings)
     wanted = None if str(n).strip() == AUTO else subset_size(n, len(read.paths))
     result = search.smallest() if wanted is None else search.of_size(wanted)
     return search.selection(read, result, str(n), wanted, embeddings)
+
+
+def _checkpoint(source: Source, options: Options, n: int | str, embeddings: Embeddings | None) -> Checkpoint | None:
+    if options.resume is None:
+        return None
+    import torch
+
+    from imgsubset.checkpoint import FileCheckpoint
+
+    here = ("resume", "cache", "cache_verify", "workers", "strict")
+    deciding = {name: value for name, value in asdict(options).items() if name not in here}
+    return FileCheckpoint(
+        options.resume,
+        {
+            "source": str(source.listing.root.absolute()),
+            "source_digest": source.listing.digest,
+            "number of usable images": len(source.paths),
+            "embeddings": embeddings.describe() if embeddings else None,
+            "n": str(n),
+            **deciding,
+            "version of imgsubset": version("imgsubset"),
+            "version of torch": torch.__version__,
+            "processor": source.device,
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -145,6 +173,7 @@ class Search:
         self.images, self.allowed, self.options, self.clock = images, allowed, options, clock
         self.stop, self.progress = stop, progress
         self.generator = torch.Generator(images.table.device).manual_seed(options.seed)
+        self.checkpoint: Checkpoint | None = None
         self.trace: list[TracePoint] = []
         self.stopped = False
 
@@ -168,7 +197,7 @@ class Search:
             start = None
             if near and free:
                 start = resized(self._form(near.objective), near.found.rows, n, self.generator)
-            found = find(objective, options, self.generator, self.stop, progress, start, choices)
+            found = find(objective, options, self.generator, self.stop, progress, start, choices, self.checkpoint)
         self.trace += found.trace
         self.stopped |= found.stopped
         return Result(objective, found)

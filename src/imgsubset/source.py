@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from imgsubset.decoders import decoded
 from imgsubset.errors import BadFilesError, InputError, UsageError
@@ -75,6 +77,35 @@ class Clock:
         yield
         within = sum(self.seconds.values()) - others
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start - within
+
+
+Work = TypeVar("Work", bound=Callable[..., Any])
+
+
+def or_on_cpu(work: Work) -> Work:
+    """Let a function that takes options do its work on the CPU, and say so, where a GPU's memory runs out and the
+    device is `auto`. Smaller batches were tried by then."""
+
+    @wraps(work)
+    def tried(*arguments: Any, **named: Any) -> Any:
+        bound = signature(work).bind(*arguments, **named)
+        bound.apply_defaults()
+        options = bound.arguments["options"] or Options()
+        try:
+            return work(*arguments, **named)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's; it may not be imported yet
+                raise
+            if options.device != "auto":
+                raise InputError("the GPU has too little memory for this; --device cpu does without it") from None
+        bound.arguments["options"] = replace(options, device="cpu")
+        result = work(*bound.args, **bound.kwargs)
+        note = "the GPU has too little memory for this, so the CPU did it"
+        if isinstance(result, dict):
+            return {name: replace(one, warnings=(*one.warnings, note), options=options) for name, one in result.items()}
+        return replace(result, warnings=(*result.warnings, note), options=options)
+
+    return cast("Work", tried)
 
 
 def read_source(

@@ -9,7 +9,7 @@ from imgsubset.errors import InputError, UsageError
 from imgsubset.options import Embeddings, Options
 from imgsubset.progress import Progress, silent
 from imgsubset.selection import Search, Selection
-from imgsubset.source import AnySource, Clock, read_source
+from imgsubset.source import AnySource, Clock, or_on_cpu, read_source
 
 
 def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
@@ -48,6 +48,7 @@ def asked_for(name: str, parts: Mapping[str, int | str]) -> str:
     return f"{name} of {' '.join(f'{part}={size}' for part, size in parts.items())}"
 
 
+@or_on_cpu
 def split(
     source: AnySource,
     parts: Mapping[str, int | str],
@@ -67,8 +68,8 @@ def split(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    if options.has_target or options.keep:
-        raise UsageError("a split takes neither a target loss or size nor images to keep")
+    if options.has_target or options.keep or options.resume:
+        raise UsageError("a split takes neither a target loss or size, nor images to keep, nor a file to resume from")
     part_sizes(parts, 1 << 62)
     clock = Clock()
     read = read_source(source, options, embeddings=embeddings, clock=clock, progress=progress).standardised()

@@ -93,7 +93,11 @@ CLASS_OPTIONS = [
                  help="Write the part of this COCO instances file that is about the chosen images."),
 ]  # fmt: skip
 
-KEEP = click.option("--keep", type=PATH, metavar="FILE", help="Images that must be chosen, one path a line.")
+ONE_SUBSET_OPTIONS = [
+    click.option("--keep", type=PATH, metavar="FILE", help="Images that must be chosen, one path a line."),
+    click.option("--resume", type=PATH, metavar="FILE",
+                 help="Keep the state of a long search in FILE; one that was cut off goes on from there."),
+]  # fmt: skip
 
 TARGET_OPTIONS = [
     click.option("--target-loss", type=float, metavar="X", help="Of '-n auto': the smallest n with at most this loss."),
@@ -165,7 +169,7 @@ def collect_options(arguments: dict[str, Any]) -> dict[str, Any]:
     values["time_limit"] = parse_seconds(values.get("time_limit"))
     for name in ("keep", "drop"):
         values[name] = read_paths(values[name]) if values.get(name) is not None else ()
-    for name in ("labels", "coco"):
+    for name in ("labels", "coco", "resume"):
         values[name] = None if values.get(name) is None else str(values[name])
     return rest | {"options": Options(**values)}
 

@@ -90,6 +90,8 @@ def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
             )
     if verdict is None:
         _write_list(job, listing, selection.ranked if job.ranked else selection.chosen)
+    if job.options.resume is not None and not selection.interrupted:
+        Path(job.options.resume).unlink(missing_ok=True)
     record = describe(selection, job.mode if exported else "none", job.ranked)
     if exported:
         record |= describe_files(selection, exported.hashes, exported.extras)

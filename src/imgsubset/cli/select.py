@@ -11,7 +11,7 @@ from imgsubset.cli.common import (
     CLASS_OPTIONS,
     FEATURE_OPTIONS,
     GATE,
-    KEEP,
+    ONE_SUBSET_OPTIONS,
     PATH,
     SEARCH_OPTIONS,
     TARGET_OPTIONS,
@@ -34,7 +34,7 @@ from imgsubset.options import Options
 @click.argument("destination", metavar="DST", type=PATH, required=False)
 @click.option("-n", "n", required=True, metavar="N|P%|auto",
               help="How many images to choose: a number, a percentage, or 'auto' with a target.")  # fmt: skip
-@options_record([KEEP], CLASS_OPTIONS, WHICH_OPTIONS, TARGET_OPTIONS, FEATURE_OPTIONS, SEARCH_OPTIONS)
+@options_record(ONE_SUBSET_OPTIONS, CLASS_OPTIONS, WHICH_OPTIONS, TARGET_OPTIONS, FEATURE_OPTIONS, SEARCH_OPTIONS)
 @embeddings_record
 @GATE
 @click.option("--mode", type=click.Choice([*MODES, "none"]), default="copy", show_default=True,

@@ -15,7 +15,7 @@ from imgsubset.progress import Progress
 from imgsubset.search.choices import Choices
 from imgsubset.search.draws import RandomDraws
 from imgsubset.search.exchange import Exchanges
-from imgsubset.search.loop import Found, search
+from imgsubset.search.loop import Checkpoint, Found, search
 from imgsubset.search.quadratic import quadratic_form
 
 DRAWS_SHARE = 0.1  # of a time limit
@@ -29,16 +29,22 @@ def find(
     progress: Progress,
     start: Tensor | None = None,
     choices: Choices | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Found:
     """Search with the candidates, chains, steps and time limit of the options; the best subset comes first.
 
     start    (K, n) subsets to improve on, in place of random draws
     choices  what may be chosen, where not any rows may
+    checkpoint  where the exchanges' state is kept, and taken from to begin with
     """
     images = objective.images
     choices = choices or Choices.free(len(images), objective.n, images.table.device)
     limit = options.time_limit
-    if start is None or not options.steps or not any(objective.coefficients.values()):
+    state = checkpoint.load() if checkpoint else None
+    if state is not None:
+        draws = Found(state.rows, state.losses, state.trace, stopped=False)
+        chains = choices.rows(state.method["members"].to(images.table.device))
+    elif start is None or not options.steps or not any(objective.coefficients.values()):
         draws = search(
             RandomDraws(objective, options.candidates, generator, choices),
             objective.loss,
@@ -54,7 +60,7 @@ def find(
     if draws.stopped or not options.steps or not choices.strata or not any(objective.coefficients.values()):
         return draws
     form = quadratic_form(images, objective.source, objective.coefficients)
-    exchanges = Exchanges(form, draws.rows, options.steps, generator, choices)
+    exchanges = Exchanges(form, draws.rows if state is None else chains, options.steps, generator, choices)
     spent = draws.trace[-1].seconds if draws.trace else 0.0
     return search(
         exchanges,
@@ -64,4 +70,5 @@ def find(
         seconds=limit and max(limit - spent, 1e-9),
         stop=stop,
         progress=lambda work, best: progress("exchange", work, options.steps, f"loss {best:.4f}"),
+        checkpoint=checkpoint,
     )

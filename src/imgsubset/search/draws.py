@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from imgsubset.objective import Objective
 from imgsubset.search.choices import Choices
@@ -33,3 +33,10 @@ class RandomDraws:
         rows = self.choices.draw(count, self.generator)
         lowest = self.objective.noised_lowest(rows, min(EXACT, count), 1 - fraction, self.generator)
         return Round(rows[lowest], count, (1 - fraction) * self.objective.langevin.temperature)
+
+    def state(self) -> dict[str, Tensor]:
+        """None: draws are over in a moment, and made again."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Nothing to go on from."""

@@ -79,6 +79,23 @@ class Exchanges:
                     seen.append(self.choices.rows(self.members))
         return Round(torch.cat(seen), self.steps_a_round, temperature, float(changed) / self.steps_a_round)
 
+    def state(self) -> dict[str, Tensor]:
+        """The chains, and the generator's state."""
+        return {
+            "members": self.members,
+            "residual": self.residual,
+            "first": torch.tensor(self.first),
+            "generator": self.generator.get_state(),
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+        device = self.members.device
+        self.members, self.residual = state["members"].to(device), state["residual"].to(device)
+        self.first = int(state["first"])
+        self.generator.set_state(state["generator"].cpu())
+        self.chosen.zero_().scatter_(1, self.members, True)
+
     def temperature(self, fraction: float) -> float:
         """Geometric from HOT / V to COLD / V, and 0 in the last round, in units of the loss."""
         return float(HOT / self.members.shape[1] * (COLD / HOT) ** fraction) if fraction < 1 else 0.0
