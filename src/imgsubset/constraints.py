@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Constraints:
     keep     rows that must be chosen
     barred   rows that must not
     copies   how many rows are exact copies of an earlier one
+    example  path of a kept image, for messages
     """
 
     device: torch.device
@@ -41,6 +42,7 @@ class Constraints:
     keep: frozenset[int]
     barred: frozenset[int]
     copies: int
+    example: str = ""
 
     @property
     def free(self) -> bool:
@@ -49,10 +51,17 @@ class Constraints:
 
     def bounds(self) -> tuple[int, int]:
         """The fewest and the most rows that a subset may have."""
-        units = self._units()
-        fixed = [rows for rows in units if any(row in self.keep for row in rows)]
-        barred = [rows for rows in units if any(row in self.barred for row in rows) and rows not in fixed]
-        return max(1, sum(map(len, fixed))), len(self.classes) - sum(map(len, barred))
+        fixed, units = self._fixed(), self._open(self.barred)
+        most = len(fixed) + sum(size * len(found) for (_, size), found in units.items())
+        low, high = max(1, len(fixed)) - 1, most
+        while high - low > 1:  # with classes, the kept images of one may need a larger n than their number
+            middle = (low + high) // 2
+            try:
+                self._wanted(middle, fixed, units, Counter(self.classes))
+                high = middle
+            except UsageError:
+                low = middle
+        return high, most
 
     def rest(self, taken: Collection[int]) -> torch.Tensor:
         """The rows (n,), ascending, that may be chosen and are not taken."""
@@ -69,16 +78,7 @@ class Constraints:
         not enough.
         """
         used = frozenset(taken)
-        barred = self.barred | used
-        units: dict[tuple[int, int], list[list[int]]] = defaultdict(list)
-        fixed: list[int] = []
-        for rows in self._units():
-            if any(row in self.keep for row in rows):
-                fixed += rows
-            elif not any(row in barred for row in rows):
-                # A group that spans classes counts for the one that most of it has.
-                group = Counter(self.classes[row] for row in rows).most_common(1)[0][0]
-                units[group, len(rows)].append(rows)
+        fixed, units = self._fixed(), self._open(self.barred | used)
         left = Counter(group for row, group in enumerate(self.classes) if row not in used)
         wanted = self._wanted(n, fixed, units, left)
         strata = [Stratum(group, torch.tensor(rows, device=self.device)) for (group, _), rows in sorted(units.items())]
@@ -93,6 +93,20 @@ class Constraints:
             members[group].append(row)
         return list(members.values())
 
+    def _fixed(self) -> list[int]:
+        """The rows that must be chosen, whole groups of them."""
+        return [row for rows in self._units() if any(row in self.keep for row in rows) for row in rows]
+
+    def _open(self, barred: Collection[int]) -> dict[tuple[int, int], list[list[int]]]:
+        """The units that may be taken or not, by class and size."""
+        units: dict[tuple[int, int], list[list[int]]] = defaultdict(list)
+        for rows in self._units():
+            if not any(row in self.keep or row in barred for row in rows):
+                # A group that spans classes counts for the one that most of it has.
+                group = Counter(self.classes[row] for row in rows).most_common(1)[0][0]
+                units[group, len(rows)].append(rows)
+        return units
+
     def _wanted(
         self, n: int, fixed: list[int], units: dict[tuple[int, int], list[list[int]]], left: Counter[int]
     ) -> dict[int, int]:
@@ -101,19 +115,23 @@ class Constraints:
         for (group, size), found in units.items():
             room[group] += size * len(found)
         if len(fixed) > n:
-            raise UsageError(f"{len(fixed):,} images must be kept, which is more than n = {n:,}")
+            raise UsageError(
+                f"{len(fixed):,} images must be kept, which is more than n = {n:,}; the first is '{self.example}'"
+            )
         if len(fixed) + room.total() < n:
             raise InputError(
                 f"n = {n:,} images are asked for, but only {len(fixed) + room.total():,} of the source may be chosen"
             )
         kept = Counter(self.classes[row] for row in fixed)
-        quota = quotas([left[group] for group in sorted(room)], n, self.equal)
+        # Equal parts are of what may be chosen; shares are of what there is.
+        sizes = [kept[group] + room[group] if self.equal else left[group] for group in sorted(room)]
+        quota = quotas(sizes, n, self.equal)
         wanted = {group: quota[group] - kept[group] for group in room}
         if self.names and (over := [group for group, number in wanted.items() if number < 0]):
             group = over[0]
             raise UsageError(
-                f"{kept[group]:,} images of class '{self.names[group]}' must be kept, but its share of n = {n:,} "
-                f"is {quota[group]:,}"
+                f"{kept[group]:,} images of class '{self.names[group]}' must be kept, but its share of n = {n:,} is "
+                f"{quota[group]:,}; the first to be kept is '{self.example}'"
             )
         # What a class cannot give, because its images are barred, the others do.
         short = sum(max(0, number - room[group]) for group, number in wanted.items())
@@ -147,6 +165,8 @@ def constraints(source: Source, options: Options) -> Constraints:
     drop = _rows(options.drop, source, "drop", must_be_there=False)
     if both := sorted(keep & drop):
         raise UsageError(f"'{paths[both[0]]}' is both to be kept and to be dropped")
+    if groups is not None:
+        _check_groups(groups, keep, drop, paths)
     copies = exact_duplicates(source)
     if options.dedupe:
         drop |= _without_copies(source, keep, drop)
@@ -158,8 +178,18 @@ def constraints(source: Source, options: Options) -> Constraints:
         groups=groups,
         keep=frozenset(keep),
         barred=frozenset(drop),
+        example=paths[min(keep)] if keep else "",
         copies=sum(len(rows) - 1 for rows in copies),
     )
+
+
+def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: Sequence[str]) -> None:
+    kept = {groups[row]: row for row in sorted(keep, reverse=True)}
+    for row in sorted(drop):
+        if groups[row] in kept:
+            raise UsageError(
+                f"'{paths[kept[groups[row]]]}' is to be kept and '{paths[row]}' dropped, but they are of one group"
+            )
 
 
 def _rows(wanted: Iterable[str], source: Source, option: str, must_be_there: bool = True) -> set[int]:

@@ -5,6 +5,9 @@ parent still imports torch. They share one unlinked temporary file with the pare
 and two pipes: the parent writes the number of a slot that is ready to be decoded, whichever process is free reads
 it, and writes the number back when the pixels are there. All processes take from one queue, so a slow file holds
 up nobody else, and when the parent dies, however it dies, they read the end of the queue and leave.
+
+Before a process opens a file it claims it in the slot, so that the parent knows at which file one has died or is
+stuck. It kills the stuck, refuses that file, and starts another process, which decodes the chunk anew without it.
 """
 
 from __future__ import annotations
@@ -14,24 +17,30 @@ import json
 import mmap
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from imgsubset.cores import usable_cores
 from imgsubset.errors import InputError
 from imgsubset.images import Stamp, decode, reason
 
+DECODE_SECONDS = 60.0  # that a process may be at one file
+DEATH_SECONDS = 5.0  # that a killed process is waited for
+LOSSES = 10  # processes that may be lost in a run: more than that is no matter of a few files
 SHARED_BYTES = 64 << 20  # pixels that may wait to be consumed, unless two slots a process need more
-FEW = 64  # below this many images, starting processes costs more than it saves
+FEW = 64  # below this many images, starting more than one process costs more than it saves
 TEXT_BYTES = 4352  # for each image of a slot: its path on the way out, its stamp or reason on the way back
 NUMBER = struct.Struct("=i")
+Place: TypeAlias = tuple[int, int]  # a chunk, and which of its images
 CLAIM = struct.Struct("=ii")  # which process is at a slot, and at which of its images
 SERVE = "import sys; sys.path[:] = sys.argv[5:]; import imgsubset.decoders as d; d.serve(*map(int, sys.argv[1:5]))"
 
@@ -63,26 +72,23 @@ def chunk_length(size: int) -> int:
 def decoded(root: Path, paths: Sequence[str], size: int, workers: int | None = None) -> Iterator[Iterator[Chunk]]:
     """A context whose value is an iterator over the decoded chunks of a source, in order.
 
-    workers  decoding processes, which start at once; 0 decodes in this process; None is one for each core, or 0
-             for few images. Results do not depend on it.
+    workers  decoding processes, which start at once; None is one for each core, or a single one for few images;
+             0 decodes in this process, as always on Windows, without a limit of time. Results do not depend on it.
     """
     if workers is None:
-        workers = usable_cores() if len(paths) >= FEW else 0
+        workers = usable_cores() if len(paths) >= FEW else 1
     length = chunk_length(size)
     if workers == 0 or not paths or os.name != "posix":
         yield (_decode_here(root, paths[at : at + length], at, size) for at in range(0, len(paths), length))
         return
-    pool = _Pool(root, paths, size, min(workers, -(-len(paths) // length)))
-    try:
+    with contextlib.closing(_Pool(root, paths, size, min(workers, -(-len(paths) // length)))) as pool:
         yield pool.chunks()
-    finally:
-        pool.close()
 
 
 def _decode_here(root: Path, paths: Sequence[str], start: int, size: int) -> Chunk:
     slot = bytearray(_pixel_bytes(size))
     names = [os.fsencode(root / path) for path in paths]
-    outcomes = tuple(_outcome(*item) for item in _decode_into(slot, 0, names, size))
+    outcomes = tuple(_outcome(*item) for item in _decode_into(slot, 0, names, size, id))
     return Chunk(start, bytes(slot), outcomes)
 
 
@@ -91,11 +97,7 @@ def _outcome(size: int, mtime_ns: int, problem: str | None) -> Stamp | str:
 
 
 def _decode_into(
-    buffer: bytearray | mmap.mmap,
-    offset: int,
-    paths: Sequence[bytes],
-    size: int,
-    claim: Callable[[int], None] = lambda position: None,
+    buffer: bytearray | mmap.mmap, offset: int, paths: Sequence[bytes], size: int, claim: Callable[[int], object]
 ) -> Iterator[tuple[int, int, str | None]]:
     """Decode files one after another into a buffer; yield a stamp and a reason for each. `claim` precedes each."""
     length = size * size * 3
@@ -123,83 +125,131 @@ class _Pool:
         self.slots = min(slots, self.chunk_count)
         self.shared = _shared_file(self.slots * self.stride)
         self.memory = mmap.mmap(self.shared.fileno(), self.slots * self.stride)
-        queue_out, self.queue = os.pipe()
-        self.results, results_in = os.pipe()
+        self.queue_out, self.queue = os.pipe()
+        self.results, self.results_in = os.pipe()
         self.done: set[int] = set()
-        self.queued = 0
-        numbers = [str(number) for number in (self.shared.fileno(), queue_out, results_in, size)]
-        command = [sys.executable, "-c", SERVE, *numbers, *sys.path]
+        self.next = self.queued = 0
+        self.refused: dict[int, str] = {}  # by the number of the image: why it is tried no more
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.losses, self.watched = 0, time.monotonic()
+        self.stays: dict[tuple[int, Place], float] = {}  # seconds for which a process has been seen at a file
+        self.idle = 0.0  # seconds for which none has been seen at any
         try:
             for _ in range(workers):
-                self.processes.append(
-                    subprocess.Popen(
-                        command,
-                        stdin=subprocess.DEVNULL,
-                        pass_fds=(self.shared.fileno(), queue_out, results_in),
-                        start_new_session=True,  # Ctrl-C reaches the parent alone, which then closes the queue
-                    )
-                )
-            self._fill(consumed=0)
+                self._start()
+            self._fill()
         except BaseException:
             self.close()
             raise
-        finally:
-            os.close(queue_out)
-            os.close(results_in)
+
+    def _start(self) -> None:
+        descriptors = self.shared.fileno(), self.queue_out, self.results_in
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", SERVE, *map(str, (*descriptors, self.size)), *sys.path],
+                stdin=subprocess.DEVNULL,
+                pass_fds=descriptors,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which then kills it
+            )
+        except OSError as error:
+            raise InputError(f"no decoding process can be started: {reason(error, sys.executable)}") from error
+        self.processes.append(process)
 
     def chunks(self) -> Iterator[Chunk]:
         for number in range(self.chunk_count):
             while number not in self.done:
-                self._wait()
+                self._collect(0.25)
+                self._watch()
             self.done.discard(number)
             chunk = self._take(number)
-            self._fill(consumed=number + 1)
+            self.next = number + 1
+            self._fill()
             yield chunk
 
-    def _fill(self, consumed: int) -> None:
+    def _fill(self) -> None:
         """Queue every chunk whose slot is free."""
-        while self.queued < min(consumed + self.slots, self.chunk_count):
-            names = self.paths[self.queued * self.length : (self.queued + 1) * self.length]
-            slot = self.queued % self.slots
-            _put_text(self.memory, slot, self.size, b"\0".join(os.fsencode(self.root / name) for name in names))
-            os.write(self.queue, NUMBER.pack(self.queued))
+        while self.queued < min(self.next + self.slots, self.chunk_count):
+            self._put(self.queued)
             self.queued += 1
 
-    def _wait(self) -> None:
-        """Wait for a process to finish a chunk."""
-        ready, _, _ = select.select([self.results], [], [], 1.0)
-        if ready and (data := os.read(self.results, 1 << 16)):
-            self.done.update(number for (number,) in NUMBER.iter_unpack(data))
-            return
-        for process in self.processes:
-            if process.poll() is not None:
-                raise InputError(self._obituary(process))
+    def _put(self, number: int) -> None:
+        """Queue a chunk; an empty path stands for a file that is refused."""
+        first = number * self.length
+        paths = enumerate(self.paths[first : first + self.length], first)
+        names = [b"" if image in self.refused else os.fsencode(self.root / path) for image, path in paths]
+        _put_claim(self.memory, number % self.slots, self.size, 0, 0)
+        _put_text(self.memory, number % self.slots, self.size, b"\0".join(names))
+        os.write(self.queue, NUMBER.pack(number))
 
-    def _obituary(self, process: subprocess.Popen[bytes]) -> str:
-        """What a process was at when it ended too early."""
-        how = f"was killed by signal {-process.returncode}" if process.returncode < 0 else "failed"
-        for number in range(self.queued - self.slots, self.queued):
-            pid, position = _get_claim(self.memory, number % self.slots, self.size)
-            if pid == process.pid and number not in self.done:
-                path = self.paths[number * self.length + position]
-                return f"the process decoding '{path}' {how}; is there enough memory?"
-        return f"a decoding process {how}; is there enough memory?"
+    def _collect(self, seconds: float) -> None:
+        """Take the numbers of finished chunks out of the pipe; wait for one, but no longer than this."""
+        if select.select([self.results], [], [], seconds)[0]:
+            self.done.update(number for (number,) in NUMBER.iter_unpack(os.read(self.results, 1 << 16)))
+            self.idle = 0.0
+
+    def _places(self) -> dict[int, Place]:
+        """By process: the unfinished chunk that it is at, and at which of its images."""
+        numbers = [number for number in range(self.next, self.queued) if number not in self.done]
+        claims = [(number, *_get_claim(self.memory, number % self.slots, self.size)) for number in numbers]
+        return {pid: (number, position) for number, pid, position in claims if pid}
+
+    def _watch(self) -> None:
+        """Look, some times a second, for processes that are dead or at one file for too long."""
+        # Time away from here counts for little: after a suspension of all processes, none has been stuck.
+        step = min(time.monotonic() - self.watched, 2.0)
+        if step < 0.2:
+            return
+        self.watched = time.monotonic()
+        codes = [process.poll() for process in self.processes]  # before the claims: those of the dead are final
+        places = self._places()
+        self.stays = {item: self.stays.get(item, -step) + step for item in places.items()}
+        self.idle = 0.0 if places else self.idle + step
+        if self.idle >= DECODE_SECONDS:
+            raise InputError(f"the decoding processes have done nothing for {DECODE_SECONDS:g} s")
+        for process, code in list(zip(self.processes, codes, strict=True)):
+            place = places.get(process.pid)
+            if code is not None:
+                how = f"was killed by signal {-code}" if code < 0 else "failed"
+                if place is None:  # as when it could not even start
+                    raise InputError(f"a decoding process {how}; is there enough memory?")
+                self._replace(process, place, f"the process decoding it {how}; is there enough memory?")
+            elif place and self.stays[process.pid, place] >= DECODE_SECONDS:
+                process.kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):  # a file system may hold it in the kernel:
+                    process.wait(DEATH_SECONDS)  # then it dies later, and touches no memory any more
+                self._replace(process, place, f"not decoded within {DECODE_SECONDS:g} s")
+
+    def _replace(self, process: subprocess.Popen[bytes], place: Place, why: str) -> None:
+        """Refuse the file at which a process was lost, and let another process go on with the chunk."""
+        self.processes.remove(process)
+        self._collect(0.0)
+        last = self._places().get(process.pid)
+        image = place[0] * self.length + place[1]
+        if last == place:  # else it had gone on just before it was killed, maybe to another chunk
+            self.refused[image] = why
+        self.losses += 1
+        if self.losses > LOSSES:
+            raise InputError(f"{self.losses} decoding processes were lost, the last at '{self.paths[image]}': {why}")
+        for number in {place[0], (last or place)[0]} - self.done:
+            self._put(number)
+        self._start()
 
     def _take(self, number: int) -> Chunk:
-        slot = number % self.slots
-        outcomes = json.loads(_get_text(self.memory, slot, self.size))
-        begin = slot * self.stride
+        first = number * self.length
+        items = enumerate(json.loads(_get_text(self.memory, number % self.slots, self.size)), first)
+        outcomes = tuple(self.refused.get(image) or _outcome(*item) for image, item in items)
+        begin = number % self.slots * self.stride
         pixels = self.memory[begin : begin + _pixel_bytes(self.size)]
-        return Chunk(number * self.length, pixels, tuple(_outcome(*item) for item in outcomes))
+        return Chunk(first, pixels, outcomes)
 
     def close(self) -> None:
-        os.close(self.queue)
         for process in self.processes:
             process.kill()
         for process in self.processes:
-            process.wait()
-        os.close(self.results)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(DEATH_SECONDS)
+        for descriptor in (self.queue, self.queue_out, self.results, self.results_in):
+            os.close(descriptor)
         self.memory.close()
         self.shared.close()
 
@@ -210,6 +260,8 @@ def serve(shared: int, queue: int, results: int, size: int) -> None:
     stride = _stride(size)
     slots = len(memory) // stride
     while message := os.read(queue, NUMBER.size):
+        # Should the parent be gone, nobody kills this process when it is caught in a loop: the kernel does, in the end.
+        signal.setitimer(signal.ITIMER_PROF, DECODE_SECONDS * chunk_length(size))
         (number,) = NUMBER.unpack(message)
         slot = number % slots
         paths = _get_text(memory, slot, size).split(b"\0")

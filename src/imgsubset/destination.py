@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from imgsubset.copying import PARTIAL, files_in
-from imgsubset.errors import InputError, OutputError, UsageError
+from imgsubset.copying import PARTIAL, files_in, sha256
+from imgsubset.errors import ImgsubsetError, OutputError, UsageError
 from imgsubset.listing import Listing
 from imgsubset.manifest import NAME, Manifest, read_manifest
+from imgsubset.options import Options
+from imgsubset.sidecars import filtered_coco, filtered_metadata, sidecars
 
 MARKER = ".imgsubset-incomplete.json"
+RANKED = "ranked.txt"
 
 
 def check_destination(source: Listing, destination: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -63,12 +68,39 @@ def _check_apart(source: Listing, destination: str | os.PathLike[str]) -> None:
         raise UsageError(f"destination '{destination}' contains the source '{source.name}'")
 
 
-def finished(source: Listing, wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> Manifest | None:
+@dataclass(frozen=True)
+class Companions:
+    """What goes with chosen images: paths of label files to copy, and the content of files made for them, by path."""
+
+    copied: tuple[str, ...]
+    written: dict[str, bytes]
+
+
+def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Options) -> Companions:
+    """The labels that go with the chosen ones of the images of a source.
+
+    Raises UsageError for two files of one name, InputError for files of labels that make no sense.
+    """
+    beside = sidecars(source.root, chosen, images, options.sidecars)
+    copied = sorted({path for paths in beside.values() for path in paths})
+    made = filtered_metadata(source.root, chosen) if options.sidecars != "none" else []
+    if options.coco is not None:
+        made.append(filtered_coco(options.coco, chosen, images))
+    written = {one.path: one.content for one in made}
+    if len(written) < len(made):
+        raise UsageError(f"two files of labels would have one name in the destination: {', '.join(sorted(written))}")
+    return Companions(tuple(copied), written)
+
+
+def finished(
+    source: Listing, wanted: Mapping[str, object], options: Options, destination: str | os.PathLike[str]
+) -> Manifest | None:
     """The manifest of an earlier export that is just what this one would be; None if there is none.
 
     wanted  the request, see `describe.request`
 
-    The source must be as it was by paths, sizes and times, and the destination complete by names and sizes.
+    The source must be as it was by paths, sizes and times, its labels by content, and the destination complete by
+    names and sizes.
     """
     folder = Path(destination)
     try:
@@ -82,13 +114,21 @@ def finished(source: Listing, wanted: Mapping[str, object], destination: str | o
             and not os.path.lexists(folder / MARKER)
             and all((folder / path).stat().st_size == (source.root / path).stat().st_size for path in found.hashes)
             and all((folder / path).is_file() for path in found.extras)
+            and _same_labels(companions(source, source.paths, tuple(found.hashes), options), source.root, found.extras)
             and record["source_digest"] == source.digest
             and isinstance(record["score"]["loss"], float)
             and all(isinstance(file["rank"], int) for file in record["files"])
         )
-    except (InputError, OSError, KeyError, TypeError, ValueError):
+    except (ImgsubsetError, OSError, KeyError, TypeError, ValueError):
         return None
     return found if same else None
+
+
+def _same_labels(along: Companions, root: Path, recorded: Mapping[str, str]) -> bool:
+    """Whether the labels of the chosen images are those that were recorded; a ranking does not count."""
+    now = {path: sha256(root / path) for path in along.copied}
+    now |= {path: hashlib.sha256(content).hexdigest() for path, content in along.written.items()}
+    return now == {path: digest for path, digest in recorded.items() if path in now or path != RANKED}
 
 
 def folds_case(folder: Path) -> bool:

@@ -6,7 +6,6 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
 
 from imgsubset.copying import sha256
 from imgsubset.moments import ImageMoments
@@ -46,6 +45,8 @@ class Neighbours:
     """Finds the rows of standardised moments that are nearer to a row than `radius`."""
 
     def __init__(self, images: ImageMoments, radius: float = NEAR) -> None:
+        from scipy.spatial import KDTree  # a fifth of a second, which most runs need not wait for
+
         self.features = images.table[:, : images.channels].cpu().double()
         self.reach = radius * images.channels**0.5
         # A projection brings no two rows farther apart, so the tree finds all that are near, and some that are not.

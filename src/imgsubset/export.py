@@ -20,9 +20,11 @@ from imgsubset.copying import PARTIAL, copy_file, files_in, link_file, sync_fold
 from imgsubset.describe import describe, describe_files
 from imgsubset.destination import (
     MARKER,
+    RANKED,
     check_destination,
     check_folded,
     check_space,
+    companions,
     folds_case,
     listed_files,
     output_errors,
@@ -32,9 +34,7 @@ from imgsubset.images import Stamp
 from imgsubset.manifest import NAME
 from imgsubset.progress import Progress, silent
 from imgsubset.selection import Selection
-from imgsubset.sidecars import filtered_coco, filtered_metadata, sidecars
 
-RANKED = "ranked.txt"
 MODES = ("copy", "symlink", "hardlink")
 COPIES = 8  # at a time: copying waits for disks, not for processors
 
@@ -86,8 +86,12 @@ def export(
     folder = Path(destination)
     root = selection.source.root
     stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
-    beside = _stamps(root, _sidecars(selection))
-    written = _written(selection, ranked)
+    along = companions(selection.source, selection.paths, selection.chosen, selection.options)
+    beside, written = _stamps(root, along.copied), along.written
+    if ranked:
+        if RANKED in written:
+            raise UsageError(f"a file of labels may not be called '{RANKED}' where --ranked writes one")
+        written = written | {RANKED: os.fsencode("".join(f"{path}\n" for path in selection.ranked))}
     _check_names([*stamps, *beside], written)
     with output_errors(destination):
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,12 +115,6 @@ def export(
     return Export(folder, mode, hashes, extras, time.perf_counter() - start)
 
 
-def _sidecars(selection: Selection) -> list[str]:
-    """Paths of the label files that go with the chosen images."""
-    beside = sidecars(selection.source.root, selection.chosen, selection.source.paths, selection.options.sidecars)
-    return sorted({path for paths in beside.values() for path in paths})
-
-
 def _stamps(root: Path, paths: Iterable[str]) -> dict[str, Stamp]:
     stamps = {}
     for path in paths:
@@ -126,20 +124,6 @@ def _stamps(root: Path, paths: Iterable[str]) -> dict[str, Stamp]:
             raise OutputError(f"'{root / path}' cannot be read any more: {error.strerror}") from None
         stamps[path] = Stamp(status.st_size, status.st_mtime_ns)
     return stamps
-
-
-def _written(selection: Selection, ranked: bool) -> dict[str, bytes]:
-    """The content of the files that are made for the chosen images, by their paths."""
-    options, root = selection.options, selection.source.root
-    made = filtered_metadata(root, selection.chosen) if options.sidecars != "none" else []
-    if options.coco is not None:
-        made.append(filtered_coco(options.coco, selection.chosen, selection.source.paths))
-    written = {one.path: one.content for one in made}
-    if len(written) < len(made):
-        raise UsageError(f"two files of labels would have one name in the destination: {', '.join(sorted(written))}")
-    if ranked:
-        written[RANKED] = os.fsencode("".join(f"{path}\n" for path in selection.ranked))
-    return written
 
 
 def _check_names(copied: Iterable[str], written: Iterable[str]) -> None:

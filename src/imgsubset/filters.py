@@ -32,10 +32,11 @@ def candidates(listing: Listing, options: Options) -> Listing:
 
 
 def _matching(listing: Listing, patterns: tuple[str, ...]) -> set[str]:
-    import pathspec
+    from pathspec import PathSpec
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
     try:
-        spec = pathspec.GitIgnoreSpec.from_lines(patterns)
+        spec = PathSpec.from_lines(GitIgnoreSpecPattern, patterns)
     except (ValueError, re.error) as error:
         raise UsageError(f"patterns {', '.join(map(repr, patterns))}: {error}") from None
     return set(spec.match_files(listing.paths))

@@ -36,7 +36,7 @@ def class_names(paths: Sequence[str], labels: str | os.PathLike[str] | None = No
             if known.setdefault(path, row["label"] or "") != (row["label"] or ""):
                 raise InputError(f"labels '{labels}', line {rows.line_num}: '{path}' has two labels")
     except csv.Error as error:
-        raise InputError(f"labels '{labels}', line {rows.line_num}: {error}") from None
+        raise InputError(f"labels '{labels}', line {rows.reader.line_num}: {error}") from None
     if unlabelled := [path for path in paths if path not in known]:
         raise InputError(f"labels '{labels}' lack {len(unlabelled):,} images of the source: '{unlabelled[0]}'")
     return [known[path] for path in paths]

@@ -110,7 +110,7 @@ class Options:
     sidecars       files that travel with their images: auto, none, or templates as in 'labels/{dir}/{stem}.txt'
     coco           a COCO instances file of which the part about the chosen images is written
     resume         file that keeps the state of the search, which goes on from it if it was cut off; changes no result
-    workers        decoding processes; None is one a core; 0 is none but this one; changes no result
+    workers        decoding processes; None is one a core; 0 is none but this one, without a time limit for a file
     cache          folder that keeps the moments of images between runs; None is none; changes no result
     cache_verify   whether a cached image counts as the same by its content, not its path, size and time
     strict         whether a file that cannot be decoded is an error rather than skipped
@@ -170,6 +170,8 @@ class Options:
         for name in ("target_loss", "target_size"):
             value = getattr(self, name)
             check(value is None or (math.isfinite(value) and value > 0), name, "a finite number above 0")
+        for name in ("include", "exclude", "keep", "drop"):
+            check(not isinstance(getattr(self, name), str), name, "a list, but a text")
         both = self.target_loss is not None and self.target_size is not None
         check(not both, "target_size", "to be given together with a target_loss; choose one of them")
         check(self.stratify in (None, *STRATIFY), "stratify", f"one of {', '.join(STRATIFY)}")

@@ -175,7 +175,7 @@ class Search:
         self.generator = torch.Generator(images.table.device).manual_seed(options.seed)
         self.checkpoint: Checkpoint | None = None
         self.trace: list[TracePoint] = []
-        self.stopped = False
+        self.stopped = self.missed = False
 
     def of_size(self, n: int, near: Result | None = None, taken: Collection[int] = ()) -> Result:
         """The best subset of n images, or as many as groups allow.
@@ -239,7 +239,11 @@ class Search:
             return effective_size(loss, n, total) / options.target_size
 
         least, most = self.allowed.bounds()
-        return smallest(most, self.of_size, quality, lambda: self.stopped, least)
+        if not most:
+            raise InputError("no image of the source may be chosen: all of them are dropped")
+        found = smallest(most, self.of_size, quality, lambda: self.stopped, least)
+        self.missed = quality(found) < 1
+        return found
 
     def _form(self, objective: Objective) -> Quadratic:
         from imgsubset.search.quadratic import quadratic_form
@@ -279,6 +283,8 @@ class Search:
 
     def _notes(self, wanted: int | None, n: int) -> tuple[str, ...]:
         """What to say of how the request was met."""
+        if self.missed:
+            return (f"the target is not met by the {n:,} images that may be chosen",)
         if self.allowed.groups is None or wanted is None:
             return ()
         met = "as asked for" if n == wanted else f"as near to the {wanted:,} asked for as whole groups come"

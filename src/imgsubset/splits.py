@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.options import Embeddings, Options
 from imgsubset.progress import Progress, silent
 from imgsubset.selection import Search, Selection
 from imgsubset.source import AnySource, Clock, or_on_cpu, read_source
+
+ANY = 10**30  # images: more than any source has, to check sizes before one is read
 
 
 def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
@@ -19,22 +22,26 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     """
     if not parts:
         raise UsageError("a split needs parts, as in train=80% test=20%")
-    exact: dict[str, float] = {}
+    exact: dict[str, Fraction] = {}
+    percent = Fraction(0)
     for name, asked in parts.items():
         text = str(asked).strip()
         try:
-            value = float(text[:-1]) * usable / 100 if text.endswith("%") else float(int(text))
+            value = Fraction(text[:-1]) / 100 * usable if text.endswith("%") else Fraction(int(text))
         except ValueError:
-            value = -1.0
-        if not (math.isfinite(value) and value > 0):
+            value = Fraction(0)
+        if value <= 0 or value >= ANY * 2:
             raise UsageError(f"part '{name}={asked}' is neither a whole number of at least 1 nor a percentage above 0%")
         if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
             raise UsageError(f"part '{name}' is no possible name of a folder")
+        percent += Fraction(text[:-1]) if text.endswith("%") else 0
         exact[name] = value
-    total = math.floor(sum(exact.values()) + 0.5)
+    if percent > 100:
+        raise UsageError(f"the parts take {float(percent):g} % of the source")
+    total = math.floor(sum(exact.values()) + Fraction(1, 2))
     if total > usable:
         raise InputError(f"the parts take {total:,} images, but the source has only {usable:,} usable ones")
-    sizes = {name: math.floor(value + 1e-9) for name, value in exact.items()}
+    sizes = {name: math.floor(value) for name, value in exact.items()}
     by_remainder = sorted(exact, key=lambda name: sizes[name] - exact[name])
     for name in by_remainder[: total - sum(sizes.values())]:
         sizes[name] += 1
@@ -70,7 +77,7 @@ def split(
     """
     if options.has_target or options.keep or options.resume:
         raise UsageError("a split takes neither a target loss or size, nor images to keep, nor a file to resume from")
-    part_sizes(parts, 1 << 62)
+    part_sizes(parts, ANY)
     clock = Clock()
     read = read_source(source, options, embeddings=embeddings, clock=clock, progress=progress).standardised()
     with clock.stage("constraints"):
@@ -78,16 +85,21 @@ def split(
 
         allowed = constraints(read, options)
     _, most = allowed.bounds()
+    if not most:
+        raise InputError("no image of the source may be chosen: all of them are dropped")
     sizes = part_sizes(parts, most)
     covering = sum(sizes.values()) == most
     taken: set[int] = set()
     found: dict[str, Selection] = {}
     for place, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
+        rest = allowed.rest(taken)
+        if not len(rest):  # groups came larger than asked for
+            raise InputError(f"no whole group is left for part '{name}={parts[name]}'")
         search = Search(read.images, allowed, options, clock, stop, _named(name, progress))
         if covering and place == len(sizes) - 1:
-            result = search.given(allowed.rest(taken))
+            result = search.given(rest)
         else:
-            result = search.of_size(sizes[name], taken=taken)
+            result = search.of_size(min(sizes[name], len(rest)), taken=taken)
         found[name] = search.selection(read, result, asked_for(name, parts), sizes[name], embeddings)
         taken.update(found[name].indices)
     return {name: found[name] for name in parts}

@@ -160,7 +160,7 @@ def _job(values: Mapping[str, Any], where: str, folder: Path) -> Job:
         elif text is None:
             words += [f"--{key}"] if value else []
         elif isinstance(parameter, click.Option) and parameter.multiple:
-            words += [f"--{key}={one}" for one in text.split("\n")]
+            words += [f"--{key}={one}" for one in text.split("\n") if one]
         else:
             option = max(parameter.opts, key=len)
             words += [f"{option}={text}"] if option.startswith("--") else [option, text]

@@ -61,7 +61,7 @@ FEATURE_OPTIONS = [
     click.option("--kernel-size", type=int, default=DEFAULTS.kernel_size, show_default=True,
                  help="Of its convolutions; odd."),
     click.option("--workers", type=int, default=None, metavar="N",
-                 help="Decoding processes.  [default: one a core; none for few images]"),
+                 help="Decoding processes; 0 decodes in this one.  [default: one a core; one for few images]"),
     click.option("--cache", type=click.Path(), metavar="DIR",
                  help="Where the moments of images are kept between runs.  [default: the user's cache folder]"),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),

@@ -76,7 +76,7 @@ def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
         if not job.overwrite:
             embeddings = job.embeddings.describe() if job.embeddings else None
             wanted = request(job.n, job.options, embeddings, job.mode, job.ranked)
-            if earlier := finished(listing, wanted, job.destination):
+            if earlier := finished(listing, wanted, job.options, job.destination):
                 return _already_done(job, listing, earlier)
         check_destination(listing, job.destination, job.overwrite)
     with Bars(quiet) as bars:

@@ -29,7 +29,7 @@ from imgsubset.export import MODES, export
 from imgsubset.filters import candidates
 from imgsubset.options import Embeddings, Options
 from imgsubset.report import printable, summary
-from imgsubset.splits import asked_for, part_sizes, split
+from imgsubset.splits import ANY, asked_for, part_sizes, split
 
 
 @click.command("split", cls=Command, short_help="Cut a source into disjoint subsets that all match it.")
@@ -64,18 +64,21 @@ def split_command(
     Sizes are numbers or percentages; 100% in all take every image.
     """
     sizes = parse_parts(parts)
-    part_sizes(sizes, 1 << 62)
+    part_sizes(sizes, ANY)
     listing = candidates(open_source(source), options)
+    ready: set[str] = set()
     if not dry_run:
         described = embeddings.describe() if embeddings else None
         folders = {name: destination / name for name in sizes}
         wanted = {name: request(asked_for(name, sizes), options, described, mode, False) for name in sizes}
-        if not overwrite and all(finished(listing, wanted[name], folder) for name, folder in folders.items()):
+        if not overwrite:
+            ready = {name for name, folder in folders.items() if finished(listing, wanted[name], options, folder)}
+        if ready == set(sizes):
             done = {"parts": {name: {"destination": str(folder)} for name, folder in folders.items()}, "done": True}
             show(done, f"{printable(str(destination))} already holds this split; nothing to do", as_json, quiet)
             return
-        for folder in folders.values():
-            check_destination(listing, folder, overwrite)
+        for name in set(sizes) - ready:
+            check_destination(listing, folders[name], overwrite)
     records, texts = {}, []
     with Bars(quiet) as bars:
         with Interrupt() as interrupt:
@@ -83,10 +86,10 @@ def split_command(
         for name, selection in selections.items():
             exported = None
             records[name] = describe(selection, "none" if dry_run else mode)
-            if not dry_run:
+            records[name]["destination"] = None if dry_run else str(destination / name)
+            if not dry_run and name not in ready:
                 exported = export(selection, destination / name, mode=mode, overwrite=overwrite, progress=bars)
                 records[name] |= describe_files(selection, exported.hashes, exported.extras)
-            records[name]["destination"] = str(exported.destination) if exported else None
             texts.append(f"{printable(name)}: {summary(selection, exported, verbose)}")
     show({"parts": records, "done": False}, "\n\n".join(texts), as_json, quiet)
     if interrupt.asked:

@@ -29,12 +29,13 @@ def quotas(sizes: Sequence[int], n: int, equal: bool = False) -> list[int]:
     none takes one from the largest quota, where n allows. Equally, a class that is used up leaves the rest to others.
     """
     if equal:
-        quota = [0] * len(sizes)
-        while left := n - sum(quota):
-            unfilled = [number for number, size in enumerate(sizes) if quota[number] < size]
-            for place, number in enumerate(unfilled):
-                share = left // len(unfilled) + (place < left % len(unfilled))
-                quota[number] += min(share, sizes[number] - quota[number])
+        level, above = 0, n + 1  # the water level: all get so many, or all that they have
+        while above - level > 1:
+            middle = (level + above) // 2
+            level, above = (middle, above) if sum(min(size, middle) for size in sizes) <= n else (level, middle)
+        quota = [min(size, level) for size in sizes]
+        for number in [number for number, size in enumerate(sizes) if size > level][: n - sum(quota)]:
+            quota[number] += 1
         return quota
     total = sum(sizes)
     quota = [n * size // total for size in sizes]
@@ -78,6 +79,9 @@ class Choices:
             if wanted.get(stratum.group):
                 by_class[stratum.group].append(stratum)
         self.makers = [_Maker([tuple(one.rows.shape) for one in found], wanted[g]) for g, found in by_class.items()]
+        if not len(fixed) and any(wanted.values()) and not any(maker.target for maker in self.makers):
+            # Every group is more than twice what is asked for: the smallest of them is nearer than nothing.
+            min(self.makers, key=lambda maker: maker.least or math.inf).take_least()
         self.strata = [stratum for found in by_class.values() for stratum in found]
         self.n = len(fixed) + sum(maker.target for maker in self.makers)
 
@@ -171,6 +175,7 @@ class _Maker:
 
     shapes  of each stratum: how many units, and their size
     target  the reachable number nearest to the one asked for, the lower of two
+    least   the lowest reachable number above 0
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], wanted: int) -> None:
@@ -185,8 +190,13 @@ class _Maker:
                 sums |= (sums << (min(step, left) * size)) & limit
                 left, step = left - step, 2 * step
             self.reach.insert(0, sums)
-        best = [t for t in range(wanted + largest + 1) if self.reach[0] >> t & 1] if largest > 1 else [wanted]
-        self.target = min(best, key=lambda t: (abs(t - wanted), t))
+        reachable = [t for t in range(wanted + largest + 1) if self.reach[0] >> t & 1] if largest > 1 else [wanted]
+        self.target = min(reachable, key=lambda t: (abs(t - wanted), t))
+        self.least = min((t for t in reachable if t), default=0)
+
+    def take_least(self) -> None:
+        """Aim at as few rows as there can be, but not none."""
+        self.target = self.least
 
     def composition(self, dice: Generator) -> list[int]:
         """How many units of each stratum, at random: about as many as a random choice of units would take."""
