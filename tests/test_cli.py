@@ -18,7 +18,7 @@ import imgsubset as package
 from imgsubset import cli, errors
 
 Program = Callable[..., Run]
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--device", "cpu")
+FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--device", "cpu", "--workers", 0)
 
 
 def files(run: Run) -> list[str]:

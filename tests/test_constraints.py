@@ -21,7 +21,7 @@ from imgsubset.source import Source
 
 CPU = torch.device("cpu")
 FAST = {"candidates": 64, "chains": 1, "steps": 40, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
-ARGUMENTS = ("--candidates", 64, "--chains", 1, "--steps", 40, "--size", 16, "--channels", 8, "--device", "cpu")
+ARGUMENTS = "--candidates 64 --chains 1 --steps 40 --size 16 --channels 8 --device cpu --workers 0".split()
 
 
 def made(

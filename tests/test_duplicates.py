@@ -23,7 +23,7 @@ from imgsubset.source import Source, read_source
 
 PICTURE = {"device": "cpu", "workers": 0}
 FAST = Options(candidates=64, chains=1, steps=40, **PICTURE)
-ARGUMENTS = ("--candidates", 64, "--chains", 1, "--steps", 40, "--device", "cpu")
+ARGUMENTS = ("--candidates", 64, "--chains", 1, "--steps", 40, "--device", "cpu", "--workers", 0)
 
 
 def source_of(root: Path, table: torch.Tensor, channels: int) -> Source:

@@ -27,7 +27,7 @@ from imgsubset.errors import OutputError, UsageError
 
 Program = Callable[..., Run]
 FAST = {"candidates": 16, "chains": 1, "steps": 10, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
-ARGUMENTS = ("--candidates", 16, "--chains", 1, "--steps", 10, "--size", 16, "--channels", 8, "--device", "cpu")
+ARGUMENTS = "--candidates 16 --chains 1 --steps 10 --size 16 --channels 8 --device cpu --workers 0".split()
 NUMBERS = (1, 13, 130, 1300, 2, 20, 21, 210, 2100, 3)
 
 

@@ -20,7 +20,7 @@ from imgsubset.copying import PARTIAL
 from imgsubset.export import MARKER
 
 Program = Callable[..., Run]
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 40, "--size", 16, "--device", "cpu")
+FAST = ("--candidates", 64, "--chains", 1, "--steps", 40, "--size", 16, "--device", "cpu", "--workers", 0)
 MODES = ("copy", "symlink", "hardlink")
 LINKS = ("symlink", "hardlink")
 export = importlib.import_module("imgsubset.export")

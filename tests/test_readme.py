@@ -7,11 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
+from conftest import Run
 from PIL import Image
 
 from imgsubset import cli, errors
@@ -77,14 +79,14 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
         assert re.search(rf"^ *{code} +{plain}$", cli.EXIT_CODES, flags=re.MULTILINE), code
 
 
-def test_the_command_lines_run_as_pasted(photos: Path) -> None:
+def test_the_command_lines_run_as_pasted(photos: Path, imgsubset: Callable[..., Run]) -> None:
     lines = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
     assert lines
     for line in lines:
         program, *arguments = shlex.split(line)
         assert program == "imgsubset"
-        done = subprocess.run([sys.executable, "-m", "imgsubset", *arguments], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        run = imgsubset(*arguments)
+        assert run.code == 0, run.err
 
 
 def test_the_python_examples_run_as_pasted(photos: Path) -> None:

@@ -16,7 +16,7 @@ from imgsubset.errors import InputError, UsageError
 from imgsubset.splits import part_sizes
 
 FAST = {"candidates": 16, "chains": 1, "steps": 20, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
-ARGUMENTS = ("--candidates", 16, "--chains", 1, "--steps", 20, "--size", 16, "--channels", 8, "--device", "cpu")
+ARGUMENTS = "--candidates 16 --chains 1 --steps 20 --size 16 --channels 8 --device cpu --workers 0".split()
 THREE = {"train": "80%", "val": "10%", "test": "10%"}
 WORDS = ("train=80%", "val=10%", "test=10%")
 

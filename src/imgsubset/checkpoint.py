@@ -16,6 +16,7 @@ import torch
 
 from imgsubset.copying import write_whole
 from imgsubset.errors import InputError, OutputError
+from imgsubset.listing import read_whole
 from imgsubset.search.loop import State, TracePoint
 
 SAVE_SECONDS = 10.0  # between two states that are kept
@@ -40,7 +41,7 @@ class FileCheckpoint:
         Raises InputError if it cannot be read, is damaged, or belongs to another search.
         """
         try:
-            with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(read_whole(self.file)), allow_pickle=False) as arrays:
                 values = {name: arrays[name] for name in arrays.files}
             record = json.loads(bytes(values.pop("record")).decode())
             self._check(record["belongs_to"])

@@ -11,6 +11,7 @@ Shapes: N images, D dimensions, K components.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from imgsubset.cores import single_threaded, workers
 from imgsubset.errors import InputError, UsageError
+from imgsubset.listing import read_whole
 from imgsubset.moments import DEAD_VARIANCE, ImageMoments
 from imgsubset.options import Embeddings
 
@@ -101,6 +103,8 @@ def _array(values: str | os.PathLike[str] | np.ndarray) -> tuple[np.ndarray, str
     else:
         name = f"embeddings '{os.fspath(values)}'"
         try:
+            if not stat.S_ISREG(Path(values).stat().st_mode) and not Path(values).is_dir():
+                raise OSError(errno.EINVAL, "not a regular file")
             with Path(values).open("rb") as file:
                 if file.read(4) == b"PK\x03\x04":
                     raise InputError(f"{name} are a .npz archive; save the one array in it with numpy.save")
@@ -123,7 +127,7 @@ def _listed(paths: str | os.PathLike[str] | Sequence[str]) -> tuple[list[str], s
         return [os.fsdecode(path) for path in paths], "the paths"
     name = f"paths '{os.fspath(paths)}'"
     try:
-        content = Path(paths).read_bytes()
+        content = read_whole(paths)
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from None
     if b"\0" in content:

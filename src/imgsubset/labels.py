@@ -7,9 +7,10 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from imgsubset.errors import InputError, UsageError
+from imgsubset.listing import read_whole
 
 
 def class_names(paths: Sequence[str], labels: str | os.PathLike[str] | None = None) -> list[str]:
@@ -22,7 +23,7 @@ def class_names(paths: Sequence[str], labels: str | os.PathLike[str] | None = No
     if labels is None:
         return [path.split("/", 1)[0] if "/" in path else "." for path in paths]
     try:
-        text = Path(labels).read_bytes().decode("utf-8-sig", "surrogateescape")
+        text = read_whole(labels).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise InputError(f"cannot read labels '{labels}': {error.strerror or error}") from None
     try:

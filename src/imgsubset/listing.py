@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -81,11 +82,8 @@ def list_images(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
             os.scandir(root).close()
         elif root.suffix.lower() in SUFFIXES or status.st_size > MOST_TEXT:
             raise InputError(f"source '{source}' is one file, and not a text file of paths")
-        # A shell passes the output of `<(command)` as a FIFO; any other FIFO may have no writer, and would hang.
-        elif stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and root.parts[:2] in (("/", "dev"), ("/", "proc"))):
-            return list_paths(parse_paths(root.read_bytes()), str(source))
         else:
-            raise InputError(f"source '{source}' is neither a folder nor a text file of paths")
+            return list_paths(parse_paths(read_whole(source)), str(source))
     except OSError as error:
         raise InputError(f"cannot read source '{source}': {error.strerror or error}") from None
     except ValueError:
@@ -93,6 +91,19 @@ def list_images(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
     walk = _Walk(root)
     walk.run()
     return Listing(str(source), root, _sorted(walk.paths), in_order(walk.rejected), walk.ignored)
+
+
+def read_whole(file: str | os.PathLike[str]) -> bytes:
+    """The content of a file that a user names. Raises OSError for what is no file.
+
+    A shell passes the output of `<(command)` as a FIFO under /dev or /proc; any other may have no writer and hang.
+    """
+    path = Path(file)
+    mode = path.stat().st_mode
+    from_a_shell = stat.S_ISFIFO(mode) and path.parts[:2] in (("/", "dev"), ("/", "proc"))
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or from_a_shell):
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    return path.read_bytes()
 
 
 def parse_paths(content: bytes) -> list[str]:

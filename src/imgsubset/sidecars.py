@@ -24,7 +24,7 @@ from posixpath import basename, dirname, join, normpath, split, splitext
 from typing import Any
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.listing import SUFFIXES
+from imgsubset.listing import SUFFIXES, read_whole
 
 SIBLINGS = {"images": ("labels",), "JPEGImages": ("Annotations", "SegmentationClass", "SegmentationObject")}
 METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder; never sidecars, but filtered
@@ -249,7 +249,7 @@ def filtered_coco(file: str | os.PathLike[str], chosen: Sequence[str], everythin
     Raises InputError for a file that is no such JSON, and if a chosen image and another one fit a `file_name`.
     """
     try:
-        record = json.loads(Path(file).read_bytes())
+        record = json.loads(read_whole(file))
         if not isinstance(record["images"], list):
             raise TypeError
         named = dict.fromkeys((image["id"], normpath(image["file_name"])) for image in record["images"])

@@ -17,6 +17,7 @@ from imgsubset.cli.run import Job, Outcome, run
 from imgsubset.cli.select import select_command
 from imgsubset.cli.signals import EndedBySignal
 from imgsubset.errors import BatchError, ImgsubsetError, InputError, UsageError
+from imgsubset.listing import read_whole
 from imgsubset.report import batch_summary, printable
 
 if sys.version_info >= (3, 11):
@@ -122,7 +123,7 @@ def read_jobs(file: Path) -> dict[str, Job]:
     Raises InputError if it cannot be read, UsageError naming what makes no sense in it.
     """
     try:
-        content = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        content = tomllib.loads(read_whole(file).decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read '{file}': {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

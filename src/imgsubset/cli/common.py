@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from imgsubset.errors import GateError, ImgsubsetError, InputError, OutputError, UsageError, VerdictError
-from imgsubset.listing import Listing, list_images, list_paths, parse_paths
+from imgsubset.listing import Listing, list_images, list_paths, parse_paths, read_whole
 from imgsubset.options import DEVICES, DIVERGENCE_NAMES, STRATIFY, Embeddings, Options, Weights
 from imgsubset.report import printable
 
@@ -244,7 +244,7 @@ def parse_seconds(text: str | None) -> float | None:
 def read_paths(file: Path) -> tuple[str, ...]:
     """The paths that a text file lists."""
     try:
-        return tuple(parse_paths(file.read_bytes()))
+        return tuple(parse_paths(read_whole(file)))
     except OSError as error:
         raise InputError(f"cannot read '{file}': {error.strerror or error}") from None
 

@@ -41,7 +41,7 @@ class Job:
 
     def __post_init__(self) -> None:
         check_size(self.n, self.options)
-        if self.destination is None and self.mode != "none":
+        if self.destination is None and self.mode != "none" and not self.dry_run:
             raise UsageError(f"--mode {self.mode} needs a destination DST; '--mode none' does without")
         if self.null and self.list_file is None:
             raise UsageError("-0 goes with --list")

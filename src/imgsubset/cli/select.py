@@ -31,7 +31,7 @@ from imgsubset.options import Options
 
 @click.command("select", cls=Command, short_help="Choose n images and copy them.")
 @click.argument("source", metavar="SRC", type=PATH)
-@click.argument("destination", metavar="DST", type=PATH, required=False)
+@click.argument("destination", metavar="[DST]", type=PATH, required=False)
 @click.option("-n", "n", required=True, metavar="N|P%|auto",
               help="How many images to choose: a number, a percentage, or 'auto' with a target.")  # fmt: skip
 @options_record(ONE_SUBSET_OPTIONS, CLASS_OPTIONS, WHICH_OPTIONS, TARGET_OPTIONS, FEATURE_OPTIONS, SEARCH_OPTIONS)
