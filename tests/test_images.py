@@ -187,7 +187,8 @@ def test_an_unreadable_file_is_rejected_with_its_reason(open_folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("absent", "No such file or directory"), ("image.png", "is one file"), ("fifo", "not a regular file")]
+    ("name", "expected"),
+    [("absent", "No such file or directory"), ("image.png", "is one file"), ("fifo", "not a regular file")],
 )
 @pytest.mark.timeout(30)
 def test_a_source_that_is_no_folder_is_named(tmp_path: Path, name: str, expected: str) -> None:

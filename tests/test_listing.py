@@ -203,7 +203,7 @@ def test_a_file_too_large_for_a_list_is_refused_unread(here: Path) -> None:
 def test_a_fifo_or_a_device_as_a_source_is_refused(here: Path) -> None:
     os.mkfifo("pipe")
     for name in ("pipe", "/dev/null"):
-        with pytest.raises(InputError, match="cannot read source '.*': not a regular file"):
+        with pytest.raises(InputError, match=r"cannot read source '.*': not a regular file"):
             list_images(name)
 
 

@@ -303,8 +303,8 @@ def _get_text(memory: mmap.mmap, slot: int, size: int) -> bytes:
 
 def _shared_file(length: int) -> IO[bytes]:
     """An unlinked temporary file, in memory where there is room for it."""
-    for folder in ("/dev/shm", None):
-        if folder is None or os.access(folder, os.W_OK):
+    for folder in ("/dev/shm", tempfile.gettempdir()):
+        if os.access(folder, os.W_OK):
             file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by the caller)
             try:
                 # Reserve the pages: a small /dev/shm (64 MB in many containers) would else end in SIGBUS.
@@ -314,6 +314,4 @@ def _shared_file(length: int) -> IO[bytes]:
                 return file
             except OSError:
                 file.close()
-                if folder is None:
-                    raise
-    raise AssertionError
+    raise InputError(f"decoding needs {length:,} bytes, and neither memory nor '{tempfile.gettempdir()}' has them free")

@@ -101,7 +101,7 @@ def export(
         listed = sorted({*stamps, *beside, *written, *earlier})
         write_json(folder / MARKER, {"files": [{"path": path} for path in listed]})
         if folds_case(folder):
-            check_folded([*stamps, *beside, *written])
+            check_folded([*stamps, *beside, *written, NAME])
         _remove(folder, earlier)
         hashes = _place_all(root, folder, stamps | beside, mode, overwrite, progress)
         extras = {path: hashes.pop(path) for path in beside}

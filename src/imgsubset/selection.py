@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgsubset.errors import InputError
+from imgsubset.errors import InputError, UsageError
 from imgsubset.filters import candidates
 from imgsubset.images import Stamp
 from imgsubset.listing import Listing, RejectedFile, list_images
@@ -117,33 +119,37 @@ def select(
 
         allowed = constraints(read, options)
     search = Search(read.images, allowed, options, clock, stop, progress)
-    search.checkpoint = _checkpoint(read, options, n, embeddings)
+    search.checkpoint = _checkpoint(read, allowed, options, n)
     wanted = None if str(n).strip() == AUTO else subset_size(n, len(read.paths))
     result = search.smallest() if wanted is None else search.of_size(wanted)
     return search.selection(read, result, str(n), wanted, embeddings)
 
 
-def _checkpoint(source: Source, options: Options, n: int | str, embeddings: Embeddings | None) -> Checkpoint | None:
+def _checkpoint(source: Source, allowed: Constraints, options: Options, n: int | str) -> Checkpoint | None:
     if options.resume is None:
         return None
     import torch
 
     from imgsubset.checkpoint import FileCheckpoint
 
-    here = ("resume", "cache", "cache_verify", "workers", "strict")
-    deciding = {name: value for name, value in asdict(options).items() if name not in here}
+    file, root = Path(options.resume).absolute(), source.listing.root.absolute()
+    if not source.listing.listed and root.resolve() in file.resolve().parents:
+        raise UsageError(f"the file to resume from, '{options.resume}', lies inside the source '{source.listing.name}'")
+    indifferent = ("resume", "cache", "cache_verify", "workers", "strict", "coco", "sidecars")
+    deciding = {name: value for name, value in asdict(options).items() if name not in indifferent}
+    table = source.images.table.cpu().numpy()
     return FileCheckpoint(
         options.resume,
         {
-            "source": str(source.listing.root.absolute()),
-            "source_digest": source.listing.digest,
-            "number of usable images": len(source.paths),
-            "embeddings": embeddings.describe() if embeddings else None,
+            "source": str(root),
             "n": str(n),
             **deciding,
             "version of imgsubset": version("imgsubset"),
             "version of torch": torch.__version__,
             "processor": source.device,
+            "files of images": source.listing.digest,
+            "moments of images": hashlib.sha256(table.tobytes()).hexdigest(),
+            "classes and groups": hashlib.sha256(repr((allowed.classes, allowed.groups)).encode()).hexdigest(),
         },
     )
 

@@ -56,12 +56,14 @@ class Source:
 
     def standardised(self) -> Source:
         """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones."""
-        from imgsubset.moments import standard
+        from imgsubset.moments import DEAD_VARIANCE, standard
 
         scale = standard(self.images)
-        return replace(
-            self, images=scale.apply(self.images), warnings=self.warnings + channel_warnings(scale.kept.tolist())
-        )
+        images = scale.apply(self.images)
+        # The borders of an image vary even where all images are alike.
+        alike = len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all())
+        notes = channel_warnings([False] if alike else scale.kept.tolist())
+        return replace(self, images=images, warnings=self.warnings + notes)
 
 
 class Clock:
@@ -90,15 +92,18 @@ def or_on_cpu(work: Work) -> Work:
     def tried(*arguments: Any, **named: Any) -> Any:
         bound = signature(work).bind(*arguments, **named)
         bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            if isinstance(value, Iterator):  # which has nothing left for a second time
+                bound.arguments[name] = list(value)
         options = bound.arguments["options"] or Options()
         try:
-            return work(*arguments, **named)
+            return work(*bound.args, **bound.kwargs)
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's; it may not be imported yet
                 raise
             if options.device != "auto":
                 raise InputError("the GPU has too little memory for this; --device cpu does without it") from None
-        bound.arguments["options"] = replace(options, device="cpu")
+        bound.arguments["options"] = replace(options, device="cpu", resume=None)  # the GPU's state is not the CPU's
         result = work(*bound.args, **bound.kwargs)
         note = "the GPU has too little memory for this, so the CPU did it"
         if isinstance(result, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
 import sys
@@ -13,10 +13,11 @@ from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
 from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
-from imgsubset.cli.common import Group, say
+from imgsubset.cli.common import Group, complain, discard_stdout, say
 from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import EndedBySignal, handled
 from imgsubset.cli.split import split_command
+from imgsubset.errors import OutputError
 from imgsubset.report import printable
 
 EXIT_CODES = """\b
@@ -61,12 +62,12 @@ for _command in (
 
 def main() -> None:
     """The entry point of the `imgsubset` command."""
+    _open_streams()
     try:
         with handled():
             code = _run()
     except EndedBySignal as ended:
-        with contextlib.suppress(OSError):
-            click.echo("imgsubset: interrupted", err=True)
+        complain("interrupted")
         os._exit(ended.exit_code)  # without waiting for threads in the middle of a long sum
     sys.exit(code)
 
@@ -80,8 +81,23 @@ def _run() -> int:
         message = " ".join(error.format_message().split()).rstrip(".") + hint
         if "--json" in sys.argv[1:]:
             say(json.dumps({"error": message, "exit_code": error.exit_code}))
-        click.echo(f"imgsubset: error: {printable(message)}", err=True)
+        complain(f"error: {printable(message)}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("imgsubset: interrupted", err=True)
+        complain("interrupted")
         return 130
+    except OSError as error:
+        if error.filename is not None or error.errno != errno.ENOSPC:
+            raise
+        discard_stdout()  # help is printed by click itself
+        complain(f"error: cannot write to stdout: {error.strerror}")
+        return OutputError.exit_code
+
+
+def _open_streams() -> None:
+    """Give closed standard streams a place: else the next file that is opened would take their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number

@@ -36,7 +36,7 @@ class Command(click.Command):
         except ImgsubsetError as error:
             if ctx.params.get("as_json") and not isinstance(error, VerdictError):  # whose result is printed already
                 say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-            click.echo(f"imgsubset: error: {printable(str(error))}", err=True)
+            complain(f"error: {printable(str(error))}")
             raise click.exceptions.Exit(error.exit_code) from error
 
 
@@ -272,13 +272,24 @@ def show(record: dict[str, Any], text: str, as_json: bool, quiet: bool, err: boo
         say(text, err=err)
 
 
+def discard_stdout() -> None:
+    """Let what is left in the buffer go nowhere at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(text: str) -> None:
+    """Print a line on stderr, if that can be written to: where it cannot, the exit code must do."""
+    with contextlib.suppress(OSError):
+        click.echo(f"imgsubset: {text}", err=True)
+
+
 def say(text: str | bytes, err: bool = False) -> None:
     """Print. Raises OutputError if that fails, and ends the program if nobody reads stdout any more."""
     try:
         click.echo(text, err=err, nl=isinstance(text, str))
     except OSError as error:
-        with contextlib.suppress(OSError, ValueError):  # what is left in the buffer goes nowhere at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
+        discard_stdout()
         if isinstance(error, BrokenPipeError):
             raise click.exceptions.Exit(128 + 13) from None  # as SIGPIPE would end it
         raise OutputError(f"cannot write to {'stderr' if err else 'stdout'}: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
     if verdict is None:
         _write_list(job, listing, selection.ranked if job.ranked else selection.chosen)
     if job.options.resume is not None and not selection.interrupted:
-        Path(job.options.resume).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is whole, and the next run says whose it is
+            Path(job.options.resume).unlink()
     record = describe(selection, job.mode if exported else "none", job.ranked)
     if exported:
         record |= describe_files(selection, exported.hashes, exported.extras)

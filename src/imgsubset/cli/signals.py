@@ -68,7 +68,8 @@ class Interrupt:
         if self.asked or not self.searching:
             leave(number)
         self.asked = True
-        click.echo("\nimgsubset: ending the search with the best so far; Ctrl-C again to leave at once", err=True)
+        with contextlib.suppress(OSError):
+            click.echo("\nimgsubset: ending the search with the best so far; Ctrl-C again to leave at once", err=True)
 
     def __exit__(self, *_: object) -> None:
         if signal.getsignal(signal.SIGINT) == self.handle:

@@ -61,7 +61,7 @@ def find(
         return draws
     form = quadratic_form(images, objective.source, objective.coefficients)
     exchanges = Exchanges(form, draws.rows if state is None else chains, options.steps, generator, choices)
-    spent = draws.trace[-1].seconds if draws.trace else 0.0
+    spent = max((point.seconds for point in draws.trace if point.method == RandomDraws.name), default=0.0)
     return search(
         exchanges,
         objective.loss,

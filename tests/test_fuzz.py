@@ -1,0 +1,397 @@
+"""Damaged pictures, options and job files: an answer or one of the program's errors, soon and in little memory.
+
+IMGSUBSET_FUZZ is the number of examples of each test, small unless it is given:
+`IMGSUBSET_FUZZ=10000 pytest tests/test_fuzz.py --timeout 0`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import noise, smooth
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from imgsubset.cli.batch import read_jobs
+from imgsubset.cli.common import parse_channels, parse_seconds
+from imgsubset.cli.split import parse_parts
+from imgsubset.errors import ImgsubsetError, InputError, UsageError
+from imgsubset.listing import parse_paths
+from imgsubset.options import Options, Weights, subset_size
+from imgsubset.splits import part_sizes
+
+EXAMPLES = int(os.environ.get("IMGSUBSET_FUZZ", "0"))
+fuzzed = settings(
+    max_examples=EXAMPLES or 60,
+    deadline=None,
+    derandomize=not EXAMPLES,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+SIDE = 16
+
+# A process that decodes the files it is told, one a line: a crash, a hang or a hunger for memory ends it alone.
+DECODER = """
+import resource, signal, sys
+from imgsubset.images import decode, reason
+decode(sys.argv[1], 16)
+try:
+    decode(sys.argv[2], 16)  # imports numpy before there is a limit
+except Exception:
+    pass
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+print("ready", flush=True)
+for line in sys.stdin:
+    signal.alarm(20)  # whose default is to end the process
+    try:
+        pixels, stamp = decode(line[:-1], 16)
+        print("pixels", len(pixels), flush=True)
+    except Exception as error:
+        print("refused", repr(reason(error, line[:-1])), flush=True)
+    signal.alarm(0)
+"""
+
+
+class Decoder:
+    """Decodes in the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "x.jpg"
+        Image.new("RGB", (9, 9)).save(folder / "first.png")
+        Image.fromarray(np.zeros((9, 9), np.float32)).save(folder / "second.tif")
+        command = [sys.executable, "-c", DECODER, str(folder / "first.png"), str(folder / "second.tif")]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        assert self.stdout.readline() == "ready\n"
+
+    def check(self, content: bytes) -> str:
+        """Decode a file of this content: it must come to pixels or to one short line."""
+        self.file.write_bytes(content)
+        self.stdin.write(f"{self.file}\n")
+        self.stdin.flush()
+        said = self.stdout.readline()
+        assert said, f"the decoder ended with {self.process.wait()} at {content.hex()}"
+        kind, _, rest = said.strip().partition(" ")
+        if kind == "pixels":
+            assert int(rest) == SIDE * SIDE * 3
+        else:
+            assert kind == "refused"
+            assert len(rest) < 1000
+            assert "\\n" not in rest
+        return kind
+
+    def close(self) -> str:
+        """End it; what it wrote to stderr."""
+        return self.process.communicate()[1]
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decoder]:
+    one = Decoder(tmp_path_factory.mktemp("fuzz"))
+    yield one
+    assert "Traceback" not in one.close()
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def samples() -> dict[str, list[bytes]]:
+    """Valid files of each format, of several kinds of pixels and compressions."""
+    photo, exif = smooth(1, 24, 18), Image.Exif()
+    exif[0x0112] = 6
+    alpha = Image.fromarray(noise(2, 24, 18, 4))
+    deep = Image.fromarray(noise(3, 24, 18, 1).astype(np.uint16) * 257)
+    frames = {"save_all": True, "append_images": [smooth(4, 24, 18), smooth(5, 24, 18)]}
+    return {
+        "JPEG": [
+            encoded(photo, "JPEG", exif=exif),
+            encoded(photo, "JPEG", progressive=True, optimize=True),
+            encoded(photo.convert("CMYK"), "JPEG"),
+            encoded(photo.convert("L"), "JPEG", restart_marker_blocks=1),
+        ],
+        "PNG": [
+            encoded(photo, "PNG", exif=exif),
+            encoded(alpha, "PNG"),
+            encoded(deep, "PNG"),
+            encoded(photo.convert("P"), "PNG", transparency=3),
+            encoded(photo.convert("1"), "PNG"),
+            encoded(photo, "PNG", **frames),
+        ],
+        "WEBP": [
+            encoded(photo, "WEBP", exif=exif),
+            encoded(alpha, "WEBP", lossless=True),
+            encoded(photo, "WEBP", **frames),
+        ],
+        "BMP": [encoded(photo, "BMP"), encoded(photo.convert("P"), "BMP"), encoded(photo.convert("1"), "BMP")],
+        "GIF": [encoded(photo, "GIF"), encoded(photo, "GIF", **frames)],
+        "TIFF": [
+            encoded(photo, "TIFF", exif=exif),
+            encoded(photo, "TIFF", compression="tiff_lzw"),
+            encoded(photo, "TIFF", compression="jpeg"),
+            encoded(photo.convert("1"), "TIFF", compression="group4"),
+            encoded(alpha, "TIFF", compression="tiff_adobe_deflate"),
+            encoded(Image.fromarray(noise(6, 24, 18, 1).astype(np.float32)), "TIFF", compression="packbits"),
+            encoded(deep, "TIFF", **{"save_all": True, "append_images": [deep]}),
+        ],
+    }
+
+
+SAMPLES = samples()
+EVERY = [content for some in SAMPLES.values() for content in some]
+EDGES = [0, 1, 0x7F, 0x80, 0xFF]
+NUMBERS = [struct.pack(order + kind, value) for order in "<>" for kind, values in (("H", (0, 1, 0xFFFF, 0x8000)),
+           ("I", (0, 1, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 65_536))) for value in values]  # fmt: skip
+
+
+@st.composite
+def damaged(draw: st.DrawFn, kind: str) -> bytes:
+    """A valid file of a format after some damage."""
+    content = bytearray(draw(st.sampled_from(SAMPLES[kind])))
+    for _ in range(draw(st.integers(1, 4))):
+        # Headers decide most, and are most of what goes wrong.
+        reach = draw(st.sampled_from([24, 128, len(content)]))
+        at = draw(st.integers(0, max(0, min(reach, len(content)) - 1)))
+        how = draw(st.sampled_from(["byte", "flip", "number", "cut", "insert", "drop", "repeat", "splice"]))
+        if how == "byte":
+            content[at : at + 1] = bytes([draw(st.sampled_from(EDGES) | st.integers(0, 255))])
+        elif how == "flip":
+            content[at : at + 1] = bytes([byte ^ (1 << draw(st.integers(0, 7))) for byte in content[at : at + 1]])
+        elif how == "number":
+            value = draw(st.sampled_from(NUMBERS))
+            content[at : at + len(value)] = value
+        elif how == "cut":
+            del content[at + 1 :]
+        elif how == "insert":
+            content[at:at] = draw(st.binary(min_size=1, max_size=16))
+        elif how == "drop":
+            del content[at : at + draw(st.integers(1, 16))]
+        elif how == "repeat":
+            length = draw(st.integers(1, 64))
+            content[at:at] = content[at : at + length] * draw(st.integers(1, 8))
+        else:
+            other = draw(st.sampled_from(EVERY))
+            content[at:] = other[draw(st.integers(0, len(other) - 1)) :]
+    return mended(bytes(content)) if kind == "PNG" and draw(st.booleans()) else bytes(content)
+
+
+def mended(content: bytes) -> bytes:
+    """A PNG with checksums that are right, so that the damage is not found by them."""
+    at, parts = 8, [content[:8]]
+    while at + 12 <= len(content):
+        (length,) = struct.unpack(">I", content[at : at + 4])
+        body = content[at + 4 : at + 8 + length]
+        parts += [content[at : at + 4], body, struct.pack(">I", zlib.crc32(body))]
+        at += 12 + length
+    return b"".join([*parts, content[at:]])
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_the_samples_are_valid(decoder: Decoder, kind: str) -> None:
+    for content in SAMPLES[kind]:
+        assert decoder.check(content) == "pixels"
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_a_damaged_picture_is_pixels_or_a_reason(decoder: Decoder, kind: str) -> None:
+    @fuzzed
+    @given(content=damaged(kind))
+    def attempt(content: bytes) -> None:
+        decoder.check(content)
+
+    attempt()
+
+
+@pytest.mark.timeout(0)
+@fuzzed
+@given(prefix=st.sampled_from([content[:12] for content in EVERY]), rest=st.binary(max_size=400))
+def test_any_bytes_are_pixels_or_a_reason(decoder: Decoder, prefix: bytes, rest: bytes) -> None:
+    decoder.check(prefix + rest)
+
+
+# Options
+
+NUMBER = st.one_of(
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(
+        ["", " ", "nan", "inf", "-inf", "1e400", "-0", "0x1", "1_0", "\u0661", "1e-400", "9" * 5000, "--1"]
+    ),
+)
+WORDS = st.text(max_size=30) | st.lists(
+    st.sampled_from(["kl", "js", "frechet", "auto", "%", "=", ",", " ", "s", "m", "h", ".", "-", "e", "\0", "\x1b["])
+    | NUMBER,
+    max_size=8,
+).map("".join)
+
+
+def one_line(error: ImgsubsetError, text: str) -> None:
+    """A usage error repeats what it is about and is no essay."""
+    assert len(str(error)) < 600 + 4 * len(text)
+
+
+@fuzzed
+@given(text=WORDS)
+def test_weights_are_finite_or_refused(text: str) -> None:
+    try:
+        weights = Weights.parse(text)
+    except UsageError as error:
+        one_line(error, text)
+    else:
+        assert all(0 <= value < float("inf") for value in astuple(weights))
+        assert 0.999 < sum(weights.shares().values()) < 1.001
+
+
+@fuzzed
+@given(text=WORDS | NUMBER | NUMBER.map(lambda number: number + "%"), usable=st.integers(1, 10**9))
+def test_sizes_are_possible_or_refused(text: str, usable: int) -> None:
+    try:
+        assert 1 <= subset_size(text, usable) <= usable
+    except ImgsubsetError as error:
+        one_line(error, text)
+
+
+@fuzzed
+@given(text=WORDS | st.tuples(NUMBER, st.sampled_from(["", "s", "m", "h", "d"])).map("".join))
+def test_times_are_numbers_that_options_check(text: str) -> None:
+    try:
+        options = Options(time_limit=parse_seconds(text))
+    except UsageError as error:
+        one_line(error, text)
+    else:
+        assert options.time_limit is not None
+        assert 0 < options.time_limit < float("inf")
+
+
+@fuzzed
+@given(text=WORDS | st.lists(NUMBER, max_size=5).map(",".join))
+def test_channels_are_numbers_that_options_check(text: str) -> None:
+    try:
+        assert min(Options(channels=parse_channels(text)).channels) >= 1
+    except UsageError as error:
+        one_line(error, text)
+
+
+PART = WORDS | st.tuples(st.text(max_size=8), st.just("="), NUMBER, st.sampled_from(["", "%"])).map("".join)
+
+
+@fuzzed
+@given(words=st.lists(PART, max_size=5).map(tuple), usable=st.integers(1, 10**6))
+def test_parts_are_possible_or_refused(words: tuple[str, ...], usable: int) -> None:
+    try:
+        sizes = part_sizes(parse_parts(words), usable)
+    except ImgsubsetError as error:
+        one_line(error, "".join(words))
+    else:
+        assert min(sizes.values()) >= 1
+        assert sum(sizes.values()) <= usable
+
+
+@fuzzed
+@given(content=st.binary(max_size=200))
+def test_any_bytes_are_a_list_of_paths(content: bytes) -> None:
+    assert all(path and os.fsencode(path) in content for path in parse_paths(content))
+
+
+# Job files
+
+KEYS = [
+    "source",
+    "destination",
+    "n",
+    "weights",
+    "seed",
+    "channels",
+    "time-limit",
+    "time_limit",
+    "include",
+    "json",
+    "keep",
+]
+SCALARS = (
+    st.integers().map(str)
+    | st.floats().map(lambda value: str(value).replace("1e+", "1e"))
+    | st.booleans().map(lambda value: str(value).lower())
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12).map(
+        lambda text: '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    )
+    | st.sampled_from(
+        ['"10%"', '"kl=1"', '"\\u0000"', '"\\u001b[31m"', "1979-05-27", "[]", "{}", '["a", "b"]', "{kl = 1}"]
+    )
+)
+LINE = st.tuples(st.sampled_from(KEYS) | st.text("ab-_", min_size=1, max_size=4), SCALARS).map(" = ".join)
+TABLE = st.sampled_from(
+    ["", "[defaults]", "[jobs]", "[jobs.a]", "[jobs.b]", "[jobs.'\u00e9 x']", "[other]", "[[jobs]]"]
+)
+TOML = st.lists(st.tuples(TABLE, st.lists(LINE, max_size=4).map("\n".join)).map("\n".join), max_size=4).map("\n".join)
+VALID = b"""[defaults]
+n = "10%"
+[jobs.cats]
+source = "cats"
+destination = "subsets/cats"
+weights = "kl=1,frechet=2"
+[jobs.dogs]
+source = "dogs"
+destination = "subsets/dogs"
+channels = [8, 8]
+"""
+
+
+@st.composite
+def damaged_jobs(draw: st.DrawFn) -> bytes:
+    content = bytearray(VALID)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(content)))
+        content[at : at + draw(st.integers(0, 6))] = draw(
+            st.binary(max_size=4) | st.sampled_from([b"\n", b"=", b"[", b'"'])
+        )
+    return bytes(content)
+
+
+@fuzzed
+@given(content=TOML.map(str.encode) | damaged_jobs() | st.binary(max_size=100))
+def test_a_job_file_is_jobs_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "jobs.toml"
+    file.write_bytes(content)
+    try:
+        jobs = read_jobs(file)
+    except (UsageError, InputError) as error:
+        one_line(error, content.decode(errors="replace"))
+    else:
+        assert jobs
+        assert all(isinstance(job.source, Path) for job in jobs.values())
+
+
+def test_the_job_file_that_is_damaged_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "jobs.toml").write_bytes(VALID)
+    assert list(read_jobs(tmp_path / "jobs.toml")) == ["cats", "dogs"]
+
+
+def test_a_decoder_that_ends_is_noticed(tmp_path: Path) -> None:
+    """The harness itself: a process that is killed or out of memory fails the test."""
+    one = Decoder(tmp_path)
+    one.process.kill()
+    with pytest.raises((AssertionError, BrokenPipeError)):
+        one.check(b"x")
+    with contextlib.suppress(BrokenPipeError):
+        one.close()
