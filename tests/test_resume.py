@@ -24,7 +24,7 @@ from imgsubset.errors import InputError, OutputError
 from imgsubset.search import loop
 from imgsubset.search.exchange import Exchanges
 
-OPTIONS = Options(candidates=64, chains=2, steps=200, size=16, device="cpu", workers=0)
+OPTIONS = Options(candidates=64, chains=2, steps=200, size=16, channels=(6, 8), device="cpu", workers=0)
 N = 9
 
 
@@ -172,9 +172,9 @@ from imgsubset import checkpoint, cli
 checkpoint.SAVE_SECONDS = 0.0
 rounds, save, count = int(sys.argv.pop(1)), checkpoint.FileCheckpoint.save, 0
 
-def deadly(self, state):
+def deadly(self, state, last=False):
     global count
-    save(self, state)
+    save(self, state, last)
     count += 1
     if count == rounds:
         os.kill(os.getpid(), signal.SIGKILL)

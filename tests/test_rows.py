@@ -31,8 +31,8 @@ from imgsubset.images import decode, reason
 from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--device", "cpu")
-OPTIONS = Options(candidates=32, chains=1, steps=8, size=16, device="cpu", workers=0)
+FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--channels", "8,8", "--device", "cpu")
+OPTIONS = Options(candidates=32, chains=1, steps=8, size=16, channels=(8, 8), device="cpu", workers=0)
 SIDE = 16
 # The module: the package's attributes of these names are functions.
 export = import_module("imgsubset.export")
@@ -918,8 +918,8 @@ def test_row21_which_images_are_cached_and_so_the_batches(
 def test_row21_locale_time_zone_and_hash_seed(pictures: Path, usual: tuple[str, ...]) -> None:
     code = (
         "import sys; from imgsubset import select, Options; "
-        "print('\\n'.join(select(sys.argv[1], 9, Options(candidates=32, chains=1, steps=8, size=16, device='cpu', "
-        "workers=1)).ranked))"
+        "options = Options(candidates=32, chains=1, steps=8, size=16, channels=(8, 8), device='cpu', workers=1); "
+        "print('\\n'.join(select(sys.argv[1], 9, options).ranked))"
     )
     environment = {"LC_ALL": "C", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "4711", "PYTHONUTF8": "0"}
     run = subprocess.run(

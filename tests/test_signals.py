@@ -19,6 +19,7 @@ import pytest
 from conftest import Run, noise, strict_json, tree
 from PIL import Image
 
+from imgsubset import Options, export, select
 from imgsubset.copying import PARTIAL
 from imgsubset.export import MARKER
 
@@ -36,7 +37,8 @@ import imgsubset.cli.run
 from imgsubset import cli, copying, decoders, listing
 from imgsubset.search.exchange import Exchanges
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored, and nohup
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 stage, reached, seconds, ignored = sys.argv.pop(1), sys.argv.pop(1), float(sys.argv.pop(1)), sys.argv.pop(1)
 if ignored:
     signal.signal(getattr(signal, ignored), signal.SIG_IGN)
@@ -260,16 +262,17 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(begin: Begin) -> None:
 SELECT = ("-n", 3, "--candidates", 8, "--chains", 1, "--steps", 2, "--size", 16, "--device", "cpu")
 
 
-@pytest.fixture
-def finished(tmp_path: Path, imgsubset: Callable[..., Run]) -> Path:
-    """A selection, of which `verify` soon says something."""
-    folder = tmp_path / "few"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A selection, of which `verify` soon says something; to be read only."""
+    root = tmp_path_factory.mktemp("finished")
+    (root / "few").mkdir()
     for number in range(12):
-        Image.fromarray(noise(number, 9, 9)).save(folder / f"{number}.png")
-    (folder / "bad.png").touch()
-    assert imgsubset("select", folder, tmp_path / "out", *SELECT).code == 0
-    return tmp_path / "out"
+        Image.fromarray(noise(number, 9, 9)).save(root / "few" / f"{number}.png")
+    (root / "few" / "bad.png").touch()
+    options = Options(candidates=8, chains=1, steps=2, size=16, device="cpu", workers=0)
+    export(select(root / "few", 3, options), root / "out")
+    return root / "out"
 
 
 def shell(redirection: str, *arguments: object) -> tuple[int, str, str]:
@@ -307,8 +310,8 @@ def test_a_stream_that_is_closed_full_or_left_gets_no_traceback(
 
 
 @pytest.mark.parametrize("redirection", ["<&-", ">&- 2>&- <&-"])
-def test_decoding_works_whichever_streams_are_closed(finished: Path, redirection: str) -> None:
-    again = finished.with_name("again")
+def test_decoding_works_whichever_streams_are_closed(finished: Path, tmp_path: Path, redirection: str) -> None:
+    again = tmp_path / "again"
     code, _, error = shell(redirection, "select", finished.with_name("few"), again, *SELECT, "--no-cache")
     assert (code, error) == (0, "")
     assert set(tree(again)) == set(tree(finished))

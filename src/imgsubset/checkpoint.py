@@ -69,9 +69,9 @@ class FileCheckpoint:
                     "delete it, or give another file"
                 )
 
-    def save(self, state: State) -> None:
-        """Write a state in one step, unless the last is young and the search not over."""
-        if not state.over and time.perf_counter() - self.saved < SAVE_SECONDS:
+    def save(self, state: State, last: bool = False) -> None:
+        """Write a state in one step, unless the one before is young and this is not the last."""
+        if not last and time.perf_counter() - self.saved < SAVE_SECONDS:
             return
         self.saved = time.perf_counter()
         record = {

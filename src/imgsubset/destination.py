@@ -124,6 +124,15 @@ def finished(
     return found if same else None
 
 
+def interrupted(wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> bool:
+    """Whether a destination holds the best so far of this very request, whose search was interrupted."""
+    try:
+        record = read_manifest(destination).record
+        return bool(record["interrupted"]) and bool(record["request"] == json.loads(json.dumps(wanted)))
+    except (ImgsubsetError, KeyError, TypeError):
+        return False
+
+
 def _same_labels(along: Companions, root: Path, recorded: Mapping[str, str]) -> bool:
     """Whether the labels of the chosen images are those that were recorded; a ranking does not count."""
     now = {path: sha256(root / path) for path in along.copied}

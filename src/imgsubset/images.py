@@ -107,9 +107,15 @@ def _value_range(image: Image.Image) -> tuple[float, float] | None:
         return 0.0, 65535.0
     import numpy as np
 
-    values = np.asarray(image)
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    low, high = np.inf, -np.inf
+    pixels = np.asarray(image).reshape(-1)
+    for start in range(0, pixels.size, BAND_PIXELS):  # another copy of a large picture would be too much
+        values = pixels[start : start + BAND_PIXELS]
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low > high:  # no number at all
+        low, high = 0.0, 1.0
     for limit in (65535.0,) if image.mode == "I" else (1.0, 255.0):
         if low >= 0 and high <= limit:
             return 0.0, limit
@@ -120,7 +126,8 @@ def _scale_to_8_bits(image: Image.Image, limits: tuple[float, float]) -> Image.I
     import numpy as np
 
     low, high = limits
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=low, posinf=high, neginf=low)
+    wide = np.float64 if high - low > 1e30 else np.float32  # whose range may be less than what the values span
+    values = np.nan_to_num(np.asarray(image, dtype=wide), nan=low, posinf=high, neginf=low)
     scaled = (values - low) * (255 / max(high - low, 1e-30))
     return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
 

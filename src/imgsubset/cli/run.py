@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from imgsubset.cli.common import Bars, check_gate, open_source, say
 from imgsubset.cli.signals import Interrupt
 from imgsubset.copying import write_whole
 from imgsubset.describe import describe, describe_files, request
-from imgsubset.destination import check_destination, finished
+from imgsubset.destination import check_destination, finished, interrupted
 from imgsubset.errors import GateError, OutputError, UsageError
 from imgsubset.export import MODES, export
 from imgsubset.filters import candidates
@@ -73,13 +73,16 @@ def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
     """Do a job. Raises any ImgsubsetError but GateError, which the outcome holds beside the results."""
     listing = candidates(open_source(job.source), job.options)
     _check_list(job, listing)
-    if job.copies and job.destination is not None:
+    destination = job.destination
+    if job.copies and destination is not None:
         if not job.overwrite:
             embeddings = job.embeddings.describe() if job.embeddings else None
             wanted = request(job.n, job.options, embeddings, job.mode, job.ranked)
-            if earlier := finished(listing, wanted, job.options, job.destination):
+            if earlier := finished(listing, wanted, job.options, destination):
                 return _already_done(job, listing, earlier)
-        check_destination(listing, job.destination, job.overwrite)
+            if job.options.resume is not None and interrupted(wanted, destination):
+                job = replace(job, overwrite=True)  # by what the search comes to now
+        check_destination(listing, destination, job.overwrite)
     with Bars(quiet) as bars:
         with Interrupt() as interrupt:
             selection = select(listing, job.n, job.options, embeddings=job.embeddings, stop=interrupt, progress=bars)

@@ -102,8 +102,8 @@ class Checkpoint(Protocol):
     def load(self) -> State | None:
         """The state to go on from, if there is one."""
 
-    def save(self, state: State) -> None:
-        """Keep a state; one that is not over may be passed by, if the last is young."""
+    def save(self, state: State, last: bool) -> None:
+        """Keep a state; one that is not the last may be passed by, if the one before is young."""
 
 
 def search(
@@ -159,7 +159,9 @@ def search(
         stopped = stop()
         over = fraction >= 1 or since >= method.patience or best == 0
         if checkpoint:
-            checkpoint.save(State(method.state(), rows, losses, tuple(trace), (number, work, since), spent, over))
+            counts = (number, work, since)
+            state = State(method.state(), rows, losses, tuple(trace), counts, spent, over)
+            checkpoint.save(state, last=over or stopped)
     assert rows is not None
     assert losses is not None
     return Found(rows, losses, tuple(trace), stopped)
