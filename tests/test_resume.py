@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import pickle
 import shutil
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from conftest import Run, create, normal_user, smooth, strict_json, tree
 
-from imgsubset import Options, Selection, checkpoint, select
+from imgsubset import Options, Selection, checkpoint, export, select
 from imgsubset.copying import PARTIAL
 from imgsubset.errors import InputError, OutputError
 from imgsubset.search import loop
@@ -509,3 +510,37 @@ def test_a_fifo_is_no_checkpoint(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "fifo")], capture_output=True, check=False, timeout=4
     )
     assert b"InputError" in run.stderr
+
+
+# A search that was stopped
+
+
+def stopped(source: Path, state: Path) -> Selection:
+    """The best so far of a search that is asked to end after a few rounds of exchanges."""
+    asked: list[int] = []
+    return select(
+        *(source, N, replace(OPTIONS, resume=str(state))),
+        stop=lambda: len(asked) > 12 or asked.append(1) is not None,
+    )
+
+
+def test_a_search_that_was_stopped_goes_on_however_young_its_state(
+    pictures: Path, state: Path, uninterrupted: Selection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 1e9)
+    part = stopped(pictures, state)
+    assert part.interrupted
+    assert len(part.trace) < len(uninterrupted.trace)
+    assert essence(resumed(pictures, state)) == essence(uninterrupted)
+
+
+@pytest.mark.parametrize(("seed", "code"), [("0", 0), ("1", 5)])
+def test_what_it_came_to_takes_the_place_of_the_best_so_far(
+    imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path, state: Path, seed: str, code: int
+) -> None:
+    export(stopped(pictures, state), tmp_path / "out")
+    arguments = "--candidates 64 --chains 2 --steps 200 --size 16 --channels 6,8 --device cpu".split()
+    run = imgsubset("select", pictures, tmp_path / "out", "-n", N, *arguments, "--seed", seed, "--resume", state)
+    assert run.code == code, run.err
+    interrupted = json.loads((tmp_path / "out" / "manifest.json").read_bytes())["interrupted"]
+    assert interrupted is (code == 5)  # another request is refused, and changes nothing
