@@ -102,8 +102,9 @@ class Constraints:
         units: dict[tuple[int, int], list[list[int]]] = defaultdict(list)
         for rows in self._units():
             if not any(row in self.keep or row in barred for row in rows):
-                # A group that spans classes counts for the one that most of it has.
-                group = Counter(self.classes[row] for row in rows).most_common(1)[0][0]
+                group = self.classes[rows[0]]
+                if len(rows) > 1:  # a group that spans classes counts for the one that most of it has
+                    group = Counter(self.classes[row] for row in rows).most_common(1)[0][0]
                 units[group, len(rows)].append(rows)
         return units
 
