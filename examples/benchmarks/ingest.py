@@ -69,7 +69,7 @@ def main() -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(folder / path)
         select = [sys.executable, "-m", "imgsubset", "select", few, "unused", "-n", "50"]
-        select += ["--candidates", "256", "--steps", "0", "--dry-run", "--quiet"]
+        select += ["--candidates", "256", "--steps", "0", "--dry-run", "--quiet", "--no-cache"]
         baseline = [sys.executable, str(Path(__file__).with_name("plain.py")), few]
         mine, theirs = interleaved(
             lambda: subprocess.run(select, check=True),
