@@ -146,8 +146,10 @@ def open_folder() -> Iterator[Path]:
     root = Path(tempfile.mkdtemp())
     root.chmod(0o777)
     yield root
-    for base, _, _ in os.walk(root):
-        os.chmod(base, 0o700)
+    for base, folders, _ in os.walk(root):
+        for name in folders:  # before they are entered, as an unreadable one would not be
+            if not os.path.islink(os.path.join(base, name)):
+                os.chmod(os.path.join(base, name), 0o700)
     shutil.rmtree(root)
 
 
