@@ -22,7 +22,7 @@ from imgsubset.options import DEVICES, DIVERGENCE_NAMES, STRATIFY, Embeddings, O
 from imgsubset.report import printable
 
 DEFAULTS = Options()
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
 Decorated = Callable[..., Any]
 
 
@@ -62,7 +62,7 @@ FEATURE_OPTIONS = [
                  help="Of its convolutions; odd."),
     click.option("--workers", type=int, default=None, metavar="N",
                  help="Decoding processes; 0 decodes in this one.  [default: one a core; one for few images]"),
-    click.option("--cache", type=click.Path(), metavar="DIR",
+    click.option("--cache", type=click.Path(readable=False), metavar="DIR",
                  help="Where the moments of images are kept between runs.  [default: the user's cache folder]"),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
     click.option("--cache-verify", is_flag=True,
