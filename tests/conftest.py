@@ -23,9 +23,9 @@ import torch
 from PIL import Image
 
 from imgsubset import Options, Selection, cli
-from imgsubset.images import Stamp
-from imgsubset.listing import Listing
-from imgsubset.scoring import Score
+from imgsubset.reading.images import Stamp
+from imgsubset.reading.listing import Listing
+from imgsubset.tasks.score import Score
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
 torch.set_num_threads(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imgsubset.moments import ImageMoments, standard
+from imgsubset.statistics.moments import ImageMoments, standard
 
 
 def made_up_source(count: int, channels: int, seed: int = 0, positions: int = 16) -> ImageMoments:

@@ -28,9 +28,9 @@ from imgsubset.cli.batch import read_jobs
 from imgsubset.cli.common import parse_channels, parse_seconds
 from imgsubset.cli.split import parse_parts
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
-from imgsubset.listing import parse_paths
 from imgsubset.options import Options, Weights, subset_size
-from imgsubset.splits import part_sizes
+from imgsubset.reading.listing import parse_paths
+from imgsubset.tasks.split import part_sizes
 
 EXAMPLES = int(os.environ.get("IMGSUBSET_FUZZ", "0"))
 fuzzed = settings(
@@ -45,7 +45,7 @@ SIDE = 16
 # A process that decodes the files it is told, one a line: a crash, a hang or a hunger for memory ends it alone.
 DECODER = """
 import resource, signal, sys
-from imgsubset.images import decode, reason
+from imgsubset.reading.images import decode, reason
 decode(sys.argv[1], 16)
 try:
     decode(sys.argv[2], 16)  # imports numpy before there is a limit

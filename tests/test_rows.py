@@ -23,19 +23,22 @@ from conftest import Run, create, noise, normal_user, png_bytes, selection_of, s
 from PIL import Image
 from torch import Tensor
 
-from imgsubset import Options, copying, ingest, objective, select, source
-from imgsubset.decoders import Chunk
-from imgsubset.destination import MARKER
+from imgsubset import Options, select
+from imgsubset import files as copying
 from imgsubset.errors import BadFilesError, OutputError
-from imgsubset.images import decode, reason
+from imgsubset.features import ingest, source
+from imgsubset.reading.decoders import Chunk
+from imgsubset.reading.images import decode, reason
 from imgsubset.search.exchange import Exchanges
+from imgsubset.statistics import objective
+from imgsubset.writing.destination import MARKER
 
 Program = Callable[..., Run]
 FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--channels", "8,8", "--device", "cpu")
 OPTIONS = Options(candidates=32, chains=1, steps=8, size=16, channels=(8, 8), device="cpu", workers=0)
 SIDE = 16
 # The module: the package's attributes of these names are functions.
-export = import_module("imgsubset.export")
+export = import_module("imgsubset.writing.export")
 GIB = 1 << 30
 
 
@@ -131,7 +134,7 @@ def test_row01_every_kind_of_damage_in_one_run(imgsubset: Program, tmp_path: Pat
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from imgsubset.images import decode, reason
+from imgsubset.reading.images import decode, reason
 try:
     decode(sys.argv[1], 64)
     print("decoded")
@@ -891,7 +894,7 @@ def test_row21_the_order_of_the_files(
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr("imgsubset.listing.os.scandir", Entries)
+    monkeypatch.setattr("imgsubset.reading.listing.os.scandir", Entries)
     assert select(pictures, 9, OPTIONS).ranked == usual
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from plain import plain_moments, plain_weights
 
-from imgsubset.decoders import decoded
-from imgsubset.features import RandomCNN
-from imgsubset.ingest import ingest
-from imgsubset.listing import list_images
+from imgsubset.features.ingest import ingest
+from imgsubset.features.random_cnn import RandomCNN
+from imgsubset.reading.decoders import decoded
+from imgsubset.reading.listing import list_images
 
 COLD_IMAGES = 500
 

@@ -16,10 +16,10 @@ import torch
 from scoring import plain_losses
 from torch import Tensor
 
-from imgsubset.cores import single_threaded
-from imgsubset.moments import ImageMoments, Standard
-from imgsubset.objective import Objective, random_subsets
+from imgsubset.devices import single_threaded
 from imgsubset.search.quadratic import Quadratic, quadratic_form
+from imgsubset.statistics.moments import ImageMoments, Standard
+from imgsubset.statistics.objective import Objective, random_subsets
 
 MATRIX_ROWS = 20_000  # of a float64 matrix of all pairs: 3.2 GB
 EMBEDDED_BYTES = 2_000_000_000  # of vectors z kept in memory

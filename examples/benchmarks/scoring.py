@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from plain import maps_to_rows, plain_cnn
 
-from imgsubset.decoders import decoded
-from imgsubset.divergences import mix
-from imgsubset.features import RandomCNN
-from imgsubset.langevin import noised_source
-from imgsubset.listing import list_images
-from imgsubset.moments import ImageMoments, Standard, maps_to_moments, standard, subset_moments
-from imgsubset.objective import Objective, random_subsets
+from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.options import Weights
+from imgsubset.reading.decoders import decoded
+from imgsubset.reading.listing import list_images
+from imgsubset.statistics.divergences import mix
+from imgsubset.statistics.langevin import noised_source
+from imgsubset.statistics.moments import ImageMoments, Standard, maps_to_moments, standard, subset_moments
+from imgsubset.statistics.objective import Objective, random_subsets
 
 PLAIN_CANDIDATES = 8
 

@@ -25,16 +25,16 @@ from peers import Pick, Problem, UnavailableError
 from torch import Tensor
 from unseen import SPACES, Distances, Unseen
 
-from imgsubset.decoders import chunk_length, decoded
-from imgsubset.features import RandomCNN
-from imgsubset.images import Stamp
-from imgsubset.ingest import ingest
-from imgsubset.listing import Listing, list_images
-from imgsubset.moments import standard
-from imgsubset.objective import Objective, effective_size, random_subsets
+from imgsubset.features.ingest import ingest
+from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.options import DIVERGENCE_NAMES, Options, Weights
 from imgsubset.progress import silent
-from imgsubset.search import find
+from imgsubset.reading.decoders import chunk_length, decoded
+from imgsubset.reading.images import Stamp
+from imgsubset.reading.listing import Listing, list_images
+from imgsubset.search.find import find
+from imgsubset.statistics.moments import standard
+from imgsubset.statistics.objective import Objective, effective_size, random_subsets
 
 PIXEL_BYTES = 2_000_000_000  # the plain method needs all pixels in memory
 RANDOM_SUBSETS = 100

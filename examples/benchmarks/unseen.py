@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from imgsubset.cores import single_threaded
-from imgsubset.divergences import frechet
-from imgsubset.features import RandomCNN
-from imgsubset.moments import ImageMoments, all_moments, subset_moments
-from imgsubset.objective import random_subsets
+from imgsubset.devices import single_threaded
+from imgsubset.features.random_cnn import RandomCNN
+from imgsubset.statistics.divergences import frechet
+from imgsubset.statistics.moments import ImageMoments, all_moments, subset_moments
+from imgsubset.statistics.objective import random_subsets
 
 SPECTRUM = 32  # frequencies, in cycles an image
 RANDOM_DRAWS = 100

@@ -9,13 +9,13 @@ print(score("photos", "subset").score.percentile, compare("photos", "others").lo
 """
 
 # Nothing here imports torch: decoding processes and `--help` import this package too.
-from imgsubset.comparison import compare
 from imgsubset.errors import ImgsubsetError
-from imgsubset.export import export
 from imgsubset.options import Embeddings, Options, Weights
-from imgsubset.scoring import score
-from imgsubset.selection import Selection, select
-from imgsubset.splits import split
+from imgsubset.tasks.compare import compare
+from imgsubset.tasks.score import score
+from imgsubset.tasks.select import Selection, select
+from imgsubset.tasks.split import split
+from imgsubset.writing.export import export
 
 __version__ = "0.1.0"
 __all__ = [

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgsubset.copying import write_whole
 from imgsubset.errors import InputError, OutputError
-from imgsubset.listing import read_whole
+from imgsubset.files import write_whole
+from imgsubset.reading.listing import read_whole
 from imgsubset.search.loop import State, TracePoint
 
 SAVE_SECONDS = 10.0  # between two states that are kept

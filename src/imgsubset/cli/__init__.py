@@ -18,7 +18,7 @@ from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import EndedBySignal, handled
 from imgsubset.cli.split import split_command
 from imgsubset.errors import OutputError
-from imgsubset.report import printable
+from imgsubset.results.as_text import printable
 
 EXIT_CODES = """\b
 Exit codes:

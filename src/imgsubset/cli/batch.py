@@ -17,8 +17,8 @@ from imgsubset.cli.run import Job, Outcome, run
 from imgsubset.cli.select import select_command
 from imgsubset.cli.signals import EndedBySignal
 from imgsubset.errors import BatchError, ImgsubsetError, InputError, UsageError
-from imgsubset.listing import read_whole
-from imgsubset.report import batch_summary, printable
+from imgsubset.reading.listing import read_whole
+from imgsubset.results.as_text import batch_summary, printable
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -8,7 +8,7 @@ import click
 from platformdirs import user_cache_path
 
 from imgsubset.cli.common import PATH, Group, show
-from imgsubset.report import cache_summary, printable
+from imgsubset.results.as_text import cache_summary, printable
 
 CACHE = click.option("--cache", "folder", type=PATH, metavar="DIR", help="Another folder than the user's cache folder.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -24,7 +24,7 @@ def cache_group() -> None:
 @JSON
 def info_command(folder: Path | None, as_json: bool) -> None:
     """Show what is kept, one line for each network and decoding policy."""
-    from imgsubset.cache import contents
+    from imgsubset.features.cache import contents
 
     folder = folder or user_cache_path("imgsubset")
     files = contents(folder)
@@ -43,7 +43,7 @@ def info_command(folder: Path | None, as_json: bool) -> None:
 @JSON
 def clear_command(folder: Path | None, as_json: bool) -> None:
     """Delete what is kept; other files in the folder stay."""
-    from imgsubset.cache import clear
+    from imgsubset.features.cache import clear
 
     folder = folder or user_cache_path("imgsubset")
     freed = clear(folder)

@@ -14,22 +14,22 @@ from imgsubset.cli.common import (
     WHICH_OPTIONS,
     Bars,
     Command,
-    check_gate,
     embeddings_record,
+    gate,
     given,
     open_source,
     options_record,
     output_options,
     show,
 )
-from imgsubset.comparison import compare
-from imgsubset.describe import describe_comparison, describe_scored, describe_verification
 from imgsubset.errors import UsageError, VerifyError
-from imgsubset.listing import Listing
 from imgsubset.options import Embeddings, Options
-from imgsubset.report import comparison_summary, scored_summary, verification_summary
-from imgsubset.scoring import recorded_options, score
-from imgsubset.verification import verify
+from imgsubset.reading.listing import Listing
+from imgsubset.results.as_json import describe_comparison, describe_scored, describe_verification
+from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
+from imgsubset.tasks.compare import compare
+from imgsubset.tasks.score import recorded_options, score
+from imgsubset.tasks.verify import verify
 
 
 @click.command("score", cls=Command, short_help="Say how close a subset is to its source.")
@@ -66,7 +66,8 @@ def score_command(
             open_source(source), members, options, skip_foreign=skip_foreign, embeddings=embeddings, progress=bars
         )
     show(describe_scored(scored), scored_summary(scored, verbose), as_json, quiet)
-    check_gate(scored.score.loss, max_loss)
+    if error := gate(scored.score.loss, max_loss):
+        raise error
 
 
 @click.command("compare", cls=Command, short_help="Say how far apart two folders are.")
@@ -93,7 +94,8 @@ def compare_command(
     with Bars(quiet) as bars:
         comparison = compare(open_source(first), open_source(second), options, progress=bars)
     show(describe_comparison(comparison), comparison_summary(comparison, verbose), as_json, quiet)
-    check_gate(comparison.loss.value, max_loss)
+    if error := gate(comparison.loss.value, max_loss):
+        raise error
 
 
 @click.command("verify", cls=Command, short_help="Check a subset against its manifest.")

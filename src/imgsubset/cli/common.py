@@ -17,9 +17,9 @@ from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from imgsubset.errors import GateError, ImgsubsetError, InputError, OutputError, UsageError, VerdictError
-from imgsubset.listing import Listing, list_images, list_paths, parse_paths, read_whole
 from imgsubset.options import DEVICES, DIVERGENCE_NAMES, STRATIFY, Embeddings, Options, Weights
-from imgsubset.report import printable
+from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths, read_whole
+from imgsubset.results.as_text import printable
 
 DEFAULTS = Options()
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
@@ -151,12 +151,16 @@ def options_record(*groups: Sequence[Callable[[Decorated], Decorated]]) -> Calla
         def collected(**arguments: Any) -> Any:
             return command(**collect_options(arguments))
 
-        with_options: Decorated = collected
-        for option in reversed([option for group in groups for option in group]):
-            with_options = option(with_options)
-        return with_options
+        return with_options(collected, [option for group in groups for option in group])
 
     return decorate
+
+
+def with_options(command: Decorated, options: Sequence[Callable[[Decorated], Decorated]]) -> Decorated:
+    """Add options in the order in which help shows them."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def collect_options(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -193,10 +197,7 @@ def embeddings_record(command: Decorated) -> Decorated:
     def collected(**arguments: Any) -> Any:
         return command(**collect_embeddings(arguments))
 
-    with_options: Decorated = collected
-    for option in reversed(EMBEDDING_OPTIONS):
-        with_options = option(with_options)
-    return with_options
+    return with_options(collected, EMBEDDING_OPTIONS)
 
 
 def collect_embeddings(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -258,10 +259,11 @@ def open_source(source: Path) -> Listing:
     return list_images(source)
 
 
-def check_gate(loss: float, max_loss: float | None) -> None:
-    """Raise GateError if the loss is above the highest that is allowed."""
-    if max_loss is not None and not loss <= max_loss:
-        raise GateError(f"loss {loss:.4g} is above --max-loss {max_loss:g}")
+def gate(loss: float, max_loss: float | None) -> GateError | None:
+    """The error to end with if the loss is above the highest that is allowed."""
+    if max_loss is None or loss <= max_loss:
+        return None
+    return GateError(f"loss {loss:.4g} is above --max-loss {max_loss:g}")
 
 
 def show(record: dict[str, Any], text: str, as_json: bool, quiet: bool, err: bool = False) -> None:

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imgsubset.cli.common import Bars, check_gate, open_source, say
+from imgsubset.cli.common import Bars, gate, open_source, say
 from imgsubset.cli.signals import Interrupt
-from imgsubset.copying import write_whole
-from imgsubset.describe import describe, describe_files, request
-from imgsubset.destination import check_destination, finished, interrupted
 from imgsubset.errors import GateError, OutputError, UsageError
-from imgsubset.export import MODES, export
-from imgsubset.filters import candidates
-from imgsubset.listing import Listing
-from imgsubset.manifest import Manifest
+from imgsubset.files import write_whole
 from imgsubset.options import Embeddings, Options, check_size
-from imgsubset.report import printable, summary
-from imgsubset.selection import select
+from imgsubset.reading.filters import candidates
+from imgsubset.reading.listing import Listing
+from imgsubset.results.as_json import describe, describe_files, request
+from imgsubset.results.as_text import printable, summary
+from imgsubset.tasks.select import select
+from imgsubset.writing.destination import check_destination, finished, interrupted
+from imgsubset.writing.export import MODES, export
+from imgsubset.writing.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
     with Bars(quiet) as bars:
         with Interrupt() as interrupt:
             selection = select(listing, job.n, job.options, embeddings=job.embeddings, stop=interrupt, progress=bars)
-        verdict = _verdict(selection.score.loss, job.max_loss)
+        verdict = gate(selection.score.loss, job.max_loss)
         exported = None
         if job.copies and job.destination is not None and verdict is None:
             exported = export(
@@ -111,18 +111,10 @@ def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
     )
 
 
-def _verdict(loss: float, max_loss: float | None) -> GateError | None:
-    try:
-        check_gate(loss, max_loss)
-    except GateError as error:
-        return error
-    return None
-
-
 def _already_done(job: Job, listing: Listing, manifest: Manifest) -> Outcome:
     files = manifest.record["files"]
     loss = float(manifest.record["score"]["loss"])
-    verdict = _verdict(loss, job.max_loss)
+    verdict = gate(loss, job.max_loss)
     if verdict is None:
         _write_list(job, listing, [file["path"] for file in sorted(files, key=lambda file: file["rank"] * job.ranked)])
     where = printable(str(job.destination))

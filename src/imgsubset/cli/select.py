@@ -25,8 +25,8 @@ from imgsubset.cli.common import (
 )
 from imgsubset.cli.run import Job, run
 from imgsubset.errors import UsageError
-from imgsubset.export import MODES
 from imgsubset.options import Options
+from imgsubset.writing.export import MODES
 
 
 @click.command("select", cls=Command, short_help="Choose n images and copy them.")
@@ -72,7 +72,7 @@ def select_command(as_json: bool, quiet: bool, verbose: bool, **arguments: Any) 
 @output_options
 def demo_command(folder: Path, n: str, options: Options, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Draw 2,000 small pictures into DIR/source, choose some of them, and copy these to DIR/subset."""
-    from imgsubset.demo import draw_pictures
+    from imgsubset.cli.demo import draw_pictures
 
     job = Job(folder / "source", folder / "subset", n, options)
     with Bars(quiet) as bars:

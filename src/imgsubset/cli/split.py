@@ -22,14 +22,14 @@ from imgsubset.cli.common import (
     show,
 )
 from imgsubset.cli.signals import Interrupt
-from imgsubset.describe import describe, describe_files, request
-from imgsubset.destination import check_destination, finished
 from imgsubset.errors import UsageError
-from imgsubset.export import MODES, export
-from imgsubset.filters import candidates
 from imgsubset.options import Embeddings, Options
-from imgsubset.report import printable, summary
-from imgsubset.splits import ANY, asked_for, part_sizes, split
+from imgsubset.reading.filters import candidates
+from imgsubset.results.as_json import describe, describe_files, request
+from imgsubset.results.as_text import printable, summary
+from imgsubset.tasks.split import ANY, asked_for, part_sizes, split
+from imgsubset.writing.destination import check_destination, finished
+from imgsubset.writing.export import MODES, export
 
 
 @click.command("split", cls=Command, short_help="Cut a source into disjoint subsets that all match it.")

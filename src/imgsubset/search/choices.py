@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from imgsubset.objective import random_subsets
+from imgsubset.statistics.objective import random_subsets
 
 COMPOSITIONS = 64  # ways to make up a quota from groups of several sizes that the draws of a round try
 

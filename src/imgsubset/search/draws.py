@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Generator, Tensor
 
-from imgsubset.objective import Objective
 from imgsubset.search.choices import Choices
 from imgsubset.search.loop import Round
+from imgsubset.statistics.objective import Objective
 
 ROUNDS = 8  # at least, and more where a round would have more candidates than
 MOST = 2048  # whose moments are held at once

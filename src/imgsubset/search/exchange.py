@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from imgsubset.cores import single_threaded
+from imgsubset.devices import single_threaded
 from imgsubset.search.choices import Choices
 from imgsubset.search.loop import Round
 from imgsubset.search.quadratic import Quadratic

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imgsubset.cores import single_threaded
-from imgsubset.moments import ImageMoments, Moments
+from imgsubset.devices import single_threaded
+from imgsubset.statistics.moments import ImageMoments, Moments
 
 # Coefficients of m^2 and (v - 1)^2 in the divergences that are averaged over channels.
 CURVATURE = {

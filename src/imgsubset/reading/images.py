@@ -1,0 +1,169 @@
+"""An image file to 8-bit RGB pixels, or the reason why not.
+
+Imports neither numpy nor torch unless a picture needs it, so that a decoding process starts in a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from typing import IO
+
+# Importing the two plugins that Pillow does not preload keeps it from importing all forty of them instead.
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+
+# The decoders that are hardened and need no external program; the content of a file decides, not its name.
+POLICY = 1  # raised with every change of what pixels an image has: cached moments are then made anew
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+BACKGROUND = (255, 255, 255)  # under transparent pixels, as most viewers show them
+BAND_PIXELS = 1 << 24  # a picture above this many pixels is converted in bands, to bound the memory it takes
+
+_TRANSPOSE = {  # EXIF orientation -> what undoes it (EXIF 2.32, tag 0x0112)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a file was when it was decoded: its size in bytes and modification time in nanoseconds."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """The stamp of a file with this status."""
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+def decode(path: str | bytes | os.PathLike[str], size: int) -> tuple[bytes, Stamp]:
+    """Decode an image file to size x size x 3 bytes of RGB, row by row, and stamp the file.
+
+    The policy, the same for every image: EXIF orientation applied; 16-bit, 32-bit and float pixels scaled to 8
+    bits; transparency composited over BACKGROUND; CMYK, palette, grey converted to RGB; the first frame of an
+    animation; JPEGs decoded at the smallest of 1/1, 1/2, 1/4, 1/8 scale that is at least size x size; then
+    resampled (Lanczos, antialiased) to the square, without keeping the aspect.
+
+    Raises whatever Pillow raises for a file it cannot decode; `reason` turns that into a line.
+    """
+    # O_NONBLOCK: opening a FIFO that has appeared under the name must not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        with Image.open(file, formats=FORMATS) as image:
+            if image.format in ("JPEG", "MPO"):
+                image.draft(image.mode, (size, size))
+            small = _shrink(image, size)
+            turn = _TRANSPOSE.get(_orientation(image))
+        if turn is not None:
+            small = small.transpose(turn)
+        return small.tobytes(), Stamp.of(status)
+
+
+def _shrink(image: Image.Image, size: int) -> Image.Image:
+    """An RGB image of size x size."""
+    width, height = image.size
+    fx = fy = 1
+    if width * height <= BAND_PIXELS:
+        rgb = _to_rgb(image, _value_range(image))
+    else:
+        # Box-reduce band by band to no less than twice the target, so that no second copy at full size exists.
+        fx, fy = max(1, width // (2 * size)), max(1, height // (2 * size))
+        rows = fy * max(1, BAND_PIXELS // 4 // width // fy)
+        limits = _value_range(image)
+        rgb = Image.new("RGB", (-(-width // fx), -(-height // fy)))
+        for top in range(0, height, rows):
+            band = image.crop((0, top, width, min(top + rows, height)))
+            rgb.paste(_to_rgb(band, limits).reduce((fx, fy)), (0, top // fy))
+    return rgb.resize((size, size), Image.Resampling.LANCZOS, box=(0, 0, width / fx, height / fy))
+
+
+def _to_rgb(image: Image.Image, limits: tuple[float, float] | None) -> Image.Image:
+    if limits is not None:
+        image = _scale_to_8_bits(image, limits)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, BACKGROUND)
+        canvas.alpha_composite(image)
+        image = canvas
+    return image.convert("RGB")
+
+
+def _value_range(image: Image.Image) -> tuple[float, float] | None:
+    """The values to show as black and white, for pixels of more than 8 bits; None for 8 bits and fewer.
+
+    16-bit integers are shown over their whole range, and so are floats that lie in 0..1 or 0..255, as viewers
+    do; any others over the range that they take.
+    """
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return None
+    if image.mode.startswith("I;"):
+        return 0.0, 65535.0
+    import numpy as np
+
+    low, high = np.inf, -np.inf
+    pixels = np.asarray(image).reshape(-1)
+    for start in range(0, pixels.size, BAND_PIXELS):  # another copy of a large picture would be too much
+        values = pixels[start : start + BAND_PIXELS]
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low > high:  # no number at all
+        low, high = 0.0, 1.0
+    for limit in (65535.0,) if image.mode == "I" else (1.0, 255.0):
+        if low >= 0 and high <= limit:
+            return 0.0, limit
+    return low, high
+
+
+def _scale_to_8_bits(image: Image.Image, limits: tuple[float, float]) -> Image.Image:
+    import numpy as np
+
+    low, high = limits
+    wide = np.float64 if high - low > 1e30 else np.float32  # whose range may be less than what the values span
+    values = np.nan_to_num(np.asarray(image, dtype=wide), nan=low, posinf=high, neginf=low)
+    scaled = (values - low) * (255 / max(high - low, 1e-30))
+    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # a broken EXIF block does not spoil the picture
+        return 1
+
+
+def reason(error: BaseException, path: str | bytes | os.PathLike[str]) -> str:
+    """One line that says why a file could not be decoded."""
+    if isinstance(error, UnidentifiedImageError):
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123 (bytes paths)
+                return _what_it_is(file)
+        except OSError:
+            pass
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"[:200]
+
+
+def _what_it_is(file: IO[bytes]) -> str:
+    head = file.read(64)
+    if not head:
+        return "empty file"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the image: run 'git lfs pull'"
+    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, not an image"
+    return f"not an image of a supported format ({', '.join(FORMATS)})"

@@ -1,0 +1,161 @@
+"""Results as text that is readable at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgsubset.reading.listing import RejectedFile
+from imgsubset.tasks.compare import Comparison
+from imgsubset.tasks.score import Score, Scored
+from imgsubset.tasks.select import Selection
+from imgsubset.tasks.verify import Verification
+from imgsubset.writing.export import Export
+
+if TYPE_CHECKING:
+    from imgsubset.features.cache import CacheFile
+
+SHOWN = 10  # names, unless all are asked for
+PLACED = {"copy": "copied to", "symlink": "linked from", "hardlink": "linked from"}
+
+
+def summary(selection: Selection, exported: Export | None, verbose: bool = False) -> str:
+    """The summary of a selection and of its export, if there was one."""
+    n, total = len(selection.indices), len(selection.paths)
+    where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
+    seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
+    lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", ""]
+    lines += score_table(selection.score)
+    lines += ["", f"These {n:,} images represent the folder like {selection.score.effective_size:,.0f} random ones."]
+    lines += [f"Note: {warning}." for warning in selection.warnings]
+    if selection.copies:
+        lines += [f"Note: {selection.copies:,} images of the source are exact copies of others."]
+    lines += _shares(selection, verbose)
+    from_cache = f" ({selection.cached:,} from the cache)" if selection.cached else ""
+    lines += ["", f"{_times(seconds)}{from_cache}"]
+    lines += _files("skipped", selection.rejected, verbose)
+    return "\n".join(lines)
+
+
+def _shares(selection: Selection, verbose: bool) -> list[str]:
+    """The classes, the largest first, with their shares of the source and of the subset."""
+    if not selection.classes:
+        return []
+    n, total = len(selection.indices), len(selection.paths)
+    rows = sorted(selection.classes.items(), key=lambda item: -item[1][0])
+    shown = rows if verbose else rows[: 2 * SHOWN]
+    lines = ["", f"{'class':<24}{'source':>9}{'share':>9}{'subset':>9}{'share':>9}"]
+    for name, (everywhere, here) in shown:
+        lines.append(f"{printable(name):<24}{everywhere:>9,}{everywhere / total:>9.1%}{here:>9,}{here / n:>9.1%}")
+    more = len(rows) - len(shown)
+    return lines + ([f"... and {more:,} more classes; -v shows all"] if more else [])
+
+
+def scored_summary(scored: Scored, verbose: bool = False) -> str:
+    """The summary of a subset that was scored."""
+    n = len(scored.paths)
+    lines = [f"{n:,} of {scored.total:,} images of {printable(scored.source.name)}: {printable(scored.subset)}", ""]
+    lines += score_table(scored.score)
+    lines += ["", f"These {n:,} images represent the folder like {scored.score.effective_size:,.0f} random ones."]
+    lines += [f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer."]
+    lines += [f"Note: {warning}." for warning in scored.warnings]
+    lines += ["", _times(scored.seconds)]
+    lines += _files("not in the source, left out", scored.foreign, verbose)
+    lines += _files("skipped", scored.rejected, verbose)
+    return "\n".join(lines)
+
+
+def score_table(score: Score) -> list[str]:
+    """Each divergence with its random mean and their ratio, then the calibrated loss."""
+    lines = [f"{'':<12}{'subset':>12}{'random':>12}{'ratio':>9}"]
+    ratios = score.ratios()
+    lines += [
+        f"{name:<12}{value:>12.3g}{score.random_mean[name]:>12.3g}{ratios[name]:>9.3f}"
+        for name, value in score.divergences.items()
+    ]
+    return [*lines, f"{'loss':<12}{'':>12}{'':>12}{score.loss:>9.3f}   (1 = an average random subset)"]
+
+
+def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:
+    """The summary of a comparison."""
+    names = [printable(listing.name) for listing in (comparison.first, comparison.second)]
+    lines = [f"{comparison.sizes[1]:,} images of {names[1]} against {comparison.sizes[0]:,} of {names[0]}", ""]
+    lines += [f"{'':<12}{'value':>12}{'floor':>12}{'floor 99%':>12}{'ratio':>9}{'p':>8}"]
+    rows = comparison.divergences | {"loss": comparison.loss}
+    lines += [
+        f"{name:<12}{one.value:>12.3g}{one.floor_mean:>12.3g}{one.floor_limit:>12.3g}{one.ratio:>9.2f}{one.p_value:>8.3f}"
+        for name, one in rows.items()
+    ]
+    outside = [name for name, one in comparison.divergences.items() if one.differs]
+    lines += [
+        "",
+        "floor: what two random samples of these sizes from one distribution show; 99 of 100 are below floor 99%.",
+    ]
+    if outside:
+        lines += [f"The two differ by more than chance in {', '.join(outside)}."]
+    else:
+        lines += ["Nothing here tells the two from samples of one distribution."]
+    lines += [f"Note: {warning}." for warning in comparison.warnings]
+    lines += ["", _times(comparison.seconds)]
+    for name, rejected in zip(names, comparison.rejected, strict=True):
+        lines += _files(f"of {name} skipped", rejected, verbose)
+    return "\n".join(lines)
+
+
+def verification_summary(found: Verification, verbose: bool = False) -> str:
+    """The summary of a verification."""
+    if found.good:
+        return f"{printable(str(found.folder))}: all {found.checked:,} files are what the manifest says"
+    lines = _names("missing", found.missing, verbose) + _names("extra", found.extra, verbose)
+    return "\n".join([*lines, *_files("changed", found.changed, verbose)])
+
+
+def cache_summary(folder: Path, files: Sequence[CacheFile]) -> str:
+    """What a cache folder holds."""
+    lines = [f"{printable(str(folder))}: {sum(file.bytes for file in files):,} bytes"]
+    for file in files:
+        recipe = ", ".join(f"{name} {value}" for name, value in sorted(file.recipe.items())) or "not readable"
+        lines.append(f"  {file.images:,} images, {file.bytes:,} bytes: {printable(recipe)}")
+    return "\n".join(lines)
+
+
+def batch_summary(rows: Iterable[tuple[str, str, int | None, float | None]], errors: Mapping[str, str]) -> str:
+    """One line a job: its name, what became of it, n and loss; then the errors."""
+    rows = list(rows)
+    width = max(8, *(len(printable(name)) for name, *_ in rows)) + 2
+    lines = [f"{'job':<{width}}{'status':<10}{'n':>9}{'loss':>9}"]
+    for name, status, n, loss in rows:
+        figures = f"{n:>9,}{loss:>9.3f}" if n is not None and loss is not None else ""
+        lines.append(f"{printable(name):<{width}}{status:<10}{figures}".rstrip())
+    return "\n".join([*lines, *(f"{printable(name)}: {printable(error)}" for name, error in errors.items())])
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+    return "time: " + ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+
+
+def _names(what: str, paths: Sequence[str], verbose: bool) -> list[str]:
+    shown = paths if verbose else paths[:SHOWN]
+    lines = [f"{what}: {printable(path)}" for path in shown]
+    return lines + (
+        [f"... and {len(paths) - len(shown):,} more {what}; -v shows all"] if len(shown) < len(paths) else []
+    )
+
+
+def _files(what: str, rejected: Iterable[RejectedFile], verbose: bool) -> list[str]:
+    """Files with reasons; only the first few unless verbose."""
+    files = list(rejected)
+    if not files:
+        return []
+    shown = files if verbose else files[:SHOWN]
+    lines = [f"{what} {len(files):,} file{'s' if len(files) > 1 else ''}:"]
+    lines += [f"  {printable(file.path)}: {printable(file.reason)}" for file in shown]
+    if len(shown) < len(files):
+        lines.append(f"  ... and {len(files) - len(shown):,} more; -v shows all of them")
+    return lines
+
+
+def printable(text: str) -> str:
+    """Text without control characters or bytes that are no UTF-8: a terminal acts on them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

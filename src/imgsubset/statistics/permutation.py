@@ -1,0 +1,113 @@
+"""Two sets of images against each other, and against what two samples of one distribution would show.
+
+Small samples of one distribution have a Frechet distance well above 0, so a bare value says little. The floor is a
+permutation test (Pitman 1937; Gretton et al., JMLR 2012, for kernels): both sets are thrown together and dealt out
+again at random, in the same sizes, many times.
+
+Shapes: C channels, five divergences in the order of DIVERGENCES.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from imgsubset.devices import single_threaded, workers
+from imgsubset.statistics.divergences import DIVERGENCES
+from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, standard, subset_moments
+
+DRAWS = 1000
+# Of the pooled variance: a channel that varies less in the reference counts as varying this much. In its own units a
+# channel that hardly ever fires would rule the distance, and the floor of it.
+LEAST_VARIANCE = 0.01
+DEALT = 8  # deals whose moments are held at once
+
+
+@dataclass(frozen=True)
+class TwoSample:
+    """A comparison: `values` (5,) float64 of the second set from the first, `floor` (draws, 5) of deals at random, and
+    whether the sets vary at all."""
+
+    values: Tensor
+    floor: Tensor
+    varies: bool
+
+
+def two_sample(first: ImageMoments, second: ImageMoments, generator: Generator, draws: int = DRAWS) -> TwoSample:
+    """Compare raw moments of two sets, made by the same extractor; the first is the reference.
+
+    Equal sets are exactly 0 apart, and no order of the images changes a bit of the result.
+    """
+    pooled = ImageMoments(torch.cat([_in_order(first.table), _in_order(second.table)]), first.positions)
+    # Centred and scaled once for all, so that sums lose no digits; the reference's own units follow in `_apart`.
+    pooled = standard(pooled).apply(pooled)
+    one = all_moments(ImageMoments(pooled.table[: len(first)], pooled.positions))
+    other = all_moments(ImageMoments(pooled.table[len(first) :], pooled.positions))
+    if torch.equal(one.mean, other.mean) and torch.equal(one.var, other.var) and torch.equal(one.cov, other.cov):
+        values = one.mean.new_zeros(len(DIVERGENCES))
+    else:
+        values = _apart(one, other)
+    shuffled = ImageMoments(_in_order(pooled.table), pooled.positions)
+    return TwoSample(values, _floor(shuffled, len(first), generator, draws), pooled.channels > 0)
+
+
+def _in_order(table: Tensor) -> Tensor:
+    """Rows sorted by their bytes: the same whatever the images are called."""
+    if not table.shape[1]:
+        return table
+    rows = np.ascontiguousarray(table.cpu().numpy())
+    keys = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]
+    return table[torch.from_numpy(np.argsort(keys, kind="stable")).to(table.device)]
+
+
+def _apart(reference: Moments, other: Moments) -> Tensor:
+    """The divergences (5,) of one set from a reference, in units of the reference's variance.
+
+    Both are given in units of the pooled variance.
+    """
+    scale = reference.var.clamp(min=LEAST_VARIANCE).sqrt()
+    in_units = [
+        Moments((one.mean - reference.mean) / scale, one.var / scale**2, one.cov / (scale[:, None] * scale))
+        for one in (reference, other)
+    ]
+    source = Moments(in_units[0].mean, torch.ones_like(scale), in_units[0].cov)
+    return torch.stack([divergence(in_units[1], source) for divergence in DIVERGENCES.values()])
+
+
+def _floor(images: ImageMoments, size: int, generator: Generator, draws: int) -> Tensor:
+    """The divergences (draws, 5) of the rest from `size` images drawn at random."""
+    total = len(images)
+    few = min(size, total - size)
+    everything = all_moments(images)
+
+    def deal(rows: Tensor) -> Tensor:
+        drawn = subset_moments(images, rows, torch.float64)  # as the value's: a deal may be the two sets themselves
+        apart = []
+        for number in range(len(rows)):
+            small = drawn.take(number)
+            rest = _without(everything, total, small, few)
+            apart.append(_apart(small, rest) if few == size else _apart(rest, small))
+        return torch.stack(apart)
+
+    device = images.table.device
+    deals = [torch.randperm(total, generator=generator, device=device)[:few] for _ in range(draws)]
+    blocks = torch.split(torch.stack(deals), DEALT)
+    if device.type != "cpu":
+        return torch.cat([deal(rows) for rows in blocks])
+    with single_threaded():
+        return torch.cat(list(workers().map(deal, blocks)))
+
+
+def _without(everything: Moments, total: int, part: Moments, size: int) -> Moments:
+    """The moments of all images but some, of which there are `size`."""
+
+    def rest(of_all: Tensor, of_part: Tensor) -> Tensor:
+        return (total * of_all - size * of_part) / (total - size)
+
+    mean = rest(everything.mean, part.mean)
+    square = rest(everything.var + everything.mean**2, part.var + part.mean**2)
+    outer = rest(*(one.cov + one.mean[:, None] * one.mean for one in (everything, part)))
+    return Moments(mean, square - mean**2, outer - mean[:, None] * mean)

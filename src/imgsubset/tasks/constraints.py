@@ -1,0 +1,235 @@
+"""From the options and a source to what may be chosen: kept and dropped images, duplicates, classes, groups."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from imgsubset.errors import InputError, UsageError
+from imgsubset.features.source import Source
+from imgsubset.options import Options
+from imgsubset.reading.labels import class_names, group_names
+from imgsubset.reading.listing import Listing
+from imgsubset.search.choices import Choices, Stratum, quotas
+from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What may be chosen of N rows.
+
+    device   of the tensors
+    classes  (N,) the class of each row, a number; all 0 without classes
+    names    of the classes; () without classes
+    equal    whether classes are to have equal parts, not their shares
+    groups   (N,) the group of each row, a number; None without groups
+    keep     rows that must be chosen
+    barred   rows that must not
+    copies   how many rows are exact copies of an earlier one
+    example  path of a kept image, for messages
+    """
+
+    device: torch.device
+    classes: tuple[int, ...]
+    names: tuple[str, ...]
+    equal: bool
+    groups: tuple[int, ...] | None
+    keep: frozenset[int]
+    barred: frozenset[int]
+    copies: int
+    example: str = ""
+
+    @property
+    def free(self) -> bool:
+        """Whether any rows may be chosen."""
+        return not (self.names or self.groups or self.keep or self.barred)
+
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most rows that a subset may have."""
+        fixed, units = self._fixed(), self._open(self.barred)
+        most = len(fixed) + sum(size * len(found) for (_, size), found in units.items())
+        low, high = max(1, len(fixed)) - 1, most
+        while high - low > 1:  # with classes, the kept images of one may need a larger n than their number
+            middle = (low + high) // 2
+            try:
+                self._wanted(middle, fixed, units, Counter(self.classes))
+                high = middle
+            except UsageError:
+                low = middle
+        return high, most
+
+    def rest(self, taken: Collection[int]) -> torch.Tensor:
+        """The rows (n,), ascending, that may be chosen and are not taken."""
+        barred = {row for rows in self._units() if any(row in self.barred for row in rows) for row in rows}
+        out = barred.union(taken)
+        return torch.tensor([row for row in range(len(self.classes)) if row not in out], device=self.device)
+
+    def choices(self, n: int, taken: Collection[int] = ()) -> Choices:
+        """The subsets of n rows that may be chosen.
+
+        taken  rows that other subsets have; the quotas are in proportion to what is left
+
+        Raises UsageError if more rows must be chosen than n or than a class has a share of, InputError if there are
+        not enough.
+        """
+        used = frozenset(taken)
+        fixed, units = self._fixed(), self._open(self.barred | used)
+        left = Counter(group for row, group in enumerate(self.classes) if row not in used)
+        wanted = self._wanted(n, fixed, units, left)
+        strata = [Stratum(group, torch.tensor(rows, device=self.device)) for (group, _), rows in sorted(units.items())]
+        always = torch.tensor(sorted(fixed), dtype=torch.long, device=self.device)
+        return Choices(len(self.classes), always, strata, wanted)
+
+    def _units(self) -> list[list[int]]:
+        if self.groups is None:
+            return [[row] for row in range(len(self.classes))]
+        members: dict[int, list[int]] = defaultdict(list)
+        for row, group in enumerate(self.groups):
+            members[group].append(row)
+        return list(members.values())
+
+    def _fixed(self) -> list[int]:
+        """The rows that must be chosen, whole groups of them."""
+        return [row for rows in self._units() if any(row in self.keep for row in rows) for row in rows]
+
+    def _open(self, barred: Collection[int]) -> dict[tuple[int, int], list[list[int]]]:
+        """The units that may be taken or not, by class and size."""
+        units: dict[tuple[int, int], list[list[int]]] = defaultdict(list)
+        for rows in self._units():
+            if not any(row in self.keep or row in barred for row in rows):
+                group = self.classes[rows[0]]
+                if len(rows) > 1:  # a group that spans classes counts for the one that most of it has
+                    group = Counter(self.classes[row] for row in rows).most_common(1)[0][0]
+                units[group, len(rows)].append(rows)
+        return units
+
+    def _wanted(
+        self, n: int, fixed: list[int], units: dict[tuple[int, int], list[list[int]]], left: Counter[int]
+    ) -> dict[int, int]:
+        """How many rows to take of each class, beside the fixed ones."""
+        room = Counter(dict.fromkeys(range(max(1, len(self.names))), 0))
+        for (group, size), found in units.items():
+            room[group] += size * len(found)
+        if len(fixed) > n:
+            raise UsageError(
+                f"{len(fixed):,} images must be kept, which is more than n = {n:,}; the first is '{self.example}'"
+            )
+        if len(fixed) + room.total() < n:
+            raise InputError(
+                f"n = {n:,} images are asked for, but only {len(fixed) + room.total():,} of the source may be chosen"
+            )
+        kept = Counter(self.classes[row] for row in fixed)
+        # Equal parts are of what may be chosen; shares are of what there is.
+        sizes = [kept[group] + room[group] if self.equal else left[group] for group in sorted(room)]
+        quota = quotas(sizes, n, self.equal)
+        wanted = {group: quota[group] - kept[group] for group in room}
+        if self.names and (over := [group for group, number in wanted.items() if number < 0]):
+            group = over[0]
+            raise UsageError(
+                f"{kept[group]:,} images of class '{self.names[group]}' must be kept, but its share of n = {n:,} is "
+                f"{quota[group]:,}; the first to be kept is '{self.example}'"
+            )
+        # What a class cannot give, because its images are barred, the others do.
+        short = sum(max(0, number - room[group]) for group, number in wanted.items())
+        wanted = {group: min(number, room[group]) for group, number in wanted.items()}
+        if short:
+            rooms = [room[group] - wanted[group] for group in sorted(room)]
+            for group, more in zip(sorted(room), quotas(rooms, short), strict=True):
+                wanted[group] += more
+        return wanted
+
+    def shares(self, indices: Iterable[int]) -> dict[str, tuple[int, int]]:
+        """How many images each class has in the source and among these rows."""
+        everywhere, here = Counter(self.classes), Counter(self.classes[row] for row in indices)
+        return {name: (everywhere[number], here[number]) for number, name in enumerate(self.names)}
+
+
+def constraints(source: Source, options: Options) -> Constraints:
+    """Work out what the options ask for in this source, whose moments are standardised.
+
+    Raises UsageError for what contradicts itself, naming the image, and InputError for labels that do not fit.
+    """
+    paths = source.paths
+    labels = class_names(paths, options.labels) if options.stratify else []
+    names = tuple(sorted(set(labels), key=os.fsencode))
+    number = {name: place for place, name in enumerate(names)}
+    groups: tuple[int, ...] | None = None
+    if options.group_by is not None:
+        order: dict[str, int] = {}
+        groups = tuple(order.setdefault(name, len(order)) for name in group_names(paths, options.group_by))
+    keep = _rows(options.keep, source, "keep")
+    drop = _rows(options.drop, source, "drop", must_be_there=False)
+    if both := sorted(keep & drop):
+        raise UsageError(f"'{paths[both[0]]}' is both to be kept and to be dropped")
+    if groups is not None:
+        _check_groups(groups, keep, drop, paths)
+    copies = exact_duplicates(source)
+    if options.dedupe:
+        drop |= _without_copies(source, keep, drop)
+    return Constraints(
+        device=source.images.table.device,
+        classes=tuple(number[label] for label in labels) if names else (0,) * len(paths),
+        names=names,
+        equal=options.stratify == "equal",
+        groups=groups,
+        keep=frozenset(keep),
+        barred=frozenset(drop),
+        example=paths[min(keep)] if keep else "",
+        copies=sum(len(rows) - 1 for rows in copies),
+    )
+
+
+def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: Sequence[str]) -> None:
+    kept = {groups[row]: row for row in sorted(keep, reverse=True)}
+    for row in sorted(drop):
+        if groups[row] in kept:
+            raise UsageError(
+                f"'{paths[kept[groups[row]]]}' is to be kept and '{paths[row]}' dropped, but they are of one group"
+            )
+
+
+def _rows(wanted: Iterable[str], source: Source, option: str, must_be_there: bool = True) -> set[int]:
+    """Rows of the images that an option names, by paths from the source or from the current folder."""
+    place = {path: row for row, path in enumerate(source.paths)}
+    known = set(source.listing.paths)
+    unusable = {file.path: file.reason for file in source.rejected}
+    rows = set()
+    for path in wanted:
+        named = _relative(path, source.listing, known)
+        if named in place:
+            rows.add(place[named])
+        elif must_be_there:
+            why = unusable.get(named, "it is not among the images of the source, or excluded")
+            raise UsageError(f"'{path}' is to be kept, but {why}")
+    return rows
+
+
+def _relative(path: str, listing: Listing, known: set[str]) -> str:
+    """A path relative to the source."""
+    plain = os.path.normpath(path).replace(os.sep, "/")
+    if plain in known:
+        return plain
+    return os.path.relpath(Path(path).absolute(), listing.root.absolute()).replace(os.sep, "/")
+
+
+def _without_copies(source: Source, keep: set[int], drop: set[int]) -> set[int]:
+    """Rows to bar so that no two that are left are copies, exact or near; kept ones stay, else the first by path."""
+    neighbours = Neighbours(source.images)
+    out = keep | drop
+    barred: set[int] = set()
+    for row in [*sorted(keep), *(row for row in range(len(source.paths)) if row not in out)]:
+        if row in barred:
+            continue
+        twins = neighbours.of(row)
+        if both := [twin for twin in twins if twin in keep and row in keep]:
+            raise UsageError(
+                f"'{source.paths[row]}' and '{source.paths[both[0]]}' are both to be kept, but they are copies of each "
+                "other, of which --dedupe chooses one"
+            )
+        barred.update(twins)
+    return barred

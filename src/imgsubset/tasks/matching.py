@@ -1,0 +1,142 @@
+"""Which images of a source the members of a subset are: by content, wherever they lie and whatever they are called."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from imgsubset.features.source import Source
+from imgsubset.files import READERS, sha256
+from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.writing.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The members of a subset.
+
+    rows     positions in the source's paths, ascending
+    foreign  the files that are no image of the source, with reasons
+    """
+
+    rows: tuple[int, ...]
+    foreign: tuple[RejectedFile, ...]
+
+
+def match_files(subset: Listing, source: Source) -> Matched:
+    """Match files: the one of the same relative path if its content is the same, else any with the same content.
+
+    A listed path that does not exist from the current folder may be relative to the source.
+    """
+    index = _Index(source)
+    foreign = {file.path: file.reason for file in subset.rejected}
+    taken: set[int] = set()
+    later = []
+    if subset.listed:
+        inside = [path for path in foreign if path in index.place]
+        taken.update(index.place[path] for path in inside)
+        foreign = {path: why for path, why in foreign.items() if path not in index.place}
+    with ThreadPoolExecutor(READERS) as readers:
+        found = readers.map(partial(index.same_path, subset), subset.paths)
+        for path, row in zip(subset.paths, found, strict=True):
+            if row is None or row in taken:
+                later.append(path)
+            else:
+                taken.add(row)
+    for path in later:
+        try:
+            equal = index.of_content(subset.root / path)
+        except OSError as error:
+            foreign[path] = error.strerror or str(error)
+            continue
+        free = [row for row in equal if row not in taken]
+        if free:
+            taken.add(free[0])
+        else:
+            foreign[path] = f"another copy of '{source.paths[equal[0]]}'" if equal else index.why_not(path)
+    return Matched(tuple(sorted(taken)), tuple(RejectedFile(*item) for item in sorted(foreign.items())))
+
+
+def match_manifest(manifest: Manifest, source: Source) -> Matched:
+    """Match the files that a manifest lists: by their paths, if their content is what the manifest says."""
+    index = _Index(source)
+
+    def check(item: tuple[str, str | None]) -> str | None:
+        path, digest = item
+        if path not in index.place:
+            return index.why_not(path)
+        try:
+            same = digest is None or sha256(source.listing.root / path) == digest
+        except OSError as error:
+            return error.strerror or str(error)
+        return None if same else "not what it was when it was chosen"
+
+    with ThreadPoolExecutor(READERS) as readers:
+        reasons = dict(zip(manifest.hashes, readers.map(check, manifest.hashes.items()), strict=True))
+    rows = sorted(index.place[path] for path, reason in reasons.items() if reason is None)
+    return Matched(tuple(rows), tuple(RejectedFile(path, why) for path, why in sorted(reasons.items()) if why))
+
+
+class _Index:
+    """The images of a source by path and by content."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.root = source.listing.root
+        self.place = {path: row for row, path in enumerate(source.paths)}
+        self.unusable = {file.path: file.reason for file in source.rejected}
+        self.digests: dict[int, str] = {}
+
+    @cached_property
+    def of_size(self) -> dict[int, list[int]]:
+        rows: dict[int, list[int]] = defaultdict(list)
+        for row, stamp in enumerate(self.source.stamps):
+            rows[stamp.size].append(row)
+        return rows
+
+    def same_path(self, subset: Listing, path: str) -> int | None:
+        """The image of the same relative path, or the very same file, if the content is the same."""
+        full = subset.root / path
+        within = os.path.relpath(full, self.root).replace(os.sep, "/")
+        for candidate in dict.fromkeys([within, path]):
+            row = self.place.get(candidate)
+            if row is not None and _same(full, self.root / candidate):
+                return row
+        return None
+
+    def of_content(self, file: Path) -> list[int]:
+        """All images with the content of this file, those of the same name first."""
+        rows = self.of_size.get(file.stat().st_size, ())
+        if not rows:
+            return []
+        digest = sha256(file)
+        equal = [row for row in rows if self._digest(row) == digest]
+        return sorted(equal, key=lambda row: Path(self.source.paths[row]).name != file.name)
+
+    def _digest(self, row: int) -> str:
+        if row not in self.digests:
+            try:
+                self.digests[row] = sha256(self.root / self.source.paths[row])
+            except OSError:
+                self.digests[row] = ""
+        return self.digests[row]
+
+    def why_not(self, path: str) -> str:
+        """Why a file is no image of the source."""
+        if path in self.unusable:
+            return f"cannot be used in the source either: {self.unusable[path]}"
+        known = "of other content than in" if path in self.place else "not in"
+        return f"{known} the source '{self.source.listing.name}'"
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        if one.samefile(other):
+            return True
+        return one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+    except OSError:
+        return False

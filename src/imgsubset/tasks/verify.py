@@ -1,0 +1,78 @@
+"""Whether a subset still is what its manifest says."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgsubset.errors import InputError
+from imgsubset.files import READERS, files_in, sha256
+from imgsubset.progress import Progress, silent
+from imgsubset.reading.listing import RejectedFile
+from imgsubset.writing.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in a folder.
+
+    folder   that was checked
+    checked  how many files its manifest lists
+    missing  of these
+    changed  of these: with the reason
+    extra    files that the manifest does not list
+    """
+
+    folder: Path
+    checked: int
+    missing: tuple[str, ...]
+    changed: tuple[RejectedFile, ...]
+    extra: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether every listed file is there and unchanged, and no other."""
+        return not (self.missing or self.changed or self.extra)
+
+
+def verify(folder: str | os.PathLike[str], progress: Progress = silent) -> Verification:
+    """Check the files in a folder against the SHA-256 in its manifest. Links are followed.
+
+    Raises InputError if there is no manifest that can be read.
+    """
+    manifest = read_manifest(folder)
+    root = manifest.path.parent
+    if None in manifest.hashes.values():
+        raise InputError(f"manifest '{manifest.path}' is of a selection that was not copied: there is nothing to check")
+    expected = {**manifest.hashes, **manifest.extras}
+
+    def check(path: str) -> tuple[str, str | None]:
+        try:
+            problem = None if sha256(root / path) == expected[path] else "its content is not what was copied"
+        except FileNotFoundError:
+            problem = "missing"
+        except OSError as error:
+            problem = error.strerror or str(error)
+        except ValueError:
+            problem = "no possible name of a file"
+        return path, problem
+
+    problems: dict[str, str] = {}
+    with ThreadPoolExecutor(READERS) as readers:
+        for path, problem in readers.map(check, expected):
+            progress("verify", 1, len(expected))
+            if problem:
+                problems[path] = problem
+    try:
+        there = sorted(files_in(root))
+    except OSError as error:
+        raise InputError(f"cannot read '{error.filename}': {error.strerror}") from None
+    return Verification(
+        folder=root,
+        checked=len(expected),
+        missing=tuple(sorted(path for path, problem in problems.items() if problem == "missing")),
+        changed=tuple(RejectedFile(*item) for item in sorted(problems.items()) if item[1] != "missing"),
+        extra=tuple(path for path in there if path not in expected and root / path != manifest.path),
+    )

@@ -1,0 +1,182 @@
+"""The winner to another folder: verified copies first, the manifest last.
+
+While a folder is being filled, a marker in it lists what will stand there. So a run that was killed is recognised,
+and the next one cleans up after it. A file gets its final name only when it is whole and on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgsubset.errors import OutputError, UsageError
+from imgsubset.files import PARTIAL, copy_file, files_in, link_file, sync_folder, write_json, write_whole
+from imgsubset.progress import Progress, silent
+from imgsubset.reading.images import Stamp
+from imgsubset.results.as_json import describe, describe_files
+from imgsubset.tasks.select import Selection
+from imgsubset.writing.destination import (
+    MARKER,
+    RANKED,
+    check_destination,
+    check_folded,
+    check_space,
+    companions,
+    folds_case,
+    listed_files,
+    output_errors,
+)
+from imgsubset.writing.manifest import NAME
+
+MODES = ("copy", "symlink", "hardlink")
+COPIES = 8  # at a time: copying waits for disks, not for processors
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export.
+
+    destination  the folder
+    mode         how the files came there
+    hashes       SHA-256 of each chosen file, by relative path
+    extras       SHA-256 of the files written beside them, by relative path
+    seconds      wall time
+    """
+
+    destination: Path
+    mode: str
+    hashes: dict[str, str]
+    extras: dict[str, str]
+    seconds: float
+
+
+def export(
+    selection: Selection,
+    destination: str | os.PathLike[str],
+    *,
+    mode: str = "copy",
+    overwrite: bool = False,
+    ranked: bool = False,
+    progress: Progress = silent,
+) -> Export:
+    """Copy the chosen images, with their relative paths, into a folder, and write manifest.json there.
+
+    destination  absent or empty, or left by an export that did not finish, which is then cleaned up
+    mode         copy; symlink, to the absolute path of the source; or hardlink, on the same file system
+    overwrite    first remove what the manifest of an earlier export lists, and replace files of the same names;
+                 other files stay
+    ranked       also write ranked.txt, the relative paths in the order of the selection's ranking, one a line
+
+    Label files that belong to the images go with them, as options.sidecars says, and options.coco is cut to them.
+
+    Raises UsageError and OutputError as check_destination does, and OutputError if a file changed since it was
+    decoded or cannot be copied; the destination then has no manifest, and the same call completes it.
+    """
+    start = time.perf_counter()
+    if mode not in MODES:
+        raise UsageError(f"mode '{mode}' is not one of {', '.join(MODES)}")
+    check_destination(selection.source, destination, overwrite)
+    folder = Path(destination)
+    root = selection.source.root
+    stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
+    along = companions(selection.source, selection.paths, selection.chosen, selection.options)
+    beside, written = _stamps(root, along.copied), along.written
+    if ranked:
+        if RANKED in written:
+            raise UsageError(f"a file of labels may not be called '{RANKED}' where --ranked writes one")
+        written = written | {RANKED: os.fsencode("".join(f"{path}\n" for path in selection.ranked))}
+    _check_names([*stamps, *beside], written)
+    with output_errors(destination):
+        folder.mkdir(parents=True, exist_ok=True)
+        if mode == "copy":
+            check_space(folder, sum(stamp.size for stamp in (*stamps.values(), *beside.values())))
+        earlier = listed_files(folder / MARKER) | (listed_files(folder / NAME) if overwrite else set())
+        listed = sorted({*stamps, *beside, *written, *earlier})
+        write_json(folder / MARKER, {"files": [{"path": path} for path in listed]})
+        if folds_case(folder):
+            check_folded([*stamps, *beside, *written, NAME])
+        _remove(folder, earlier)
+        hashes = _place_all(root, folder, stamps | beside, mode, overwrite, progress)
+        extras = {path: hashes.pop(path) for path in beside}
+        for name, content in written.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / name, content)
+            extras[name] = hashlib.sha256(content).hexdigest()
+        write_json(folder / NAME, describe(selection, mode, ranked) | describe_files(selection, hashes, extras))
+        (folder / MARKER).unlink()
+        sync_folder(folder)
+    return Export(folder, mode, hashes, extras, time.perf_counter() - start)
+
+
+def _stamps(root: Path, paths: Iterable[str]) -> dict[str, Stamp]:
+    stamps = {}
+    for path in paths:
+        try:
+            stamps[path] = Stamp.of((root / path).stat())
+        except OSError as error:
+            raise OutputError(f"'{root / path}' cannot be read any more: {error.strerror}") from None
+    return stamps
+
+
+def _check_names(copied: Iterable[str], written: Iterable[str]) -> None:
+    """Refuse files that would take each other's name, or one of this program's."""
+    taken = {NAME, MARKER, *written}
+    for path in copied:
+        if path in taken:
+            raise OutputError(f"'{path}' of the source would take the name of a file that is written; rename it there")
+    if {NAME, MARKER} & set(written):
+        raise UsageError(f"a file of labels may not be called '{NAME}'")
+
+
+def _remove(folder: Path, paths: Iterable[str]) -> None:
+    """Remove the manifest, the listed files, what partial copies are left, and folders that this empties."""
+    (folder / NAME).unlink(missing_ok=True)
+    parents: set[Path] = set()
+    for path in [*paths, *(path for path in files_in(folder) if Path(path).name.startswith(PARTIAL))]:
+        target = folder / path
+        if _real_parents(folder, path) and os.path.lexists(target) and not target.is_dir():
+            target.unlink()
+            parents.update(parent for parent in target.parents if folder in parent.parents)
+    for parent in sorted(parents, key=lambda parent: len(parent.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+
+
+def _real_parents(folder: Path, path: str) -> bool:
+    """Whether all folders between a destination and a file in it are folders, not links to somewhere else."""
+    return not any((folder / parent).is_symlink() for parent in Path(path).parents[:-1])
+
+
+def _place_all(
+    source: Path, folder: Path, stamps: dict[str, Stamp], mode: str, overwrite: bool, progress: Progress
+) -> dict[str, str]:
+    for parent in sorted({Path(path).parent for path in stamps}):
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+        if not _real_parents(folder, f"{parent}/x"):
+            raise OutputError(f"'{folder / parent}' leads through a symbolic link; remove it first")
+
+    def copy(path: str) -> tuple[str, str]:
+        if mode == "copy":
+            return path, copy_file(source / path, folder / path, stamps[path], overwrite, over.is_set)
+        return path, link_file(source / path, folder / path, stamps[path], overwrite, mode == "symlink", over.is_set)
+
+    over = threading.Event()  # set when the rest of the copies is of no use any more
+    executor = ThreadPoolExecutor(COPIES)
+    hashes = {}
+    try:
+        for path, digest in executor.map(copy, stamps):
+            hashes[path] = digest
+            progress("copy", 1, len(stamps))
+    finally:
+        over.set()
+        executor.shutdown(cancel_futures=True)
+    for folder_of_copies in {(folder / path).parent for path in stamps}:
+        sync_folder(folder_of_copies)
+    return hashes

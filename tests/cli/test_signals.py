@@ -1,0 +1,374 @@
+"""Signals in every stage of a run, a kill in any of them, and streams that are no terminal, full, closed or left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import Run, noise, strict_json, tree
+from PIL import Image
+
+from imgsubset import Options, export, select
+from imgsubset.files import PARTIAL
+from imgsubset.writing.export import MARKER
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
+IMAGES = 70
+SECONDS = 5.0  # within which a signal ends the program
+FAST = ("-n", 5, "--candidates", 64, "--chains", 1, "--size", 16, "--device", "cpu", "--workers", 2)
+
+# The program creates a file when it reaches a stage, and is slow there.
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+
+import imgsubset.cli.run
+from imgsubset import cli
+from imgsubset import files as copying
+from imgsubset.reading import decoders
+from imgsubset.reading import listing
+from imgsubset.search.exchange import Exchanges
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored, and nohup
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+stage, reached, seconds, ignored = sys.argv.pop(1), sys.argv.pop(1), float(sys.argv.pop(1)), sys.argv.pop(1)
+if ignored:
+    signal.signal(getattr(signal, ignored), signal.SIG_IGN)
+
+def slow(inner):
+    def wait(*arguments, **named):
+        Path(reached).touch()
+        time.sleep(seconds)
+        return inner(*arguments, **named)
+    return wait
+
+def slow_blocks(file, cancelled, inner=copying._blocks):
+    for block in inner(file, cancelled):
+        Path(reached).touch()
+        time.sleep(seconds)
+        yield block
+
+if stage == "list":
+    listing._Walk._visit = slow(listing._Walk._visit)
+elif stage == "decode":
+    decoders.SERVE = (
+        "import sys, time; sys.path[:] = sys.argv[5:]; from pathlib import Path\\n"
+        "import imgsubset.reading.decoders as d\\n"
+        "def decode(path, size, real=d.decode):\\n"
+        f"    Path({reached!r}).touch(); time.sleep({seconds})\\n"
+        "    return real(path, size)\\n"
+        "d.decode = decode; d.serve(*map(int, sys.argv[1:5]))"
+    )
+elif stage == "search":
+    Exchanges.step = slow(Exchanges.step)
+elif stage == "copy":
+    copying.BLOCK = 8
+    copying._blocks = slow_blocks
+cli.main()
+"""
+SLOW = {"list": 1.0, "decode": 0.1, "search": 0.2, "copy": 1.0}
+STEPS = {"search": 10_000_000}
+
+
+@dataclass
+class Started:
+    """A run in a folder of its own."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    source: dict[str, tuple[str, int, int]]
+
+    def wait(self) -> Started:
+        """Until it is in its stage."""
+        until = time.monotonic() + 90
+        while not (self.folder / "reached").exists():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        time.sleep(0.1)
+        return self
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def end(self, seconds: float = SECONDS) -> tuple[int, str]:
+        """Wait for it; its exit code and what it said."""
+        _, error = self.process.communicate(timeout=seconds)
+        return self.process.returncode, error.decode()
+
+    def others(self) -> list[str]:
+        """Command lines of living processes that belong to it."""
+        lines = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            if int(pid) not in (os.getpid(), self.process.pid):
+                try:
+                    line = Path("/proc", pid, "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if os.fsencode(self.folder) in line:
+                    lines.append(line.decode(errors="replace"))
+        return lines
+
+    def left(self) -> list[str]:
+        """Temporary files."""
+        return [path for path in tree(self.folder) if path.startswith("tmp/") or PARTIAL in path]
+
+
+Begin = Callable[..., Started]
+
+
+def make_source(folder: Path) -> dict[str, tuple[str, int, int]]:
+    (folder / "source" / "sub").mkdir(parents=True)
+    for number in range(IMAGES):
+        Image.fromarray(noise(number, 9, 9)).save(folder / "source" / ("sub" if number % 2 else ".") / f"{number}.png")
+    return tree(folder / "source")
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Start a run that will be slow in a stage; several may start at once, each in a folder of a name."""
+    runs: list[Started] = []
+
+    def start(stage: str, seconds: float | None = None, ignored: str = "", name: str = "run") -> Started:
+        folder = tmp_path / name
+        (folder / "tmp").mkdir(parents=True)
+        source = make_source(folder)
+        arguments = [stage, folder / "reached", SLOW[stage] if seconds is None else seconds, ignored, "select"]
+        arguments += [folder / "source", folder / "out", *FAST, "--steps", STEPS.get(stage, 8)]
+        # The decoding processes have the path in their command lines, by which they are found again.
+        paths = [str(folder / "none"), os.environ.get("PYTHONPATH", "")]
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            start_new_session=True,
+        )
+        runs.append(Started(process, folder, source))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.process.kill()
+        run.process.communicate()
+
+
+def check_rerun(imgsubset: Callable[..., Run], folder: Path) -> None:
+    """The same command, undisturbed, makes the whole selection and leaves nothing else."""
+    run = imgsubset("select", folder / "source", folder / "out", *FAST, "--steps", 8)
+    assert (run.code, run.err) == (0, "")
+    files = [file["path"] for file in strict_json((folder / "out" / "manifest.json").read_text())["files"]]
+    assert len(files) == 5
+    assert set(tree(folder / "out")) == {*files, "manifest.json"}
+    assert imgsubset("verify", folder / "out").code == 0
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("stage", SLOW)
+def test_a_signal_ends_any_stage_in_order(begin: Begin, imgsubset: Callable[..., Run], stage: str) -> None:
+    runs = {name: begin(stage, name=name) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
+    for name, started in runs.items():
+        started.wait()
+        number = getattr(signal, name)
+        assert bool(started.others()) == (stage == "decode")  # else the search for children would find none anyway
+        os.killpg(started.process.pid, number)  # as a terminal does: to every process of the group
+        code, error = started.end()
+        assert code == 128 + number
+        assert started.others() == []
+        assert started.left() == []
+        assert tree(started.folder / "source") == started.source
+        if (stage, name) == ("search", "SIGINT"):
+            assert "ending the search with the best so far" in error
+            manifest = strict_json((started.out / "manifest.json").read_text())
+            assert manifest["interrupted"] is True
+            assert set(tree(started.out)) == {"manifest.json", *(file["path"] for file in manifest["files"])}
+            continue
+        assert error == "imgsubset: interrupted\n"
+        if stage == "copy":
+            assert set(tree(started.out)) == {MARKER}
+            check_rerun(imgsubset, started.folder)
+        else:
+            assert not started.out.exists()
+
+
+@pytest.mark.timeout(200)
+def test_a_run_killed_in_any_stage_is_completed_by_the_next(begin: Begin, imgsubset: Callable[..., Run]) -> None:
+    runs = [begin(stage, name=stage) for stage in ("decode", "list", "search", "copy")]
+    for started in runs:
+        started.wait().process.kill()
+        assert started.process.wait() == -signal.SIGKILL
+    for started in runs:
+        until = time.monotonic() + 30
+        while started.others():
+            assert time.monotonic() < until, "decoding processes outlive their parent"
+            time.sleep(0.05)
+        assert [path for path in tree(started.folder) if path.startswith("tmp/")] == []
+        assert "manifest.json" not in tree(started.out)
+        check_rerun(imgsubset, started.folder)
+        assert tree(started.folder / "source") == started.source
+
+
+@pytest.mark.timeout(120)
+def test_a_second_interrupt_of_the_search_leaves_at_once(begin: Begin) -> None:
+    started = begin("search", seconds=1000).wait()
+    started.process.send_signal(signal.SIGINT)
+    assert started.process.stderr is not None
+    said = b""
+    while b"Ctrl-C again" not in said:
+        said += os.read(started.process.stderr.fileno(), 1000)
+    assert started.process.poll() is None
+    started.process.send_signal(signal.SIGINT)
+    code, error = started.end()
+    assert (code, error.strip()) == (130, "imgsubset: interrupted")
+    assert not started.out.exists()
+    assert started.left() == []
+
+
+@pytest.mark.timeout(120)
+def test_a_second_signal_does_not_wait_for_what_the_first_waits_for(
+    begin: Begin, imgsubset: Callable[..., Run]
+) -> None:
+    seconds = {"SIGINT": begin("copy", 1000, name="int"), "SIGTERM": begin("copy", 1000, name="term")}
+    for second, started in seconds.items():
+        started.wait().process.send_signal(signal.SIGINT)  # a copy to a disk that does not answer
+        with pytest.raises(subprocess.TimeoutExpired):
+            started.process.wait(0.5)
+        started.process.send_signal(getattr(signal, second))
+        assert started.end()[0] == 128 + getattr(signal, second)
+        assert started.others() == []
+        check_rerun(imgsubset, started.folder)
+
+
+@pytest.mark.timeout(120)
+def test_a_signal_that_the_parent_ignores_stays_ignored(begin: Begin) -> None:
+    started = begin("search", ignored="SIGHUP").wait()  # as nohup does
+    started.process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        started.process.wait(0.5)
+    started.process.send_signal(signal.SIGTERM)
+    assert started.end() == (143, "imgsubset: interrupted\n")
+
+
+# Streams
+
+SELECT = ("-n", 3, "--candidates", 8, "--chains", 1, "--steps", 2, "--size", 16, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A selection, of which `verify` soon says something; to be read only."""
+    root = tmp_path_factory.mktemp("finished")
+    (root / "few").mkdir()
+    for number in range(12):
+        Image.fromarray(noise(number, 9, 9)).save(root / "few" / f"{number}.png")
+    (root / "few" / "bad.png").touch()
+    options = Options(candidates=8, chains=1, steps=2, size=16, device="cpu", workers=0)
+    export(select(root / "few", 3, options), root / "out")
+    return root / "out"
+
+
+def shell(redirection: str, *arguments: object) -> tuple[int, str, str]:
+    """Run the program with its streams redirected by a shell; exit code, stdout and stderr."""
+    program = [sys.executable, "-m", "imgsubset", *map(str, arguments)]
+    run = subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "$@" {redirection}', "bash", *program],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    return run.returncode, run.stdout.decode(), run.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "error"),
+    [
+        ("<&-", 0, ""),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        (">/dev/full", 5, "imgsubset: error: cannot write to stdout: No space left on device\n"),
+        (">/dev/full 2>/dev/full", 5, ""),
+        ("| true", 141, ""),
+        ("| head -n 1", 0, ""),
+    ],
+)
+def test_a_stream_that_is_closed_full_or_left_gets_no_traceback(
+    finished: Path, redirection: str, code: int, error: str
+) -> None:
+    found = shell(redirection, "verify", finished)
+    assert found[2] == error
+    # A reader of one line may have gone or not when the program writes.
+    assert found[0] == code or (redirection.startswith("|") and found[0] in (0, 141))
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">&- 2>&- <&-"])
+def test_decoding_works_whichever_streams_are_closed(finished: Path, tmp_path: Path, redirection: str) -> None:
+    again = tmp_path / "again"
+    code, _, error = shell(redirection, "select", finished.with_name("few"), again, *SELECT, "--no-cache")
+    assert (code, error) == (0, "")
+    assert set(tree(again)) == set(tree(finished))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]], ids=str)
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        ">&-",
+        "| true",
+        ">/dev/full",
+    ],
+)
+def test_help_gets_no_traceback(arguments: list[str], redirection: str) -> None:
+    _, _, error = shell(redirection, *arguments)
+    assert "Traceback" not in error
+
+
+def on_terminal(columns: int, *arguments: object, **environment: str) -> tuple[int, bytes]:
+    """Run the program with stdout and stderr on a terminal; its exit code and all that it wrote."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imgsubset", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, **environment},
+    )
+    os.close(slave)
+    written = b""
+    try:
+        while block := os.read(master, 1 << 16):
+            written += block
+    except OSError:  # Linux ends a terminal that nobody writes to by an error
+        pass
+    os.close(master)
+    return process.wait(60), written.replace(b"\r\n", b"\n")
+
+
+@pytest.mark.parametrize(
+    "environment", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "40"}], ids=str
+)
+def test_a_terminal_gets_what_it_can_show(finished: Path, environment: dict[str, str]) -> None:
+    bars = environment["TERM"] != "dumb"
+    source = finished.with_name("few")
+    code, written = on_terminal(40, "select", source, *SELECT, "--mode", "none", "--no-cache", **environment)
+    assert code == 0, written
+    assert (b"decode:" in written, b"\r" in written) == (bars, bars)
+    assert b"\x1b[3" not in written  # no colour
+    if bars:
+        text = written.decode()[: written.rindex(b"\r")].replace("\x1b[A", "")
+        assert max(len(line) for part in text.split("\r") for line in part.splitlines()) <= 40
+    else:
+        assert all(char.isprintable() or char == "\n" for char in written.decode())

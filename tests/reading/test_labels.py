@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import create, normal_user
+
+from imgsubset.errors import InputError, UsageError
+from imgsubset.reading.labels import class_names, group_names
+
+PATHS = ("a.png", "x/b.png", "x/deep/c.png", "y/b.png")
+
+
+def read(folder: Path, content: bytes | str, paths: tuple[str, ...] = PATHS) -> list[str]:
+    """The classes that a file of this content says."""
+    file = create(folder / "labels.csv", content.encode() if isinstance(content, str) else content)
+    return class_names(paths, file)
+
+
+def test_the_class_is_the_first_folder() -> None:
+    assert class_names(PATHS) == [".", "x", "x", "y"]
+    assert class_names((" /a.png", "\n/b.png", "../c.png")) == [" ", "\n", ".."]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "path,label\na.png,1\nx/b.png,2\nx/deep/c.png,1\ny/b.png,2\n",
+        "path,label\r\na.png,1\r\nx/b.png,2\r\nx/deep/c.png,1\r\ny/b.png,2",
+        "\ufeffpath,label\na.png,1\nx/b.png,2\nx/deep/c.png,1\ny/b.png,2\n",
+        'label,path\n1,"a.png"\n"2",x/b.png\n1,x/deep/c.png\n2,y/b.png\n',
+        'note,path,label\n"two\nlines",a.png,1\n",",x/b.png,2\n"a ""b""",x/deep/c.png,1\n,y/b.png,2\n',
+        "path,label\ny/b.png,2\ngone.png,3\nx/deep/c.png,1\n\nx/b.png,2\na.png,1\na.png,1\n",
+        "path,label\n./a.png,1\nx//b.png,2\nx/./deep/../deep/c.png,1\ny/b.png,2\n",
+    ],
+    ids=["plain", "crlf", "bom", "quoted", "columns", "extra rows", "other spelling"],
+)
+def test_labels_of_a_csv_file(tmp_path: Path, content: str) -> None:
+    assert read(tmp_path, content) == ["1", "2", "1", "2"]
+
+
+def test_labels_may_hold_anything(tmp_path: Path) -> None:
+    paths = ('a "b",\nc.png', os.fsdecode(b"\xff.png"), "naïve.png")
+    content = b'path,label\n"a ""b"",\nc.png","cat, ""big"""\n\xff.png,\xfe\nna\xc3\xafve.png,\n'
+    assert read(tmp_path, content, paths) == ['cat, "big"', os.fsdecode(b"\xfe"), ""]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("path,label\na.png,1\nx/b.png,2\n", r"lack 2 images of the source: 'x/deep/c\.png'"),
+        ("path,label\na.png,1\nb.png,2\n./a.png,2\n", r"line 4: 'a\.png' has two labels"),
+        ("file,label\na.png,1\n", "have no column 'path'"),
+        ("path,class\na.png,1\n", "have no column 'label'"),
+        ("path;label\na.png;1\n", "have no column 'label'"),
+        ("", "have no column 'label'"),
+        ('path,label\n"a.png,1\n', r"line 2: "),
+        ('path,label\n"a.png"x,1\n', r"line 2: "),
+    ],
+)
+def test_labels_that_do_not_fit(tmp_path: Path, content: str, why: str) -> None:
+    with pytest.raises(InputError, match=rf"^labels '.*labels\.csv',? {why}"):
+        read(tmp_path, content)
+
+
+def test_a_file_of_labels_that_cannot_be_read(open_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^cannot read labels '.*gone\.csv': No such file"):
+        class_names(PATHS, open_folder / "gone.csv")
+    with pytest.raises(InputError, match=r"^cannot read labels '"):
+        class_names(PATHS, open_folder)
+    create(open_folder / "secret.csv", b"path,label\n").chmod(0)
+    with normal_user(open_folder), pytest.raises(InputError, match=r"^cannot read labels '.*secret\.csv': Permission"):
+        class_names(PATHS, open_folder / "secret.csv")
+
+
+def test_the_group_is_the_folder() -> None:
+    assert group_names(PATHS, "parent") == [".", "x", "x/deep", "y"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "together"),
+    [
+        (r"^([^_]+)_", [["p1_a.png", "p1_b.png"], ["x/p1_c.png"], ["p2_a.png"], ["lone.png"], ["other.png"]]),
+        (r"([^_/]+)_[a-z]", [["p1_a.png", "p1_b.png", "x/p1_c.png"], ["p2_a.png"], ["lone.png"], ["other.png"]]),
+        (r"p\d", [["p1_a.png", "p1_b.png", "x/p1_c.png"], ["p2_a.png"], ["lone.png"], ["other.png"]]),
+        (r"(?:p)(\d)_(.)", [["p1_a.png", "p1_b.png", "x/p1_c.png"], ["p2_a.png"], ["lone.png"], ["other.png"]]),
+        (r"_(a)?", [["p1_a.png", "p2_a.png"], ["p1_b.png"], ["x/p1_c.png"], ["lone.png"], ["other.png"]]),
+        (r"_(z?)", [["p1_a.png", "p2_a.png", "p1_b.png", "x/p1_c.png"], ["lone.png"], ["other.png"]]),
+        (r"zzz", [["p1_a.png"], ["p2_a.png"], ["p1_b.png"], ["x/p1_c.png"], ["lone.png"], ["other.png"]]),
+    ],
+)
+def test_the_group_is_what_is_captured_first_and_the_unmatched_stand_alone(
+    rule: str, together: list[list[str]]
+) -> None:
+    paths = ["lone.png", "other.png", "p1_a.png", "p1_b.png", "p2_a.png", "x/p1_c.png"]
+    names = group_names(paths, rule)
+    found: dict[str, list[str]] = {}
+    for path, name in zip(paths, names, strict=True):
+        found.setdefault(name, []).append(path)
+    assert sorted(found.values()) == sorted(sorted(one) for one in together)
+
+
+@pytest.mark.parametrize("rule", ["(", "[a", "*", "(?P<x", "a{2,1}"])
+def test_a_rule_that_is_no_regular_expression(rule: str) -> None:
+    with pytest.raises(UsageError, match="neither 'parent' nor a regular expression") as caught:
+        group_names(PATHS, rule)
+    assert rule in str(caught.value)

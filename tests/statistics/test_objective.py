@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from reference import Array, five, random_maps, standardised
+from torch import Tensor
+
+from imgsubset.options import DIVERGENCE_NAMES, Weights
+from imgsubset.statistics.divergences import mix
+from imgsubset.statistics.langevin import Langevin, noised_source, noised_subsets
+from imgsubset.statistics.moments import ImageMoments, maps_to_moments, subset_moments
+from imgsubset.statistics.objective import BASELINE_DRAWS, CPU_BLOCK, Objective, effective_size, random_subsets
+
+TOTAL, CHANNELS = 120, 5
+MAPS = standardised(random_maps(TOTAL, CHANNELS, 2, seed=1))
+
+
+def images_of(maps: Array) -> ImageMoments:
+    return ImageMoments(maps_to_moments(torch.tensor(maps, dtype=torch.float32)), maps.shape[2] * maps.shape[3])
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def objective() -> Objective:
+    return Objective(images_of(MAPS), 20, Weights())
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("total", "n"), [(10, 3), (10, 5), (10, 10), (10, 6), (5, 1), (1, 1)])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_random_subsets_are_drawn_without_replacement(total: int, n: int, count: int) -> None:
+    rows = random_subsets(total, n, count, seeded(1))
+    assert rows.shape == (count, n)
+    for row in rows.tolist():
+        assert len(set(row)) == n
+        assert set(row) <= set(range(total))
+
+
+def test_a_permutation_is_cut_into_disjoint_subsets() -> None:
+    rows = random_subsets(11, 3, 9, seeded(1))
+    for first in range(0, 9, 3):
+        assert len(rows[first : first + 3].unique()) == 9
+    assert rows[0].tolist() != rows[3].tolist()
+
+
+@pytest.mark.parametrize(("total", "n"), [(7, 4), (6, 5), (9, 3)])
+def test_every_row_pair_and_place_is_equally_likely(total: int, n: int) -> None:
+    permutations = 8000
+    each = total // n
+    # The first of each permutation, so that draws are independent.
+    rows = random_subsets(total, n, permutations * each, seeded(2))[::each]
+    chosen = torch.zeros(permutations, total, dtype=torch.float64).scatter_(1, rows, 1)
+
+    def error(share: float) -> float:
+        return 5 * math.sqrt(share * (1 - share) / permutations)
+
+    single, double = n / total, n * (n - 1) / total / (total - 1)
+    np.testing.assert_allclose(chosen.mean(0), single, atol=error(single))
+    together = (chosen.mT @ chosen / permutations)[~torch.eye(total, dtype=torch.bool)]
+    np.testing.assert_allclose(together, double, atol=error(double))
+    for place in range(n):
+        shares = torch.bincount(rows[:, place], minlength=total) / permutations
+        np.testing.assert_allclose(shares, 1 / total, atol=error(1 / total))
+
+
+def test_divergences_are_those_of_the_feature_maps(objective: Objective) -> None:
+    rows = random_subsets(TOTAL, 20, 3, seeded(3))
+    found = objective.divergences(rows, torch.float64)
+    assert found.shape == (3, 5)
+    assert found.dtype == torch.float64
+    for row, values in zip(rows.tolist(), found.tolist(), strict=True):
+        assert values == pytest.approx(list(five(MAPS[row], MAPS).values()), rel=1e-4)
+
+
+@pytest.mark.parametrize("text", ["kl=1", "js=2,frechet=6", "1,2,3,4,5", "wasserstein=7"])
+def test_the_loss_is_the_mix_in_units_of_random_subsets(text: str) -> None:
+    objective = Objective(images_of(MAPS), 20, Weights.parse(text))
+    rows = random_subsets(TOTAL, 20, 4, seeded(4))
+    weights = dict.fromkeys(DIVERGENCE_NAMES, 0.0) | Weights.parse(text).shares()
+    assert sum(weights.values()) == pytest.approx(1)
+    values = objective.divergences(rows, torch.float64)
+    expected = sum(
+        weights[name] * values[:, k] / objective.baseline.mean[name] for k, name in enumerate(DIVERGENCE_NAMES)
+    )
+    assert objective.loss(rows, torch.float64).tolist() == pytest.approx(expected.tolist(), rel=1e-10)
+    assert objective.loss(rows).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_the_baseline_is_the_mean_and_spread_over_random_subsets(objective: Objective) -> None:
+    assert objective.baseline.samples.shape == (BASELINE_DRAWS, 5)
+    fresh = objective.divergences(random_subsets(TOTAL, 20, 4096, seeded(99))).numpy()
+    for k, name in enumerate(DIVERGENCE_NAMES):
+        sample = fresh[:, k]
+        assert objective.baseline.mean[name] == pytest.approx(
+            sample.mean(), abs=5 * sample.std() * math.sqrt(1 / BASELINE_DRAWS + 1 / 4096)
+        )
+        spread = math.sqrt(((sample - sample.mean()) ** 2).var()) / 2 / sample.std()  # error of a deviation, times root
+        assert objective.baseline.std[name] == pytest.approx(
+            sample.std(), abs=5 * spread * math.sqrt(1 / BASELINE_DRAWS + 1 / 4096)
+        )
+
+
+@pytest.mark.parametrize("n", [1, 5, 20, 60])
+@pytest.mark.parametrize("text", ["1,1,1,1,1", "frechet=1", "kl=3,js=1"])
+def test_a_fresh_random_subset_scores_1_on_average(n: int, text: str) -> None:
+    objective = Objective(images_of(MAPS), n, Weights.parse(text))
+    losses = objective.loss(random_subsets(TOTAL, n, 2048, seeded(5))).numpy()
+    error = losses.std() * math.sqrt(1 / BASELINE_DRAWS + 1 / 2048)
+    assert losses.mean() == pytest.approx(1, abs=5 * error)
+    assert error < 0.1
+
+
+@pytest.mark.parametrize("total", [1, 5, 40, 120])
+def test_all_images_have_loss_0(total: int) -> None:
+    objective = Objective(images_of(standardised(MAPS[:total])), total, Weights())
+    for seed in range(3):
+        rows = random_subsets(total, total, 2, seeded(seed))
+        assert objective.loss(rows).abs().max().item() < 1e-6
+        assert objective.loss(rows, torch.float64).abs().max().item() < 1e-6
+
+
+@pytest.mark.parametrize("total", [1, 40])
+def test_the_baseline_of_all_images_is_0_without_spread(total: int) -> None:
+    baseline = Objective(images_of(standardised(MAPS[:total])), total, Weights()).baseline
+    assert list(baseline.mean.values()) == pytest.approx([0] * 5, abs=1e-9)
+    assert list(baseline.std.values()) == pytest.approx([0] * 5, abs=1e-9)
+
+
+DEGENERATE = {
+    "identical": standardised(random_maps(1, 4, 2, seed=2)[np.zeros(40, int)]),
+    "no channels, as standardising leaves of constants": np.zeros((40, 0, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("maps", DEGENERATE.values(), ids=DEGENERATE)
+@pytest.mark.parametrize("n", [1, 2, 10, 40])
+def test_images_that_are_all_the_same_have_loss_0_whichever_are_chosen(maps: Array, n: int) -> None:
+    objective = Objective(images_of(maps), n, Weights())
+    rows = random_subsets(40, n, 3, seeded(1))
+    assert objective.loss(rows).abs().max().item() < 1e-6
+    assert objective.loss(rows, torch.float64).abs().max().item() < 1e-6
+    assert objective.noised_loss(rows, 1.0, seeded(1)).isfinite().all()
+
+
+@pytest.mark.parametrize("n", [1, 3, 30, 100])
+@pytest.mark.parametrize("channels", [4, 32])
+def test_repeated_images_have_finite_losses(n: int, channels: int) -> None:
+    maps = standardised(random_maps(3, channels, 2, seed=3)[np.arange(150) % 3])
+    objective = Objective(images_of(maps), n, Weights())
+    rows = random_subsets(150, n, 40, seeded(1))
+    assert objective.loss(rows).isfinite().all()
+    assert objective.noised_loss(rows, 1.0, seeded(1)).isfinite().all()
+
+
+@pytest.mark.parametrize("n", [1, 7, 20, 119])
+def test_losses_do_not_depend_on_the_number_of_threads_or_on_batches(n: int) -> None:
+    objective = Objective(images_of(MAPS), n, Weights())
+    rows = random_subsets(TOTAL, n, 3 * CPU_BLOCK + 5, seeded(6))
+    with threads(1):
+        expected = objective.loss(rows)
+        noised = objective.noised_loss(rows, 0.7, seeded(1))
+    with threads(3):
+        assert torch.equal(objective.loss(rows), expected)
+        assert torch.equal(objective.noised_loss(rows, 0.7, seeded(1)), noised)
+        again = Objective(images_of(MAPS), n, Weights())
+        assert torch.equal(again.baseline.samples, objective.baseline.samples)
+    assert torch.equal(torch.cat([objective.loss(part) for part in rows.split(CPU_BLOCK)]), expected)
+    assert torch.equal(torch.cat([objective.loss(part) for part in rows.split(2 * CPU_BLOCK)]), expected)
+    # In other batches the processor's vectors are filled otherwise, which rounds differently.
+    for size in (1, 3, 17):
+        parts = torch.cat([objective.loss(part) for part in rows.split(size)])
+        torch.testing.assert_close(parts, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_order_of_a_subset_changes_its_loss_by_rounding_alone(objective: Objective) -> None:
+    rows = random_subsets(TOTAL, 20, 8, seeded(7))
+    torch.testing.assert_close(objective.loss(rows.flip(1)), objective.loss(rows), rtol=1e-5, atol=1e-7)
+
+
+def test_scoring_leaves_the_number_of_threads_as_it_was(objective: Objective) -> None:
+    with threads(3):
+        objective.loss(random_subsets(TOTAL, 20, 1, seeded(1)))
+        assert torch.get_num_threads() == 3
+
+
+def test_the_loss_does_not_depend_on_the_global_generator_nor_disturb_it(objective: Objective) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    rows = random_subsets(TOTAL, 20, 8, seeded(8))
+    first = Objective(images_of(MAPS), 20, Weights()).loss(rows)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(Objective(images_of(MAPS), 20, Weights()).loss(rows), first)
+
+
+def one_noised_loss(objective: Objective, row: Tensor, cooling: float, draws: int) -> Tensor:
+    """Noised losses of one subset by the parts: moments, noise, mix."""
+    alpha, sigma2 = objective.langevin.coefficients(cooling)
+    positions = objective.images.positions
+    moments = subset_moments(objective.images, row.expand(draws, -1))
+    noised = noised_subsets(moments, objective.n, positions, alpha, sigma2, seeded(50))
+    source = noised_source(objective.source, positions, alpha, sigma2)
+    return mix(noised, source, objective.coefficients)
+
+
+@pytest.mark.parametrize("cooling", [1.0, 0.3])
+def test_noised_losses_are_the_losses_of_noised_moments(objective: Objective, cooling: float) -> None:
+    draws = 3000
+    row = random_subsets(TOTAL, 20, 1, seeded(9))[0]
+    found = objective.noised_loss(row.expand(draws, -1), cooling, seeded(1)).numpy()
+    expected = one_noised_loss(objective, row, cooling, draws).numpy()
+    assert len(np.unique(found)) > 0.99 * draws  # no two alike, though the subset is the same in all blocks
+    assert found.mean() == pytest.approx(expected.mean(), abs=5 * expected.std() * math.sqrt(2 / draws))
+    assert found.std() == pytest.approx(expected.std(), rel=0.15)
+
+
+def test_noise_follows_from_the_generator(objective: Objective) -> None:
+    rows = random_subsets(TOTAL, 20, 40, seeded(10))
+    first, again, other = (objective.noised_loss(rows, 1.0, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.isclose(first, other).any()
+    generator = seeded(1)
+    objective.noised_loss(rows, 1.0, generator)
+    assert not torch.isclose(objective.noised_loss(rows, 1.0, generator), first).any()
+
+
+def test_without_temperature_or_time_the_noise_ranks_as_the_loss_does(objective: Objective) -> None:
+    rows = random_subsets(TOTAL, 20, 40, seeded(11))
+    still = Objective(images_of(MAPS), 20, Weights(), Langevin(1.0, 1.0, 0.0))
+    torch.testing.assert_close(still.noised_loss(rows, 1.0, seeded(1)), objective.loss(rows), rtol=1e-6, atol=1e-9)
+    # A contraction alone is an affine map: only the Frechet distance, in its own units, shrinks with it.
+    cold = Objective(images_of(MAPS), 20, Weights.parse("kl=1,js=1,hellinger=1"))
+    torch.testing.assert_close(cold.noised_loss(rows, 0.0, seeded(1)), cold.loss(rows), rtol=1e-6, atol=1e-9)
+    frechet = Objective(images_of(MAPS), 20, Weights.parse("frechet=1"), Langevin(1.0, 1.0, 0.5))
+    torch.testing.assert_close(
+        frechet.noised_loss(rows, 0.0, seeded(1)), math.exp(-1) * frechet.loss(rows), rtol=1e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("n", [2, 5, 20, 60])
+@pytest.mark.parametrize("text", ["1,1,1,1,1", "frechet=1", "kl=1", "kl=1,frechet=0.1"])
+@pytest.mark.parametrize("cooling", [0.0, 1.0])
+def test_the_lowest_noised_losses_are_found_though_not_all_are_computed(n: int, text: str, cooling: float) -> None:
+    objective = Objective(images_of(MAPS), n, Weights.parse(text))
+    rows = random_subsets(TOTAL, n, 400, seeded(12))
+    for count, seed in itertools.product((1, 3, 16, 100), (1, 2)):
+        losses = objective.noised_loss(rows, cooling, seeded(seed))
+        found = objective.noised_lowest(rows, count, cooling, seeded(seed))
+        expected = losses.topk(count, largest=False).values
+        torch.testing.assert_close(losses[found], expected, rtol=1e-9, atol=0)
+
+
+def test_the_lowest_of_all_are_all_in_order(objective: Objective) -> None:
+    rows = random_subsets(TOTAL, 20, 30, seeded(12))
+    losses = objective.noised_loss(rows, 1.0, seeded(1))
+    assert objective.noised_lowest(rows, 30, 1.0, seeded(1)).tolist() == losses.argsort().tolist()
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 40])
+def test_sums_in_float32_are_near_float64_for_fewer_images_than_channels(n: int) -> None:
+    objective = Objective(images_of(standardised(random_maps(100, 48, 2, seed=5))), n, Weights())
+    rows = random_subsets(100, n, 20, seeded(1))
+    single, double = objective.divergences(rows), objective.divergences(rows, torch.float64)
+    # Rounding gives the missing directions a variance of 1e-8 or so, and the Frechet distance takes its root.
+    torch.testing.assert_close(single, double, rtol=2e-3, atol=0)
+    torch.testing.assert_close(single[:, :4], double[:, :4], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("n", "total"), [(1, 2), (500, 10_000), (50, 1000)])
+def test_the_effective_size(n: int, total: int) -> None:
+    assert effective_size(1.0, n, total) == pytest.approx(n)
+    assert effective_size(0.0, n, total) == pytest.approx(total)
+    middle = (n + total) / 2
+    loss = (1 / middle - 1 / total) / (1 / n - 1 / total)
+    assert effective_size(loss, n, total) == pytest.approx(middle)
+    assert effective_size(2.0, n, total) < n
+    assert effective_size(0.0, total, total) == pytest.approx(total)
+
+
+def test_random_subsets_of_the_effective_size_have_the_loss() -> None:
+    maps = standardised(random_maps(400, 3, 2, seed=4))
+    small, large = (Objective(images_of(maps), n, Weights.parse("wasserstein=1")) for n in (40, 160))
+    ratio = large.baseline.mean["wasserstein"] / small.baseline.mean["wasserstein"]
+    errors = [float(x.baseline.std["wasserstein"]) / x.baseline.mean["wasserstein"] for x in (small, large)]
+    error = math.hypot(*errors) / math.sqrt(BASELINE_DRAWS)
+    # E |m|^2 is proportional to 1/n - 1/N, and so is the rest but for terms of order 1 / n^2.
+    assert effective_size(ratio, 40, 400) == pytest.approx(160, rel=5 * error + 0.02)

@@ -1,0 +1,557 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import create, normal_user, selection_of, strict_json, tree
+
+from imgsubset import Selection, export
+from imgsubset import files as copying
+from imgsubset.errors import OutputError, UsageError
+from imgsubset.reading.listing import list_images
+from imgsubset.writing.export import MARKER, check_destination
+
+module = importlib.import_module("imgsubset.writing.export")  # the package's attribute of this name is the function
+CHOSEN = ("6.bmp", "a/1.jpg", "a/deep/er/3.webp", "b/1.jpg", "b/4.gif", "b/5.TIFF")
+
+
+@pytest.fixture
+def chosen(folder: Path) -> Selection:
+    return selection_of(folder, CHOSEN)
+
+
+def check_complete(
+    folder: Path, destination: Path, chosen: tuple[str, ...] = CHOSEN, foreign: Collection[str] = ()
+) -> None:
+    """The destination holds the chosen files, byte by byte, a manifest that is true, and nothing else."""
+    assert set(tree(destination)) == {*chosen, "manifest.json", *foreign}
+    for path in chosen:
+        assert (destination / path).read_bytes() == (folder / path).read_bytes()
+    files = strict_json((destination / "manifest.json").read_bytes())["files"]
+    assert [file["path"] for file in files] == sorted(chosen, key=os.fsencode)
+    for file in files:
+        assert file["sha256"] == hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest()
+
+
+def check_no_half_file(folder: Path, destination: Path) -> None:
+    """Whatever stands under a final name is whole; a manifest never stands without its files."""
+    found = tree(destination)
+    for path, (digest, _, _) in found.items():
+        name = Path(path).name
+        if not name.startswith(copying.PARTIAL) and path not in (MARKER, "manifest.json"):
+            assert digest == hashlib.sha256((folder / path).read_bytes()).hexdigest(), path
+    if "manifest.json" in found:
+        for file in strict_json((destination / "manifest.json").read_bytes())["files"]:
+            assert found[file["path"]][0] == file["sha256"]
+
+
+# What arrives
+
+
+def test_copies_are_identical_and_keep_their_relative_paths(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    result = export(chosen, tmp_path / "new" / "subset")
+    check_complete(folder, tmp_path / "new" / "subset")
+    assert result.destination == tmp_path / "new" / "subset"
+    assert result.hashes == {path: hashlib.sha256((folder / path).read_bytes()).hexdigest() for path in CHOSEN}
+
+
+def test_modification_times_and_modes_are_kept(folder: Path, tmp_path: Path) -> None:
+    (folder / "a/1.jpg").chmod(0o440)
+    (folder / "b/1.jpg").chmod(0o604)
+    chosen = selection_of(folder, CHOSEN)
+    export(chosen, tmp_path / "out")
+    before, after = tree(folder), tree(tmp_path / "out")
+    assert {path: after[path] for path in CHOSEN} == {path: before[path] for path in CHOSEN}
+
+
+def test_the_source_is_left_as_it_was(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    before = tree(folder)
+    export(chosen, tmp_path / "out")
+    export(chosen, tmp_path / "out", overwrite=True)
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "new\nline.png",
+        "\udcff\udcfe.png",
+        "-n.png",
+        "\x1b[31m.png",
+        " a b .png",
+        "\u0065\u0301.png",
+        "manifest.json.png",
+    ],
+)
+def test_names_of_any_bytes_arrive_and_are_recoverable_from_the_manifest(tmp_path: Path, name: str) -> None:
+    create(tmp_path / "source" / name, b"content")
+    export(selection_of(tmp_path / "source", [name]), tmp_path / "out")
+    record = strict_json((tmp_path / "out" / "manifest.json").read_bytes())
+    assert os.fsencode(record["files"][0]["path"]) == os.fsencode(name)
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == sorted([os.fsencode(name), b"manifest.json"])
+
+
+def test_linked_files_arrive_as_files(folder: Path, tmp_path: Path) -> None:
+    (folder / "link.jpg").symlink_to("a/1.jpg")
+    export(selection_of(folder, ["link.jpg"]), tmp_path / "out")
+    assert not (tmp_path / "out" / "link.jpg").is_symlink()
+    assert (tmp_path / "out" / "link.jpg").read_bytes() == (folder / "a/1.jpg").read_bytes()
+
+
+def test_the_manifest_is_written_last(
+    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, set[str]]] = []
+    write = module.write_json
+
+    def watched(path: Path, record: object) -> None:
+        seen.append((path.name, set(tree(tmp_path / "out"))))
+        write(path, record)
+
+    monkeypatch.setattr(module, "write_json", watched)
+    export(chosen, tmp_path / "out")
+    assert seen == [(MARKER, set()), ("manifest.json", {*CHOSEN, MARKER})]
+
+
+def test_the_manifest_says_what_was_done(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    export(chosen, tmp_path / "out")
+    record = strict_json((tmp_path / "out" / "manifest.json").read_bytes())
+    assert record["source"] == str(folder)
+    assert record["n"] == 6
+    assert record["counts"] == {"usable": 8, "chosen": 6, "rejected": 0, "ignored": 0, "cached": 0, "copies": 0}
+    assert record["options"]["weights"] == {"kl": 1, "js": 1, "wasserstein": 1, "hellinger": 1, "frechet": 1}
+    assert record["options"]["seed"] == 0
+    assert set(record["libraries"]) == {"python", "torch", "torchvision", "numpy", "scipy", "pillow"}
+    assert record["program"] == {"name": "imgsubset", "version": importlib.import_module("imgsubset").__version__}
+
+
+def test_progress_is_told_of_every_copy(chosen: Selection, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    export(chosen, tmp_path / "out", progress=lambda *news: told.append(news))
+    assert told == [("copy", 1, 6)] * 6
+
+
+def test_a_ranking_is_written_when_asked_for(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    shuffled = ("b/4.gif", "6.bmp", "a/1.jpg")
+    export(selection_of(folder, shuffled), tmp_path / "out", ranked=True)
+    check_complete(folder, tmp_path / "out", shuffled, {"ranked.txt"})
+    assert (tmp_path / "out" / "ranked.txt").read_text() == "b/4.gif\n6.bmp\na/1.jpg\n"
+    files = strict_json((tmp_path / "out" / "manifest.json").read_bytes())["files"]
+    assert {file["path"]: file["rank"] for file in files} == {"b/4.gif": 1, "6.bmp": 2, "a/1.jpg": 3}
+    export(chosen, tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out")
+
+
+# What is refused
+
+PLACES: dict[str, tuple[str, type[Exception], str]] = {
+    "the source": ("source", UsageError, "is the source itself"),
+    "the source by another name": ("source/a/..", UsageError, "is the source itself"),
+    "the source by a link": ("link", UsageError, "is the source itself"),
+    "inside": ("source/a/out", UsageError, "lies inside the source"),
+    "inside by a link": ("link/a/out", UsageError, "lies inside the source"),
+    "containing": (".", UsageError, "contains the source"),
+    "containing by a link": ("up", UsageError, "contains the source"),
+    "a file": ("file", OutputError, "exists and is not a folder"),
+    "a dangling link": ("dangling", OutputError, "exists and is not a folder"),
+    "below a file": ("file/out", OutputError, "Not a directory"),
+    "not empty": ("full", OutputError, "is not empty: it holds 'sub/notes.txt'"),
+    "holding a link": ("linked", OutputError, "is not empty: it holds 'x'"),
+}
+
+
+def make_places(tmp_path: Path) -> None:
+    """What PLACES speaks of, beside the folder `source`."""
+    (tmp_path / "link").symlink_to("source")
+    (tmp_path / "up").symlink_to(tmp_path)
+    create(tmp_path / "file", b"content")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    create(tmp_path / "full" / "sub" / "notes.txt", b"notes")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "x").symlink_to("../full/sub")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_useless_destination_is_refused_and_nothing_is_changed(
+    folder: Path, chosen: Selection, tmp_path: Path, place: str
+) -> None:
+    make_places(tmp_path)
+    path, error, text = PLACES[place]
+    before, names = tree(tmp_path), sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=text) as caught:
+        export(chosen, tmp_path / path)
+    assert f"'{tmp_path / path}'" in str(caught.value)
+    assert (tree(tmp_path), sorted(tmp_path.rglob("*"))) == (before, names)
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place not in ("not empty", "holding a link")])
+def test_overwrite_does_not_allow_a_useless_destination(
+    folder: Path, chosen: Selection, tmp_path: Path, place: str
+) -> None:
+    make_places(tmp_path)
+    path, error, text = PLACES[place]
+    before = tree(tmp_path)
+    with pytest.raises(error, match=text):
+        export(chosen, tmp_path / path, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_useless_destination_is_found_out_before_any_work(folder: Path, tmp_path: Path, place: str) -> None:
+    make_places(tmp_path)
+    path, error, text = PLACES[place]
+    with pytest.raises(error, match=text):
+        check_destination(list_images(folder), tmp_path / path)
+
+
+def test_an_empty_folder_or_a_link_to_one_is_used(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    (tmp_path / "empty" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("empty")
+    export(chosen, tmp_path / "link")
+    check_complete(folder, tmp_path / "empty")
+
+
+def test_a_full_disk_is_found_out_before_anything_is_copied(
+    chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = sum((chosen.source.root / path).stat().st_size for path in CHOSEN) - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
+    with pytest.raises(OutputError, match=f"has {free:,} bytes free, but the chosen images take {free + 1:,}"):
+        export(chosen, tmp_path / "out")
+    assert tree(tmp_path / "out") == {}
+
+
+def test_a_destination_that_may_not_be_written_is_an_output_error(folder: Path, open_folder: Path) -> None:
+    source, destination = open_folder / "source", open_folder / "out"
+    shutil.copytree(folder, source)
+    destination.mkdir(mode=0o555)
+    with normal_user(open_folder), pytest.raises(OutputError, match=r"out'.*Permission denied"):
+        export(selection_of(source, CHOSEN), destination)
+    assert tree(destination) == {}
+
+
+# Overwriting
+
+
+def test_overwrite_replaces_the_earlier_selection_and_keeps_foreign_files(
+    folder: Path, chosen: Selection, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export(chosen, out)
+    for name in ("notes.txt", "a/deep/my.jpg"):
+        create(out / name, b"mine")
+    later = ("a/2.png", "b/1.jpg")
+    with pytest.raises(OutputError, match="--overwrite"):
+        export(selection_of(folder, later), out)
+    export(selection_of(folder, later), out, overwrite=True)
+    check_complete(folder, out, later, {"notes.txt", "a/deep/my.jpg"})
+    assert (out / "notes.txt").read_bytes() == (out / "a/deep/my.jpg").read_bytes() == b"mine"
+    assert not (out / "a/deep/er").exists()
+
+
+def test_overwrite_keeps_a_foreign_file_named_like_a_ranking(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    export(chosen, tmp_path / "out")
+    create(tmp_path / "out" / "ranked.txt", b"mine")
+    export(chosen, tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out", foreign={"ranked.txt"})
+
+
+def test_overwrite_replaces_foreign_files_of_the_same_names(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    create(tmp_path / "out" / "a" / "1.jpg", b"mine")
+    export(chosen, tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out")
+
+
+def test_overwrite_does_not_replace_a_folder_by_a_file(chosen: Selection, tmp_path: Path) -> None:
+    create(tmp_path / "out" / "a" / "1.jpg" / "notes.txt", b"mine")
+    with pytest.raises(OutputError, match=r"a/1\.jpg"):
+        export(chosen, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out/a/1.jpg/notes.txt").read_bytes() == b"mine"
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "listed",
+    ["../outside.txt", "{absolute}", "linked/outside.txt", "a/../../outside.txt", "", ".", "sub", "\0", "x" * 300],
+)
+@pytest.mark.parametrize("record", [MARKER, "manifest.json"])
+def test_a_forged_record_removes_nothing_outside(
+    folder: Path, chosen: Selection, tmp_path: Path, listed: str, record: str
+) -> None:
+    outside = create(tmp_path / "elsewhere" / "outside.txt", b"mine")
+    for place in (tmp_path / "outside.txt", tmp_path / "out" / "sub" / "kept.txt"):
+        create(place, b"mine")
+    (tmp_path / "out" / "linked").symlink_to("../elsewhere")
+    files = [{"path": listed.format(absolute=outside)}]
+    (tmp_path / "out" / record).write_text(json.dumps({"files": files}))
+    export(chosen, tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out", foreign={"sub/kept.txt", "linked"})
+    assert outside.read_bytes() == (tmp_path / "outside.txt").read_bytes() == b"mine"
+    assert (tmp_path / "out" / "linked").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"files": 3}',
+        b'{"files": [1]}',
+        b'{"files": ["a"]}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("record", [MARKER, "manifest.json"])
+def test_a_broken_record_of_an_earlier_export_is_replaced(
+    folder: Path, chosen: Selection, tmp_path: Path, record: str, content: bytes
+) -> None:
+    create(tmp_path / "out" / record, content)
+    export(chosen, tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out")
+
+
+# Links in the destination
+
+
+def test_a_linked_folder_in_the_destination_is_not_written_through(chosen: Selection, tmp_path: Path) -> None:
+    create(tmp_path / "elsewhere" / "1.jpg", b"mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").symlink_to("../elsewhere")
+    with pytest.raises(OutputError, match="leads through a symbolic link"):
+        export(chosen, tmp_path / "out", overwrite=True)
+    assert {path: digest for path, (digest, _, _) in tree(tmp_path / "elsewhere").items()} == {
+        "1.jpg": hashlib.sha256(b"mine").hexdigest()
+    }
+
+
+@pytest.mark.parametrize("name", ["a/1.jpg", "manifest.json", MARKER])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_under_a_name_to_be_written_is_replaced_and_not_written_through(
+    folder: Path, chosen: Selection, tmp_path: Path, name: str, dangling: bool
+) -> None:
+    outside = tmp_path / "outside"
+    if not dangling:
+        outside.write_bytes(b"mine")
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).symlink_to(outside)
+    export(chosen, tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out")
+    assert not (tmp_path / "out" / name).is_symlink()
+    assert outside.exists() != dangling
+    assert dangling or outside.read_bytes() == b"mine"
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_replaced(
+    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = create(tmp_path / "outside", b"mine")
+    link = os.link
+
+    def late(source: Path, target: Path, **options: Any) -> None:
+        if Path(target).name == "3.webp":
+            Path(target).symlink_to(outside)
+        link(source, target, **options)
+
+    monkeypatch.setattr(copying.os, "link", late)
+    with pytest.raises(OutputError, match=r"a file of this name has appeared.*3\.webp"):
+        export(chosen, tmp_path / "out")
+    assert outside.read_bytes() == b"mine"
+    assert (tmp_path / "out/a/deep/er/3.webp").is_symlink()
+    assert "manifest.json" not in tree(tmp_path / "out")
+
+
+def test_a_file_system_without_hard_links_is_enough(
+    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(copying.os, "link", refuse)
+    export(chosen, tmp_path / "out")
+    check_complete(folder, tmp_path / "out")
+
+
+# Faults
+
+
+def grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def shrink(path: Path) -> None:
+    status = path.stat()
+    path.write_bytes(path.read_bytes()[:-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def change(path: Path) -> None:
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+
+
+def turn_into_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("alter", "text"),
+    [
+        (grow, "changed while"),
+        (shrink, "changed while"),
+        (change, "changed while"),
+        (turn_into_fifo, "not a regular file"),
+        (Path.unlink, "cannot be read any more: No such file"),
+    ],
+)
+def test_a_file_that_changed_since_it_was_decoded_is_detected(
+    folder: Path, chosen: Selection, tmp_path: Path, alter: Callable[[Path], None], text: str
+) -> None:
+    alter(folder / "b/1.jpg")
+    with pytest.raises(OutputError, match=text) as caught:
+        export(chosen, tmp_path / "out")
+    assert f"'{folder / 'b/1.jpg'}'" in str(caught.value)
+    names = set(tree(tmp_path / "out"))
+    assert "b/1.jpg" not in names
+    assert "manifest.json" not in names
+    assert not [name for name in names if copying.PARTIAL in name]
+
+
+@pytest.mark.parametrize("k", range(1, 7))
+def test_an_error_in_a_copy_leaves_no_partial_file_and_the_next_run_completes(
+    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int
+) -> None:
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        calls.extend([name] if Path(name).name.startswith(copying.PARTIAL) else [])
+        if len(calls) == 1 + k:  # the first is the marker
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("no /proc here")
+    monkeypatch.setattr(module, "COPIES", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(copying.os, "fsync", full)
+        with pytest.raises(OutputError, match=r"out': No space left on device"):
+            export(chosen, tmp_path / "out")
+    names = set(tree(tmp_path / "out"))
+    assert {MARKER, *CHOSEN[: k - 1]} <= names <= {MARKER, *CHOSEN} - {CHOSEN[k - 1]}
+    check_no_half_file(folder, tmp_path / "out")
+    export(chosen, tmp_path / "out")
+    check_complete(folder, tmp_path / "out")
+
+
+def test_a_copy_that_was_corrupted_on_the_way_is_detected(
+    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copystat = shutil.copystat
+
+    def corrupt(source: Path, target: Path) -> None:
+        if Path(source).name == "4.gif":
+            content = bytearray(Path(target).read_bytes())
+            content[len(content) // 2] ^= 1
+            Path(target).write_bytes(content)
+        copystat(source, target)
+
+    monkeypatch.setattr(copying.shutil, "copystat", corrupt)
+    with pytest.raises(OutputError, match=r"the copy of '.*b/4\.gif' differs"):
+        export(chosen, tmp_path / "out")
+    names = set(tree(tmp_path / "out"))
+    assert "b/4.gif" not in names
+    assert "manifest.json" not in names
+    assert not [name for name in names if copying.PARTIAL in name]
+
+
+KILLED = """
+import itertools, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from conftest import selection_of
+from imgsubset import export
+source, destination, call, when, count, overwrite = sys.argv[2:8]
+real, calls = getattr(os, call), itertools.count(1)
+
+def deadly(*arguments, **options):
+    last = next(calls) == int(count)
+    if last and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*arguments, **options)
+    if last:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(os, call, deadly)
+export(selection_of(Path(source), sys.argv[8:]), destination, overwrite=overwrite == "True")
+"""
+# Marker and its folder, six copies, the four folders with copies, manifest and its folder, the folder again.
+MOMENTS = [
+    *[("fsync", "before", count) for count in (1, 2, 3, 5, 8, 9, 12, 13, 14, 15)],
+    *[("link", when, count) for when in ("before", "after") for count in (1, 4, 6)],
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_a_killed_export_leaves_no_half_file_and_the_next_one_completes(
+    folder: Path, tmp_path: Path, moment: tuple[str, str, int]
+) -> None:
+    arguments = [Path(__file__).parent, folder, tmp_path / "out", *moment, False, *CHOSEN]
+    run = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    before = tree(folder)
+    check_no_half_file(folder, tmp_path / "out")
+    if moment != ("fsync", "before", 15):  # then it was done
+        export(selection_of(folder, CHOSEN), tmp_path / "out")
+    check_complete(folder, tmp_path / "out")
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7, 8])
+def test_a_killed_overwrite_keeps_foreign_files_and_the_next_one_completes(
+    folder: Path, chosen: Selection, tmp_path: Path, count: int
+) -> None:
+    export(chosen, tmp_path / "out")
+    create(tmp_path / "out" / "a" / "notes.txt", b"mine")
+    later = ("a/2.png", "b/1.jpg")  # two copies in two folders
+    arguments = [Path(__file__).parent, folder, tmp_path / "out", "fsync", "before", count, True, *later]
+    run = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert (tmp_path / "out/a/notes.txt").read_bytes() == b"mine"
+    export(selection_of(folder, later), tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out", later, {"a/notes.txt"})
+
+
+def test_partial_files_of_a_killed_export_are_removed(folder: Path, chosen: Selection, tmp_path: Path) -> None:
+    marker = {"files": [{"path": path} for path in [*CHOSEN, "c/gone.jpg"]]}
+    create(tmp_path / "out" / MARKER, json.dumps(marker).encode())
+    for name in (f"a/{copying.PARTIAL}0123", f"c/{copying.PARTIAL}4567", "a/1.jpg", "c/gone.jpg"):
+        create(tmp_path / "out" / name, b"half a pict")
+    export(chosen, tmp_path / "out")
+    check_complete(folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "c").exists()
+
+
+def test_a_killed_export_with_foreign_files_since_is_refused(chosen: Selection, tmp_path: Path) -> None:
+    create(tmp_path / "out" / MARKER, json.dumps({"files": [{"path": "a/1.jpg"}]}).encode())
+    create(tmp_path / "out" / "a" / "1.jpg", b"half")
+    create(tmp_path / "out" / "notes.txt", b"mine")
+    before = tree(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"holds 'notes\.txt'"):
+        export(chosen, tmp_path / "out")
+    assert tree(tmp_path / "out") == before
