@@ -15,6 +15,8 @@ Anything else that escapes is a bug.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ImgsubsetError(Exception):
     """Root of the tree; `exit_code` is what the command line ends with."""
@@ -51,9 +53,13 @@ class VerdictError(ImgsubsetError):
 
 
 class GateError(VerdictError):
-    """The loss is above what was allowed."""
+    """The loss is above what was allowed; `result` is what has that loss."""
 
     exit_code = 6
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class VerifyError(VerdictError):

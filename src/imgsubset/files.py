@@ -1,4 +1,4 @@
-"""Writing files so that a name never stands for less than the whole: a new file beside it, synced, then renamed."""
+"""Files read whole, and written so that a name never stands for less than the whole: a new file, synced, renamed."""
 
 from __future__ import annotations
 
@@ -8,116 +8,95 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
-
-from imgsubset.errors import OutputError
-from imgsubset.reading.images import Stamp
 
 PARTIAL = ".imgsubset-partial-"  # begins the name of a file that is not whole yet
 BLOCK = 1 << 20
 READERS = 8  # files read at once: reading waits for disks
-
-
 Cancelled: TypeAlias = Callable[[], bool]
 
 
-def never() -> bool:
-    """Nobody cancels."""
-    return False
+class CancelledError(OSError):
+    """Somebody who reads a file wants to leave."""
 
 
-def copy_file(source: Path, target: Path, stamp: Stamp, overwrite: bool, cancelled: Cancelled = never) -> str:
-    """Copy a file that still is what `stamp` says, with its metadata, to its final name in one step.
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a file was when it was looked at: its size in bytes and modification time in nanoseconds."""
 
-    `cancelled` is asked before each block, so that a large file holds up nobody who wants to leave.
+    size: int
+    mtime_ns: int
 
-    Returns its SHA-256. Raises OutputError if it changed or if the copy, read back, differs.
-    """
-    with _open(source) as file, _new_file(target) as (partial, path):
-        digest = hashlib.sha256()
-        for block in _blocks(file, cancelled):
-            digest.update(block)
-            partial.write(block)
-        partial.flush()
-        os.fsync(partial.fileno())
-        _check_unchanged(source, file, stamp)
-        shutil.copystat(source, path)
-        if sha256(path) != digest.hexdigest():
-            raise OutputError(f"the copy of '{source}' differs from it when read back from '{target.parent}'")
-        _rename(path, target, overwrite)
-    return digest.hexdigest()
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """The stamp of a file with this status."""
+        return cls(status.st_size, status.st_mtime_ns)
 
 
-def link_file(
-    source: Path, target: Path, stamp: Stamp, overwrite: bool, symbolic: bool, cancelled: Cancelled = never
-) -> str:
-    """Like `copy_file`, but a symbolic link to the absolute path of the source, or a hard link."""
-    path = target.parent / f"{PARTIAL}{secrets.token_hex(8)}"
-    with _open(source) as file:
-        digest = hashlib.sha256()
-        for block in _blocks(file, cancelled):
-            digest.update(block)
-        _check_unchanged(source, file, stamp)
+def identity(file: object) -> dict[str, object] | None:
+    """A file's absolute path, size and modification time; None for what is no path."""
+    if not isinstance(file, (str, os.PathLike)):
+        return None
     try:
-        if symbolic:
-            path.symlink_to(os.path.abspath(source))  # noqa: PTH100 (resolve would follow links)
-        else:
-            _hard_link(source.resolve(), path)
-        _rename(path, target, overwrite)
-    finally:
-        path.unlink(missing_ok=True)
-    return digest.hexdigest()
+        status = Path(file).stat()
+    except OSError:
+        return {"path": str(file)}
+    return {"path": str(Path(file).absolute()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _blocks(file: BinaryIO, cancelled: Cancelled) -> Iterator[bytes]:
-    while block := file.read(BLOCK):
-        if cancelled():
-            raise OutputError("cancelled")
-        yield block
-
-
-def _hard_link(source: Path, path: Path) -> None:
-    try:
-        path.hardlink_to(source)
-    except OSError as error:
-        if error.errno in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
-            raise OutputError(
-                f"cannot make a hard link to '{source}' in '{path.parent}': {error.strerror}; copy or symlink instead"
-            ) from None
-        raise
-
-
-def _open(source: Path) -> BinaryIO:
-    """Open a file to read; a FIFO that has taken its place does not hang."""
-    try:
-        return _open_regular(source)
-    except OSError as error:
-        raise OutputError(f"'{source}' cannot be read any more: {error.strerror}") from None
-
-
-def _open_regular(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file to read; a FIFO that has taken its place does not hang. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     return os.fdopen(descriptor, "rb")
 
 
-def _check_unchanged(source: Path, file: BinaryIO, stamp: Stamp) -> None:
-    if Stamp.of(os.fstat(file.fileno())) != stamp:
-        raise OutputError(f"'{source}' changed while imgsubset was at work; run it again")
+def read_whole(file: str | os.PathLike[str]) -> bytes:
+    """The content of a file that a user names. Raises OSError for what is no file.
+
+    A shell passes the output of `<(command)` as a FIFO under /dev or /proc; any other may have no writer and hang.
+    """
+    path = Path(file)
+    mode = path.stat().st_mode
+    from_a_shell = stat.S_ISFIFO(mode) and path.parts[:2] in (("/", "dev"), ("/", "proc"))
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or from_a_shell):
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    return path.read_bytes()
+
+
+def blocks(file: BinaryIO, cancelled: Cancelled = lambda: False) -> Iterator[bytes]:
+    """The content of a file, in blocks. Raises CancelledError between two of them if `cancelled()`."""
+    while block := file.read(BLOCK):
+        if cancelled():
+            raise CancelledError(errno.ECANCELED, "cancelled")
+        yield block
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hex."""
+    with open_regular(path) as file:
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO, cancelled: Cancelled = lambda: False) -> str:
+    """SHA-256 of the rest of an open file, in hex."""
+    digest = hashlib.sha256()
+    for block in blocks(file, cancelled):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def _new_file(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+def new_file(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A new file beside the target, removed unless it was renamed."""
-    path = target.parent / f"{PARTIAL}{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o600)
+    path = partial_name(target)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file, path
@@ -125,26 +104,9 @@ def _new_file(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
         path.unlink(missing_ok=True)
 
 
-def _rename(path: Path, target: Path, overwrite: bool) -> None:
-    """Give a whole file its final name; without overwrite, fail if the name is taken, by a link too."""
-    if overwrite:
-        path.replace(target)
-        return
-    try:
-        os.link(path, target, follow_symlinks=False)  # unlike rename, this never replaces
-    except OSError as error:
-        if error.errno == errno.EEXIST or os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "a file of this name has appeared", str(target)) from None
-        path.rename(target)  # a file system without hard links
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with _open_regular(path) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+def partial_name(target: Path) -> Path:
+    """A name beside the target that no other file has."""
+    return target.parent / f"{PARTIAL}{secrets.token_hex(8)}"
 
 
 def write_json(path: Path, record: object) -> None:
@@ -154,11 +116,11 @@ def write_json(path: Path, record: object) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file in one step, in place of any earlier one."""
-    with _new_file(path) as (file, new):
+    with new_file(path) as (file, new):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-        new.chmod(0o644)
+        os.fchmod(file.fileno(), 0o644)
         new.replace(path)
     sync_folder(path.parent)
 
@@ -174,7 +136,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def files_in(folder: Path) -> Iterator[str]:
-    """Relative paths of everything in a folder that is not itself a folder."""
+    """Relative paths of everything in a folder that is not itself a folder. Raises OSError for what it cannot list."""
     for base, folders, files in os.walk(folder, onerror=_raise):
         links = [name for name in folders if Path(base, name).is_symlink()]
         for name in files + links:

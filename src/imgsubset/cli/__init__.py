@@ -1,4 +1,7 @@
-"""The command line: parse, call, print, exit code. The only package that prints or knows click."""
+"""The command line: parse, call, print, exit code. The only room that prints or knows click and tqdm.
+
+May import: everything.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
 from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
-from imgsubset.cli.common import Group, complain, discard_stdout, say
+from imgsubset.cli.output import Group, complain, discard_stdout, say
 from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import EndedBySignal, handled
 from imgsubset.cli.split import split_command

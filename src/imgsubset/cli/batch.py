@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping
@@ -12,13 +11,17 @@ from typing import Any
 
 import click
 
-from imgsubset.cli.common import PATH, Command, collect_embeddings, collect_options, output_options, show
-from imgsubset.cli.run import Job, Outcome, run
+from imgsubset.cli.options import PATH, collect_embeddings, collect_options, output_options
+from imgsubset.cli.output import Command, show
+from imgsubset.cli.run import Job, run
 from imgsubset.cli.select import select_command
 from imgsubset.cli.signals import EndedBySignal
-from imgsubset.errors import BatchError, ImgsubsetError, InputError, UsageError
-from imgsubset.reading.listing import read_whole
+from imgsubset.errors import BatchError, GateError, ImgsubsetError, InputError, UsageError
+from imgsubset.files import read_whole
+from imgsubset.options import unknown
+from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import batch_summary, printable
+from imgsubset.results.records import Placed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,18 +38,18 @@ class Result:
 
     name: str
     status: str
-    outcome: Outcome | None = None
+    placed: Placed | None = None
     error: ImgsubsetError | None = None
 
     @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C ended its search."""
-        return self.outcome is not None and self.outcome.interrupted
+        return self.placed is not None and self.placed.interrupted
 
     @property
     def row(self) -> tuple[str, str, int | None, float | None]:
         """Its line in the summary: name, status, n and loss."""
-        n, loss = (self.outcome.n, self.outcome.loss) if self.outcome else (None, None)
+        n, loss = (len(self.placed.chosen), self.placed.loss) if self.placed else (None, None)
         return self.name, self.status, n, loss
 
     def describe(self) -> dict[str, Any]:
@@ -56,7 +59,7 @@ class Result:
             "status": self.status,
             "error": str(self.error) if self.error else None,
             "exit_code": self.error.exit_code if self.error else 0,
-            "result": self.outcome.record if self.outcome else None,
+            "result": describe_placed(self.placed) if self.placed else None,
         }
 
 
@@ -86,7 +89,7 @@ def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None
         if not quiet:
             click.echo(f"[{number}/{len(jobs)}] {printable(name)}", err=True)
         try:
-            results.append(_do(name, job, quiet, verbose))
+            results.append(_do(name, job, quiet))
             interrupted = results[-1].interrupted
         except EndedBySignal as ended:
             results.append(Result(name, "stopped"))
@@ -107,14 +110,14 @@ def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None
         raise BatchError(f"{len(errors):,} of {len(jobs):,} jobs of '{file}' failed: {reasons}")
 
 
-def _do(name: str, job: Job, quiet: bool, verbose: bool) -> Result:
+def _do(name: str, job: Job, quiet: bool) -> Result:
     try:
-        outcome = run(job, quiet, verbose)
+        placed = run(job, quiet)
+    except GateError as error:
+        return Result(name, "failed", error.result, error)
     except ImgsubsetError as error:
         return Result(name, "failed", error=error)
-    if outcome.verdict:
-        return Result(name, "failed", outcome, outcome.verdict)
-    return Result(name, "skipped" if outcome.done else "done", outcome)
+    return Result(name, "skipped" if placed.done else "done", placed)
 
 
 def read_jobs(file: Path) -> dict[str, Job]:
@@ -209,8 +212,7 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 def _check_keys(table: Mapping[str, Any], known: Mapping[str, Any] | set[str], where: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, list(known), 1, 0)
-            raise UsageError(f"unknown key '{key}' in {where}; did you mean '{near[0]}'?")
+            raise UsageError(unknown(key, f"unknown key '{key}' in {where}", known))
 
 
 def _text(value: Any, parameter: click.Parameter, what: str) -> str | None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 from platformdirs import user_cache_path
 
-from imgsubset.cli.common import PATH, Group, show
+from imgsubset.cli.options import PATH
+from imgsubset.cli.output import Group, show
+from imgsubset.results.as_json import describe_cache
 from imgsubset.results.as_text import cache_summary, printable
 
 CACHE = click.option("--cache", "folder", type=PATH, metavar="DIR", help="Another folder than the user's cache folder.")
@@ -28,14 +30,7 @@ def info_command(folder: Path | None, as_json: bool) -> None:
 
     folder = folder or user_cache_path("imgsubset")
     files = contents(folder)
-    record = {
-        "folder": str(folder),
-        "files": [
-            {"path": str(file.path), "recipe": file.recipe, "images": file.images, "bytes": file.bytes}
-            for file in files
-        ],
-    }
-    show(record, cache_summary(folder, files), as_json, quiet=False)
+    show(describe_cache(folder, files), cache_summary(folder, files), as_json, quiet=False)
 
 
 @cache_group.command("clear")

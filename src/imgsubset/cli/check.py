@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import click
 
-from imgsubset.cli.common import (
+from imgsubset.cli.options import (
     FEATURE_OPTIONS,
     GATE,
     PATH,
     WHICH_OPTIONS,
-    Bars,
-    Command,
     embeddings_record,
-    gate,
     given,
     open_source,
     options_record,
     output_options,
-    show,
 )
+from imgsubset.cli.output import Bars, Command, show
 from imgsubset.errors import UsageError, VerifyError
-from imgsubset.options import Embeddings, Options
+from imgsubset.options import Embeddings, Options, merged
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe_comparison, describe_scored, describe_verification
 from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
 from imgsubset.tasks.compare import compare
-from imgsubset.tasks.score import recorded_options, score
+from imgsubset.tasks.score import check_gate, recorded_options, score
 from imgsubset.tasks.verify import verify
 
 
@@ -60,14 +56,13 @@ def score_command(
     members: Path | Listing = open_source(subset) if str(subset) == "-" else subset
     recorded = recorded_options(subset) if isinstance(members, Path) else None
     if recorded is not None:
-        options = dataclasses.replace(recorded, **given(options, embeddings is not None))
+        options = merged(recorded, given(options, embeddings is not None))
     with Bars(quiet) as bars:
         scored = score(
             open_source(source), members, options, skip_foreign=skip_foreign, embeddings=embeddings, progress=bars
         )
     show(describe_scored(scored), scored_summary(scored, verbose), as_json, quiet)
-    if error := gate(scored.score.loss, max_loss):
-        raise error
+    check_gate(scored.score.loss, max_loss)
 
 
 @click.command("compare", cls=Command, short_help="Say how far apart two folders are.")
@@ -94,8 +89,7 @@ def compare_command(
     with Bars(quiet) as bars:
         comparison = compare(open_source(first), open_source(second), options, progress=bars)
     show(describe_comparison(comparison), comparison_summary(comparison, verbose), as_json, quiet)
-    if error := gate(comparison.loss.value, max_loss):
-        raise error
+    check_gate(comparison.loss.value, max_loss)
 
 
 @click.command("verify", cls=Command, short_help="Check a subset against its manifest.")

@@ -1,26 +1,22 @@
-"""One selection from the command line: choose, copy, list, report."""
+"""One selection from the command line: choose, copy, list."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from imgsubset.cli.common import Bars, gate, open_source, say
+from imgsubset.cli.options import open_source
+from imgsubset.cli.output import Bars, say
 from imgsubset.cli.signals import Interrupt
-from imgsubset.errors import GateError, OutputError, UsageError
+from imgsubset.errors import OutputError, UsageError
 from imgsubset.files import write_whole
-from imgsubset.options import Embeddings, Options, check_size
-from imgsubset.reading.filters import candidates
+from imgsubset.options import Embeddings, Options
+from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import Listing
-from imgsubset.results.as_json import describe, describe_files, request
-from imgsubset.results.as_text import printable, summary
-from imgsubset.tasks.select import select
-from imgsubset.writing.destination import check_destination, finished, interrupted
-from imgsubset.writing.export import MODES, export
-from imgsubset.writing.manifest import Manifest
+from imgsubset.results.records import Placed
+from imgsubset.tasks.select import select_into
+from imgsubset.tasks.sizes import check_size
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Job:
     max_loss: float | None = None
 
     def __post_init__(self) -> None:
-        check_size(self.n, self.options)
+        check_size(self.n, self.options.search)
         if self.destination is None and self.mode != "none" and not self.dry_run:
             raise UsageError(f"--mode {self.mode} needs a destination DST; '--mode none' does without")
         if self.null and self.list_file is None:
@@ -50,82 +46,29 @@ class Job:
     @property
     def copies(self) -> bool:
         """Whether anything is to be written to the destination."""
-        return self.mode in MODES and not self.dry_run
+        return self.mode != "none" and not self.dry_run
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a job came to: its record for JSON, the text of its summary, and the error that ends it, if any.
-
-    done  whether an earlier run had done all of it
-    """
-
-    record: dict[str, Any]
-    text: str
-    loss: float
-    n: int
-    done: bool = False
-    interrupted: bool = False
-    verdict: GateError | None = None
-
-
-def run(job: Job, quiet: bool, verbose: bool = False) -> Outcome:
-    """Do a job. Raises any ImgsubsetError but GateError, which the outcome holds beside the results."""
-    listing = candidates(open_source(job.source), job.options)
+def run(job: Job, quiet: bool) -> Placed:
+    """Do a job. Raises any ImgsubsetError; a GateError holds the result."""
+    listing = list_candidates(open_source(job.source), job.options.reading)
     _check_list(job, listing)
-    destination = job.destination
-    if job.copies and destination is not None:
-        if not job.overwrite:
-            embeddings = job.embeddings.describe() if job.embeddings else None
-            wanted = request(job.n, job.options, embeddings, job.mode, job.ranked)
-            if earlier := finished(listing, wanted, job.options, destination):
-                return _already_done(job, listing, earlier)
-            if job.options.resume is not None and interrupted(wanted, destination):
-                job = replace(job, overwrite=True)  # by what the search comes to now
-        check_destination(listing, destination, job.overwrite)
-    with Bars(quiet) as bars:
-        with Interrupt() as interrupt:
-            selection = select(listing, job.n, job.options, embeddings=job.embeddings, stop=interrupt, progress=bars)
-        verdict = gate(selection.score.loss, job.max_loss)
-        exported = None
-        if job.copies and job.destination is not None and verdict is None:
-            exported = export(
-                selection, job.destination, mode=job.mode, overwrite=job.overwrite, ranked=job.ranked, progress=bars
-            )
-    if verdict is None:
-        _write_list(job, listing, selection.ranked if job.ranked else selection.chosen)
-    if job.options.resume is not None and not selection.interrupted:
-        with contextlib.suppress(OSError):  # it is whole, and the next run says whose it is
-            Path(job.options.resume).unlink()
-    record = describe(selection, job.mode if exported else "none", job.ranked)
-    if exported:
-        record |= describe_files(selection, exported.hashes, exported.extras)
-    record["destination"] = str(exported.destination) if exported else None
-    return Outcome(
-        record=record,
-        text=summary(selection, exported, verbose),
-        loss=selection.score.loss,
-        n=len(selection.indices),
-        interrupted=selection.interrupted,
-        verdict=verdict,
-    )
-
-
-def _already_done(job: Job, listing: Listing, manifest: Manifest) -> Outcome:
-    files = manifest.record["files"]
-    loss = float(manifest.record["score"]["loss"])
-    verdict = gate(loss, job.max_loss)
-    if verdict is None:
-        _write_list(job, listing, [file["path"] for file in sorted(files, key=lambda file: file["rank"] * job.ranked)])
-    where = printable(str(job.destination))
-    return Outcome(
-        record=manifest.record | {"destination": str(job.destination)},
-        text=f"{where} already holds these {len(files):,} images, with loss {loss:.3f}; nothing to do",
-        loss=loss,
-        n=len(files),
-        done=True,
-        verdict=verdict,
-    )
+    with Bars(quiet) as bars, Interrupt(bars) as interrupt:
+        placed = select_into(
+            listing,
+            job.n,
+            job.destination if job.copies else None,
+            job.options,
+            mode=job.mode if job.copies else "copy",
+            overwrite=job.overwrite,
+            ranked=job.ranked,
+            max_loss=job.max_loss,
+            embeddings=job.embeddings,
+            stop=interrupt,
+            progress=interrupt.progress,
+        )
+    _write_list(job, listing, placed.ranked if job.ranked else placed.chosen)
+    return placed
 
 
 def _check_list(job: Job, listing: Listing) -> None:
@@ -133,7 +76,7 @@ def _check_list(job: Job, listing: Listing) -> None:
     file = job.list_file
     if file is None:
         return
-    odd = next((path for path in listing.paths if "\n" in str(listing.root / path)), None)
+    odd = next((path for path in listing.paths if "\n" in listing.locate(path)), None)
     if odd is not None and not job.null:
         raise UsageError(f"'{odd}' has a newline in its path, which --list cannot hold without -0")
     if str(file) == "-":
@@ -142,11 +85,11 @@ def _check_list(job: Job, listing: Listing) -> None:
     if os.path.isdir(file) or not os.path.isdir(real.parent):  # noqa: PTH112 (never raises)
         raise UsageError(f"--list '{file}' is a folder, or lies in none")
     inside = not listing.listed and Path(os.path.realpath(listing.root)) in real.parents
-    if inside or any(real == Path(os.path.realpath(listing.root / path)) for path in listing.paths):
+    if inside or any(real == Path(os.path.realpath(listing.locate(path))) for path in listing.paths):
         raise UsageError(f"--list '{file}' would change the source '{listing.name}'")
 
 
-def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...] | list[str]) -> None:
+def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...]) -> None:
     """The chosen images, by paths that open from the current folder."""
     if job.list_file is None:
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from imgsubset.cli.common import (
+from imgsubset.cli.options import (
     CLASS_OPTIONS,
     FEATURE_OPTIONS,
     GATE,
@@ -16,16 +16,16 @@ from imgsubset.cli.common import (
     SEARCH_OPTIONS,
     TARGET_OPTIONS,
     WHICH_OPTIONS,
-    Bars,
-    Command,
     embeddings_record,
     options_record,
     output_options,
-    show,
 )
+from imgsubset.cli.output import Bars, Command, show
 from imgsubset.cli.run import Job, run
-from imgsubset.errors import UsageError
+from imgsubset.errors import GateError, UsageError
 from imgsubset.options import Options
+from imgsubset.results.as_json import describe_placed
+from imgsubset.results.as_text import placed_summary
 from imgsubset.writing.export import MODES
 
 
@@ -57,11 +57,20 @@ def select_command(as_json: bool, quiet: bool, verbose: bool, **arguments: Any) 
     listing_to_stdout = str(job.list_file) == "-"
     if listing_to_stdout and as_json:
         raise UsageError("--list - and --json would both write to stdout; write the list to a file")
-    outcome = run(job, quiet, verbose)
-    show(outcome.record, outcome.text, as_json, quiet, err=listing_to_stdout)
-    if outcome.verdict:
-        raise outcome.verdict
-    if outcome.interrupted:
+    report(job, as_json, quiet, verbose, err=listing_to_stdout)
+
+
+def report(job: Job, as_json: bool, quiet: bool, verbose: bool, err: bool = False) -> None:
+    """Do a job, print what came out, and end as that has it."""
+    verdict = None
+    try:
+        placed = run(job, quiet)
+    except GateError as error:
+        placed, verdict = error.result, error
+    show(describe_placed(placed), placed_summary(placed, verbose), as_json, quiet, err)
+    if verdict:
+        raise verdict
+    if placed.interrupted:
         raise click.exceptions.Exit(130)
 
 
@@ -77,7 +86,4 @@ def demo_command(folder: Path, n: str, options: Options, as_json: bool, quiet: b
     job = Job(folder / "source", folder / "subset", n, options)
     with Bars(quiet) as bars:
         draw_pictures(job.source, progress=bars)
-    outcome = run(job, quiet, verbose)
-    show(outcome.record, outcome.text, as_json, quiet)
-    if outcome.interrupted:
-        raise click.exceptions.Exit(130)
+    report(job, as_json, quiet, verbose)

@@ -10,7 +10,10 @@ from types import FrameType
 
 import click
 
+from imgsubset.progress import Progress
+
 FATAL = ("SIGINT", "SIGTERM", "SIGHUP")
+SEARCHING = ("draw", "exchange")  # the stages of a search
 
 
 class EndedBySignal(BaseException):
@@ -48,14 +51,24 @@ def leave(number: int, _frame: FrameType | None = None) -> None:
 
 
 class Interrupt:
-    """While the search runs, the first Ctrl-C asks it to end with the best so far; any other ends the program."""
+    """While the search runs, the first Ctrl-C asks it to end with the best so far; any other ends the program.
 
-    def __init__(self) -> None:
+    It is the `stop` of a task, which asks it during the search, and hears of the other stages by `progress`.
+    """
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
         self.searching = self.asked = False
 
     def __call__(self) -> bool:
         self.searching = True
         return self.asked
+
+    def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Pass on what a task tells."""
+        if not any(name in stage for name in SEARCHING):
+            self.searching = False
+        self.bars(stage, done, total, note)
 
     def __enter__(self) -> Interrupt:
         self.before = signal.getsignal(signal.SIGINT)

@@ -7,29 +7,26 @@ from pathlib import Path
 
 import click
 
-from imgsubset.cli.common import (
+from imgsubset.cli.options import (
     CLASS_OPTIONS,
     FEATURE_OPTIONS,
     PATH,
     SEARCH_OPTIONS,
     WHICH_OPTIONS,
-    Bars,
-    Command,
     embeddings_record,
     open_source,
     options_record,
     output_options,
-    show,
 )
+from imgsubset.cli.output import Bars, Command, show
 from imgsubset.cli.signals import Interrupt
 from imgsubset.errors import UsageError
 from imgsubset.options import Embeddings, Options
-from imgsubset.reading.filters import candidates
-from imgsubset.results.as_json import describe, describe_files, request
-from imgsubset.results.as_text import printable, summary
-from imgsubset.tasks.split import ANY, asked_for, part_sizes, split
-from imgsubset.writing.destination import check_destination, finished
-from imgsubset.writing.export import MODES, export
+from imgsubset.results.as_json import describe_placed
+from imgsubset.results.as_text import placed_summary, printable
+from imgsubset.tasks.sizes import ANY, part_sizes
+from imgsubset.tasks.split import split_into
+from imgsubset.writing.export import MODES
 
 
 @click.command("split", cls=Command, short_help="Cut a source into disjoint subsets that all match it.")
@@ -65,33 +62,24 @@ def split_command(
     """
     sizes = parse_parts(parts)
     part_sizes(sizes, ANY)
-    listing = candidates(open_source(source), options)
-    ready: set[str] = set()
-    if not dry_run:
-        described = embeddings.describe() if embeddings else None
-        folders = {name: destination / name for name in sizes}
-        wanted = {name: request(asked_for(name, sizes), options, described, mode, False) for name in sizes}
-        if not overwrite:
-            ready = {name for name, folder in folders.items() if finished(listing, wanted[name], options, folder)}
-        if ready == set(sizes):
-            done = {"parts": {name: {"destination": str(folder)} for name, folder in folders.items()}, "done": True}
-            show(done, f"{printable(str(destination))} already holds this split; nothing to do", as_json, quiet)
-            return
-        for name in set(sizes) - ready:
-            check_destination(listing, folders[name], overwrite)
-    records, texts = {}, []
-    with Bars(quiet) as bars:
-        with Interrupt() as interrupt:
-            selections = split(listing, sizes, options, embeddings=embeddings, stop=interrupt, progress=bars)
-        for name, selection in selections.items():
-            exported = None
-            records[name] = describe(selection, "none" if dry_run else mode)
-            records[name]["destination"] = None if dry_run else str(destination / name)
-            if not dry_run and name not in ready:
-                exported = export(selection, destination / name, mode=mode, overwrite=overwrite, progress=bars)
-                records[name] |= describe_files(selection, exported.hashes, exported.extras)
-            texts.append(f"{printable(name)}: {summary(selection, exported, verbose)}")
-    show({"parts": records, "done": False}, "\n\n".join(texts), as_json, quiet)
+    with Bars(quiet) as bars, Interrupt(bars) as interrupt:
+        placed = split_into(
+            open_source(source),
+            sizes,
+            None if dry_run else destination,
+            options,
+            mode=mode,
+            overwrite=overwrite,
+            embeddings=embeddings,
+            stop=interrupt,
+            progress=interrupt.progress,
+        )
+    done = all(part.done for part in placed.values())
+    if done:
+        text = f"{printable(str(destination))} already holds this split; nothing to do"
+    else:
+        text = "\n\n".join(f"{printable(name)}: {placed_summary(part, verbose)}" for name, part in placed.items())
+    show({"parts": {name: describe_placed(part) for name, part in placed.items()}, "done": done}, text, as_json, quiet)
     if interrupt.asked:
         raise click.exceptions.Exit(130)
 

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from imgsubset.errors import InputError, OutputError
-from imgsubset.reading.images import Stamp
+from imgsubset.files import Stamp
 
 _ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the latter where SQLite's message quotes damaged text
 BUSY_SECONDS = 60.0  # how long to wait for another process's transaction

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from imgsubset.devices import single_threaded, workers
 from imgsubset.errors import InputError, UsageError
+from imgsubset.files import read_whole
 from imgsubset.options import Embeddings
-from imgsubset.reading.listing import read_whole
 from imgsubset.statistics.moments import DEAD_VARIANCE, ImageMoments
 
 MANY_DIMENSIONS = 256  # above this there is PCA, unless asked otherwise: a search's time grows with the square of them

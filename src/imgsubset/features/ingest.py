@@ -1,123 +1,126 @@
-"""Files to moments: decoding, the network and the reduction to moments overlap, in bounded memory."""
+"""Files to moments: decoding, the networks and the reduction to moments overlap, in bounded memory."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from imgsubset.devices import single_threaded, usable_cores, workers
+from imgsubset.features.cache import Cached
 from imgsubset.features.random_cnn import Extractor
-from imgsubset.reading.decoders import Chunk, chunk_length
-from imgsubset.reading.images import Stamp
-from imgsubset.reading.listing import RejectedFile
-from imgsubset.statistics.moments import ImageMoments, maps_to_moments
+from imgsubset.files import Stamp
+from imgsubset.reading.decoders import Chunk
+from imgsubset.statistics.moments import Block, ImageMoments, maps_to_moments
 
 T = TypeVar("T")
-Store: TypeAlias = Callable[[Sequence[str], Sequence[Stamp], Tensor, int], None]
-"""Takes paths, their stamps, their rows of moments (B, 2 C) and the number of positions."""
-
 GPU_CHUNKS = 16  # chunks that a GPU is given at once
 STORED = 2048  # images whose moments are handed to the cache together
+Network: TypeAlias = tuple[Extractor, int]
+"""An extractor, and the side of the square that it wants its images in, in pixels."""
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """The usable images of a source.
+    """What is known of `total` images, by their places among them.
 
-    images    their moments, a row each, not standardised
-    paths     relative to the source, in the order of the rows
-    stamps    what each file was when it was decoded
-    rejected  the files that could not be decoded
+    total    how many there are
+    images   from each network the moments (total, 2 C), not standardised; () before any is known. The rows of places
+             without a stamp mean nothing
+    stamps   what each usable file was when it was decoded
+    reasons  why others could not be
     """
 
-    images: ImageMoments
-    paths: tuple[str, ...]
-    stamps: tuple[Stamp, ...]
-    rejected: tuple[RejectedFile, ...]
+    total: int
+    images: tuple[ImageMoments, ...]
+    stamps: dict[int, Stamp]
+    reasons: dict[int, str]
+
+    @classmethod
+    def known(cls, total: int, found: Sequence[int], parts: Sequence[Cached], device: torch.device) -> Ingested:
+        """The places that were found in each of the caches, with parts of what these gave."""
+        images = []
+        for part in parts if found else ():
+            rows = torch.from_numpy(part.rows[np.isin(part.places, found)]).to(device)
+            images.append(ImageMoments(rows.new_empty(total, rows.shape[1]), part.positions))
+            images[-1].table[found] = rows
+        return cls(total, tuple(images), {}, {})
+
+    def blocks(self, names: Sequence[tuple[str, float]]) -> tuple[Block, ...]:
+        """The usable images, as blocks of these names and weights."""
+        usable = sorted(self.stamps)
+        images = self.images or [ImageMoments(torch.zeros(self.total, 0), 0) for _ in names]
+        if len(usable) < self.total:
+            images = [ImageMoments(one.table[usable], one.positions) for one in images]
+        return tuple(Block(name, one, weight) for (name, weight), one in zip(names, images, strict=True))
 
 
 def ingest(
     chunks: Iterator[Chunk],
-    paths: tuple[str, ...],
-    size: int,
-    extractor: Extractor,
+    places: Sequence[int],
+    done: Ingested,
+    networks: Sequence[Network],
     device: torch.device,
     progress: Callable[[int], None] = lambda images: None,
-    store: Store = lambda paths, stamps, rows, positions: None,
+    store: Callable[[list[int], Ingested], None] = lambda places, ingested: None,
 ) -> Ingested:
-    """Reduce decoded images to moments.
+    """Reduce decoded images to moments, beside what is known already.
 
+    places    where the decoded images belong, ascending
     progress  is told the number of images just done
-    store     is given the moments of some thousand images at a time, and those made by then when anything fails
+    store     is given the places of some thousand more usable images at a time, and those done when anything fails
     """
-    usable: list[str] = []
-    stamps: list[Stamp] = []
-    rejected: list[RejectedFile] = []
-    table = torch.zeros(0, 0, device=device)
-    positions = stored = 0
+    fresh: list[int] = []
     try:
-        for batch, rows, of_batch in _through_network(chunks, size, extractor, device):
-            if not len(table):
-                table, positions = rows.new_empty(len(paths), rows.shape[1]), of_batch
-            keep = []
+        for batch, moments in _through_networks(chunks, networks, device):
+            if not done.images:
+                tables = [one.table.new_empty(done.total, one.table.shape[1]) for one in moments]
+                images = tuple(
+                    ImageMoments(*pair) for pair in zip(tables, (one.positions for one in moments), strict=True)
+                )
+                done = replace(done, images=images)
+            rows = []
+            length = len(moments[0]) // len(batch)
             for number, chunk in enumerate(batch):
-                for place, outcome in enumerate(chunk.outcomes):
-                    path = paths[chunk.start + place]
-                    if isinstance(outcome, Stamp):
-                        keep.append(number * chunk_length(size) + place)
-                        usable.append(path)
-                        stamps.append(outcome)
+                for position, outcome in enumerate(chunk.outcomes):
+                    place = places[chunk.start + position]
+                    if isinstance(outcome, str):
+                        done.reasons[place] = outcome
                     else:
-                        rejected.append(RejectedFile(path, outcome))
-            table[len(usable) - len(keep) : len(usable)] = rows[keep]
+                        done.stamps[place] = outcome.stamp
+                        rows.append(number * length + position)
+                        fresh.append(place)
+            for table, one in zip(done.images, moments, strict=True):
+                table.table[fresh[len(fresh) - len(rows) :]] = one.table[rows]
             progress(sum(len(chunk.outcomes) for chunk in batch))
-            if len(usable) - stored >= STORED:
-                store(usable[stored:], stamps[stored:], table[stored : len(usable)], positions)
-                stored = len(usable)
+            if len(fresh) >= STORED:
+                store(fresh, done)
+                fresh = []
     finally:
-        if len(usable) > stored:
-            store(usable[stored:], stamps[stored:], table[stored : len(usable)], positions)
-    images = ImageMoments(table[: len(usable)], positions)
-    return Ingested(images, tuple(usable), tuple(stamps), tuple(rejected))
+        if fresh:
+            store(fresh, done)
+    return done
 
 
-def merge(fresh: Ingested, known: Ingested, order: Sequence[str]) -> Ingested:
-    """Both as one, in the order of the paths."""
-    if not known.paths:
-        return fresh
-    place = {path: number for number, path in enumerate(order)}
-    paths = known.paths + fresh.paths
-    stamps = known.stamps + fresh.stamps
-    sequence = sorted(range(len(paths)), key=lambda number: place[paths[number]])
-    table = known.images.table
-    if fresh.paths:
-        table = torch.cat([table, fresh.images.table])[torch.tensor(sequence, device=table.device)]
-    return Ingested(
-        ImageMoments(table, known.images.positions),
-        tuple(paths[number] for number in sequence),
-        tuple(stamps[number] for number in sequence),
-        known.rejected + fresh.rejected,
-    )
+def _through_networks(
+    chunks: Iterator[Chunk], networks: Sequence[Network], device: torch.device
+) -> Iterator[tuple[list[Chunk], list[ImageMoments]]]:
+    """Batches of chunks, in order, with the moments of all their places from each network."""
 
-
-def _through_network(
-    chunks: Iterator[Chunk], size: int, extractor: Extractor, device: torch.device
-) -> Iterator[tuple[list[Chunk], Tensor, int]]:
-    """Batches of chunks, in order, with the moments (B, 2 C) of all their places and the number of positions."""
-
-    def run(batch: list[Chunk]) -> tuple[list[Chunk], Tensor, int]:
-        pixels = np.frombuffer(b"".join(chunk.pixels for chunk in batch), np.uint8).reshape(-1, size, size, 3)
+    def run(batch: list[Chunk]) -> tuple[list[Chunk], list[ImageMoments]]:
+        moments = []
         with torch.inference_mode():
-            maps = extractor(torch.tensor(pixels, device=device))
-            return batch, maps_to_moments(maps), maps.shape[2] * maps.shape[3]
+            for extractor, size in networks:
+                pixels = np.frombuffer(b"".join(chunk.pixels[size] for chunk in batch), np.uint8)
+                maps = extractor(torch.tensor(pixels.reshape(-1, size, size, 3), device=device))
+                moments.append(ImageMoments(maps_to_moments(maps), maps.shape[2] * maps.shape[3]))
+        return batch, moments
 
     if device.type == "cuda":
         # TF32 would round features to 10 bits, and losses would not be those of a CPU.
@@ -128,7 +131,7 @@ def _through_network(
     # On a CPU several batches run side by side, each on one thread: threads inside an operation wait for each
     # other by spinning, which takes the cores away from the decoding processes.
     with single_threaded():
-        running: deque[Future[tuple[list[Chunk], Tensor, int]]] = deque()
+        running: deque[Future[tuple[list[Chunk], list[ImageMoments]]]] = deque()
         for chunk in chunks:
             running.append(workers().submit(run, [chunk]))
             if len(running) > 2 * usable_cores():

@@ -1,34 +1,27 @@
-"""From the name of a source to the moments of its images: listing, then the cache, decoding or embeddings."""
+"""From a listing to blocks of moments of its images: from the cache, by decoding, or from embeddings."""
 
 from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from functools import wraps
-from inspect import signature
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING
 
+from imgsubset.devices import torch_device
 from imgsubset.errors import BadFilesError, InputError, UsageError
-from imgsubset.options import Embeddings, Options
-from imgsubset.progress import Progress, silent
+from imgsubset.files import Stamp
+from imgsubset.options import Embeddings, Features, Options
+from imgsubset.progress import Clock, Progress, silent
 from imgsubset.reading.decoders import decoded
-from imgsubset.reading.filters import candidates
-from imgsubset.reading.images import POLICY, Stamp
-from imgsubset.reading.listing import Listing, RejectedFile, in_order, list_images
+from imgsubset.reading.images import POLICY
+from imgsubset.reading.listing import Listing, RejectedFile, in_order
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
-    import torch
-
     from imgsubset.features.cache import Cache
     from imgsubset.features.random_cnn import Extractor
-    from imgsubset.statistics.moments import ImageMoments
-
-AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing"
+    from imgsubset.statistics.moments import Block
 
 
 @dataclass(frozen=True)
@@ -36,7 +29,7 @@ class Source:
     """The images of a source, each reduced to moments.
 
     listing   where they come from
-    images    the moments of the usable ones, a row each, not standardised
+    blocks    the moments of the usable ones in each feature space, a row each, not standardised
     paths     of these, relative to the source, in the order of their bytes
     stamps    what each file was when it was read
     rejected  the files with an image's name that are not usable, with reasons
@@ -46,76 +39,51 @@ class Source:
     """
 
     listing: Listing
-    images: ImageMoments = field(repr=False)
+    blocks: tuple[Block, ...] = field(repr=False)
     paths: tuple[str, ...] = field(repr=False)
     stamps: tuple[Stamp, ...] = field(repr=False)
     rejected: tuple[RejectedFile, ...]
     device: str
-    cached: int
+    cached: int = 0
     warnings: tuple[str, ...] = ()
 
     def standardised(self) -> Source:
         """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones."""
         from imgsubset.statistics.moments import DEAD_VARIANCE, standard
 
-        scale = standard(self.images)
-        images = scale.apply(self.images)
-        # The borders of an image vary even where all images are alike.
-        alike = len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all())
-        notes = channel_warnings([False] if alike else scale.kept.tolist())
-        return replace(self, images=images, warnings=self.warnings + notes)
+        blocks, notes = [], self.warnings
+        for block in self.blocks:
+            scale = standard(block.images)
+            images = scale.apply(block.images)
+            # The borders of an image vary even where all images are alike.
+            alike = len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all())
+            notes += _channel_warnings([False] if alike else scale.kept.tolist())
+            blocks.append(replace(block, images=images))
+        return replace(self, blocks=tuple(blocks), warnings=notes)
 
 
-class Clock:
-    """Wall time of named stages, in seconds."""
+@dataclass(frozen=True)
+class Space:
+    """A feature space, before its network exists: torch need not be imported yet.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    name    of the block that its moments make
+    size    side of the square that images are resized to, in pixels
+    weight  of the block
+    make    makes the network
+    recipe  all that decides what moments an image has; None: unknown, so that nothing may be cached
+    """
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes to the stage's; that of stages within it is theirs."""
-        start, others = time.perf_counter(), sum(self.seconds.values())
-        yield
-        within = sum(self.seconds.values()) - others
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start - within
-
-
-Work = TypeVar("Work", bound=Callable[..., Any])
-
-
-def or_on_cpu(work: Work) -> Work:
-    """Let a function that takes options do its work on the CPU, and say so, where a GPU's memory runs out and the
-    device is `auto`. Smaller batches were tried by then."""
-
-    @wraps(work)
-    def tried(*arguments: Any, **named: Any) -> Any:
-        bound = signature(work).bind(*arguments, **named)
-        bound.apply_defaults()
-        for name, value in bound.arguments.items():
-            if isinstance(value, Iterator):  # which has nothing left for a second time
-                bound.arguments[name] = list(value)
-        options = bound.arguments["options"] or Options()
-        try:
-            return work(*bound.args, **bound.kwargs)
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's; it may not be imported yet
-                raise
-            if options.device != "auto":
-                raise InputError("the GPU has too little memory for this; --device cpu does without it") from None
-        bound.arguments["options"] = replace(options, device="cpu", resume=None)  # the GPU's state is not the CPU's
-        result = work(*bound.args, **bound.kwargs)
-        note = "the GPU has too little memory for this, so the CPU did it"
-        if isinstance(result, dict):
-            return {name: replace(one, warnings=(*one.warnings, note), options=options) for name, one in result.items()}
-        return replace(result, warnings=(*result.warnings, note), options=options)
-
-    return cast("Work", tried)
+    name: str
+    size: int
+    weight: float
+    make: Callable[[], Extractor]
+    recipe: dict[str, object] | None
 
 
 def read_source(
-    source: AnySource,
+    listing: Listing,
     options: Options,
+    device: str = "auto",
     *,
     extractor: Extractor | None = None,
     embeddings: Embeddings | None = None,
@@ -124,19 +92,18 @@ def read_source(
 ) -> Source:
     """The moments of the images of a source; see `select` for the arguments.
 
-    Raises UsageError, InputError or, with options.strict, BadFilesError.
+    Raises UsageError, InputError or, with options.reading.strict, BadFilesError.
     """
     clock = clock or Clock()
-    with clock.stage("list"):
-        listing = candidates(list_images(source), options)
     if not listing.paths:
         raise InputError(f"no images in source '{listing.name}'{first_of(listing.rejected)}")
     with clock.stage("ingest"):
         if embeddings is not None:
-            read = _from_embeddings(listing, options, embeddings, progress)
+            read = _from_embeddings(listing, options.features, embeddings, device)
         else:
-            read = _from_images(listing, options, extractor, clock, progress)
-    if read.rejected and options.strict:
+            spaces = (_given(extractor, options),) if extractor else (_random_cnn(options, device),)
+            read = _from_images(listing, options, spaces, device, clock, progress)
+    if read.rejected and options.reading.strict:
         count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
         raise BadFilesError(f"{count} of source '{listing.name}' cannot be used{first_of(read.rejected)}")
     if not read.paths:
@@ -149,70 +116,36 @@ def first_of(rejected: tuple[RejectedFile, ...]) -> str:
     return f": '{rejected[0].path}': {rejected[0].reason}" if rejected else ""
 
 
-def _from_images(
-    listing: Listing, options: Options, extractor: Extractor | None, clock: Clock, progress: Progress
-) -> Source:
+def _given(extractor: Extractor, options: Options) -> Space:
     # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
-    with _cache(None if extractor else options.cache, options) as cache:
-        known = cache.get(listing.root, listing.paths) if cache else None
-        found = {listing.paths[place] for place in known.places} if known else set()
-        missing = tuple(path for path in listing.paths if path not in found) if found else listing.paths
-        with decoded(listing.root, missing, options.size, options.workers) as chunks:
-            with clock.stage("import"):
-                import torch
-
-                from imgsubset.features.ingest import Ingested, ingest, merge
-                from imgsubset.features.random_cnn import RandomCNN
-                from imgsubset.statistics.moments import ImageMoments
-
-            def store(paths: Sequence[str], stamps: Sequence[Stamp], rows: torch.Tensor, positions: int) -> None:
-                if cache:
-                    cache.put(listing.root, paths, stamps, rows.cpu().numpy(), positions)
-
-            device = _device(options.device)
-            network = extractor or RandomCNN(options.channels, options.kernel_size, options.seed).to(device)
-            total = len(missing)
-            ingested = ingest(
-                chunks, missing, options.size, network, device, lambda done: progress("decode", done, total), store
-            )
-        if known and found:
-            images = ImageMoments(torch.from_numpy(known.rows).to(device), known.positions)
-            paths = tuple(listing.paths[place] for place in known.places)
-            ingested = merge(ingested, Ingested(images, paths, known.stamps, ()), listing.paths)
-    return Source(
-        listing=listing,
-        images=ingested.images,
-        paths=ingested.paths,
-        stamps=ingested.stamps,
-        rejected=in_order(listing.rejected + ingested.rejected),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        cached=len(found),
-        warnings=(f"the cache is not used: {cache.problem}",) if cache and cache.problem else (),
-    )
+    return Space("extractor", options.features.size, 1.0, lambda: extractor, None)
 
 
-def _cache(folder: str | None, options: Options) -> AbstractContextManager[Cache | None]:
-    if folder is None:
-        return nullcontext()
-    from imgsubset.features.cache import Cache
+def _random_cnn(options: Options, device: str) -> Space:
+    features, seed = options.features, options.search.seed
 
-    return Cache(Path(folder), recipe(options), by_content=options.cache_verify)
+    def make() -> Extractor:
+        from imgsubset.features.random_cnn import RandomCNN
+
+        return RandomCNN(features.channels, features.kernel_size, seed).to(torch_device(device))
+
+    return Space("random-cnn", features.size, 1.0, make, recipe(features, seed, device))
 
 
-def recipe(options: Options) -> dict[str, object]:
+def recipe(features: Features, seed: int, device: str) -> dict[str, object]:
     """All that decides what moments an image has: the key of the cache.
 
     A GPU rounds otherwise than a CPU; which of them `auto` will find is told from the driver, without torch.
     """
     from importlib.metadata import version
 
-    gpu = options.device != "cpu" and Path("/dev/nvidiactl").exists()
+    gpu = device != "cpu" and Path("/dev/nvidiactl").exists()
     return {
         "network": "RandomCNN",
-        "seed": options.seed,
-        "channels": list(options.channels),
-        "kernel_size": options.kernel_size,
-        "size": options.size,
+        "seed": seed,
+        "channels": list(features.channels),
+        "kernel_size": features.kernel_size,
+        "size": features.size,
         "decoding": POLICY,
         "device": f"cuda {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip() if gpu else "cpu",
         "machine": platform.machine(),
@@ -221,26 +154,76 @@ def recipe(options: Options) -> dict[str, object]:
     }
 
 
-def _from_embeddings(listing: Listing, options: Options, embeddings: Embeddings, progress: Progress) -> Source:
+def _from_images(
+    listing: Listing, options: Options, spaces: tuple[Space, ...], device: str, clock: Clock, progress: Progress
+) -> Source:
+    caches = _caches(options.running.cache, spaces)
+    names = [os.fsencode(os.path.abspath(listing.locate(path))) for path in listing.paths] if caches else []  # noqa: PTH100
+    known = [cache.get(names, listing.stamps) for cache in caches]
+    found = sorted(set(known[0].places).intersection(*(one.places for one in known))) if known else []
+    missing = sorted({*range(len(listing.paths))}.difference(found))
+    files = [os.fsencode(listing.locate(listing.paths[place])) for place in missing]
+    with decoded(files, sorted({space.size for space in spaces}), options.running.workers) as chunks:
+        with clock.stage("import"):
+            import torch
+
+            from imgsubset.features.ingest import Ingested, ingest
+
+        def store(places: list[int], done: Ingested) -> None:
+            for cache, images in zip(caches, done.images, strict=False):  # there may be no caches
+                rows, stamps = images.table[places].cpu().numpy(), [done.stamps[place] for place in places]
+                cache.put([names[place] for place in places], stamps, rows, images.positions)
+
+        where = torch_device(device)
+        done = Ingested.known(len(listing.paths), found, known, where)
+        done.stamps.update((place, listing.stamps[place]) for place in found)
+        networks = [(space.make(), space.size) for space in spaces]
+        done = ingest(
+            chunks, missing, done, networks, where, lambda count: progress("decode", count, len(missing)), store
+        )
+    problem = next((cache.problem for cache in caches if cache.problem), None)
+    reasons = tuple(RejectedFile(listing.paths[place], reason) for place, reason in done.reasons.items())
+    usable = sorted(done.stamps)
+    return Source(
+        listing=listing,
+        blocks=done.blocks([(space.name, space.weight) for space in spaces]),
+        paths=tuple(listing.paths[place] for place in usable),
+        stamps=tuple(done.stamps[place] for place in usable),
+        rejected=in_order(listing.rejected + reasons),
+        device=torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+        cached=len(found),
+        warnings=(f"the cache is not used: {problem}",) if problem else (),
+    )
+
+
+def _caches(folder: str | None, spaces: tuple[Space, ...]) -> list[Cache]:
+    """One for each space; none if one of them may not be cached, since that one has to be decoded anyway."""
+    if folder is None or any(space.recipe is None for space in spaces):
+        return []
+    from imgsubset.features.cache import Cache
+
+    return [Cache(Path(folder), space.recipe) for space in spaces if space.recipe is not None]
+
+
+def _from_embeddings(listing: Listing, features: Features, embeddings: Embeddings, device: str) -> Source:
     import torch
 
     from imgsubset.features.embeddings import read_embeddings
-    from imgsubset.statistics.moments import ImageMoments
+    from imgsubset.statistics.moments import Block, ImageMoments
 
-    defaults = asdict(Options())
-    for name in ("size", "channels", "kernel_size"):
-        if asdict(options)[name] != defaults[name]:
-            raise UsageError(f"{name} {getattr(options, name)!r} says how images are read; embeddings are used instead")
-    device = _device(options.device)
-    embedded = read_embeddings(embeddings, listing.root, device)
-    known = set(listing.paths)
-    rows = [row for row, path in enumerate(embedded.paths) if path in known]
+    for name, value in vars(features).items():
+        if value != getattr(Features(), name):
+            raise UsageError(f"{name} {value!r} says how images are read; embeddings are used instead")
+    where = torch_device(device)
+    embedded = read_embeddings(embeddings, listing.root, where)
+    stamps = dict(zip(listing.paths, listing.stamps, strict=True))
+    rows = [row for row, path in enumerate(embedded.paths) if path in stamps]
     if not rows:
         raise InputError(f"the embeddings are of no image of source '{listing.name}'")
     paths = tuple(embedded.paths[row] for row in rows)
     images = embedded.images
     if len(rows) < len(images):
-        images = ImageMoments(images.table[torch.tensor(rows, device=device)], images.positions)
+        images = ImageMoments(images.table[torch.tensor(rows, device=where)], images.positions)
     notes = []
     if embedded.components < embedded.dimensions:
         notes.append(
@@ -253,26 +236,16 @@ def _from_embeddings(listing: Listing, options: Options, embeddings: Embeddings,
         notes.append(f"{left_out:,} images of the source have no embedding and are left out")
     return Source(
         listing=listing,
-        images=images,
+        blocks=(Block("embeddings", images),),
         paths=paths,
-        stamps=tuple(Stamp.of((listing.root / path).stat()) for path in paths),
+        stamps=tuple(stamps[path] for path in paths),
         rejected=listing.rejected,
-        device=device.type,
-        cached=0,
+        device=where.type,
         warnings=tuple(notes),
     )
 
 
-def _device(name: str) -> torch.device:
-    import torch
-
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UsageError("device 'cuda' is asked for, but torch sees no CUDA device here; use 'cpu' or 'auto'")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def channel_warnings(kept: list[bool]) -> tuple[str, ...]:
+def _channel_warnings(kept: list[bool]) -> tuple[str, ...]:
     """What to know about a source of which only these channels vary."""
     if not any(kept):
         return ("all images look the same to the network, so every subset is as close as any other",)

@@ -1,319 +1,270 @@
-"""Decoding in parallel: the files of a source to a stream of pixels, in order and in bounded memory.
+"""Decoding in parallel: files to a stream of pixels, in order and in bounded memory.
 
 The decoding processes import Pillow but not torch, so they start in a tenth of a second and are at work while the
-parent still imports torch. They share one unlinked temporary file with the parent, cut into slots of a few images,
-and two pipes: the parent writes the number of a slot that is ready to be decoded, whichever process is free reads
-it, and writes the number back when the pixels are there. All processes take from one queue, so a slow file holds
-up nobody else, and when the parent dies, however it dies, they read the end of the queue and leave.
-
-Before a process opens a file it claims it in the slot, so that the parent knows at which file one has died or is
-stuck. It kills the stuck, refuses that file, and starts another process, which decodes the chunk anew without it.
+parent still imports torch. Each is served by one thread at a time, which sends it the names of a chunk of files through
+a pipe, and reads a frame for each file. A process that dies, or is killed because it is stuck, is replaced, and the
+next is given the rest of the chunk file by file: at which of them it is lost too, that one is refused. When the parent
+dies, however it dies, the processes read the end of their pipe and leave.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import mmap
 import os
 import select
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import IO, TypeAlias
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from queue import SimpleQueue
+from typing import IO
 
 from imgsubset.devices import usable_cores
 from imgsubset.errors import InputError
-from imgsubset.reading.images import Stamp, decode, reason
+from imgsubset.files import Stamp
+from imgsubset.reading.images import NUMBERS, Decoded, decode, reason
 
 DECODE_SECONDS = 60.0  # that a process may be at one file
+STEP_SECONDS = 0.1  # in which these are counted: of a suspension of all processes only one counts
 DEATH_SECONDS = 5.0  # that a killed process is waited for
 LOSSES = 10  # processes that may be lost in a run: more than that is no matter of a few files
-SHARED_BYTES = 64 << 20  # pixels that may wait to be consumed, unless two slots a process need more
+WAITING_BYTES = 64 << 20  # pixels that may wait to be consumed, unless two chunks a process need more
 FEW = 64  # below this many images, starting more than one process costs more than it saves
-TEXT_BYTES = 4352  # for each image of a slot: its path on the way out, its stamp or reason on the way back
-NUMBER = struct.Struct("=i")
-Place: TypeAlias = tuple[int, int]  # a chunk, and which of its images
-CLAIM = struct.Struct("=ii")  # which process is at a slot, and at which of its images
-SERVE = (
-    "import sys; sys.path[:] = sys.argv[5:]; import imgsubset.reading.decoders as d; d.serve(*map(int, sys.argv[1:5]))"
-)
+FLUSH_SECONDS = 0.05  # after which a process tells what it has: the reader of many frames is woken less often
+REQUEST = struct.Struct("=I")  # bytes of names that follow
+FRAME = struct.Struct(f"=iqqi{len(NUMBERS)}d")  # bytes of a reason, or -1 and what the picture is; either follows
+SERVE = "import sys; sys.path[:] = sys.argv[2:]; import imgsubset.reading.decoders as d; d.serve(sys.argv[1])"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The images start, start + 1, ... of the source, decoded.
+    """The files start, start + 1, ..., decoded.
 
-    pixels    chunk_length * size * size * 3 bytes of RGB; those of an image that could not be decoded,
-              or that is past the end, mean nothing
-    outcomes  for each image its Stamp, or the reason why it could not be decoded
+    pixels    by size, chunk_length * size * size * 3 bytes of RGB; those of a file that could not be decoded, or that
+              is past the end, mean nothing
+    outcomes  what each file is, or the reason why it could not be decoded
     """
 
     start: int
-    pixels: bytes
-    outcomes: tuple[Stamp | str, ...]
+    pixels: dict[int, bytearray] = field(repr=False)
+    outcomes: list[Decoded | str]
+
+    @classmethod
+    def empty(cls, start: int, sizes: Sequence[int]) -> Chunk:
+        """With room for pixels of these sizes."""
+        return cls(start, {size: bytearray(chunk_length(sizes) * size * size * 3) for size in sizes}, [])
+
+    def room(self) -> list[memoryview]:
+        """Where the pixels of the next file belong, by sizes."""
+        at, lengths = len(self.outcomes), {size: size * size * 3 for size in self.pixels}
+        return [memoryview(self.pixels[size])[at * n : (at + 1) * n] for size, n in lengths.items()]
 
 
-def chunk_length(size: int) -> int:
-    """How many images are decoded, handed over and run through the network together: 32 up to 128 x 128.
+def chunk_length(sizes: Sequence[int]) -> int:
+    """How many images are decoded, handed over and run through the networks together: 32 up to 128 x 128.
 
     A chunk has always this length (the last is padded), whatever the number of processes: convolutions round
     differently for small batches, and the features of an image must not depend on its neighbours.
     """
-    return max(1, min(32, 32 * 128**2 // size**2))
+    return max(1, min(32, 32 * 128**2 // max(sizes) ** 2))
 
 
 @contextlib.contextmanager
-def decoded(root: Path, paths: Sequence[str], size: int, workers: int | None = None) -> Iterator[Iterator[Chunk]]:
-    """A context whose value is an iterator over the decoded chunks of a source, in order.
+def decoded(files: Sequence[bytes], sizes: Sequence[int], workers: int | None = None) -> Iterator[Iterator[Chunk]]:
+    """A context whose value is an iterator over the decoded chunks of files, in order.
 
+    sizes    sides of the squares that each picture is resized to, in pixels
     workers  decoding processes, which start at once; None is one for each core, or a single one for few images;
-             0 decodes in this process, as always on Windows, without a limit of time. Results do not depend on it.
+             0 decodes in this process, without a limit of time. Results do not depend on it.
+
+    Iterating raises InputError if processes cannot be started, or too many are lost.
     """
     if workers is None:
-        workers = usable_cores() if len(paths) >= FEW else 1
-    length = chunk_length(size)
-    if workers == 0 or not paths or os.name != "posix":
-        yield (_decode_here(root, paths[at : at + length], at, size) for at in range(0, len(paths), length))
+        workers = usable_cores() if len(files) >= FEW else 1
+    length = chunk_length(sizes)
+    starts = range(0, len(files), length)
+    if workers == 0 or not files:
+        yield (_decode_here(files[start : start + length], start, sizes) for start in starts)
         return
-    with contextlib.closing(_Pool(root, paths, size, min(workers, -(-len(paths) // length)))) as pool:
-        yield pool.chunks()
+    losses: list[str] = []
+    processes = [_Process(sizes, losses) for _ in starts[:workers]]
+    idle: SimpleQueue[_Process] = SimpleQueue()
+    for process in processes:
+        idle.put(process)
 
-
-def _decode_here(root: Path, paths: Sequence[str], start: int, size: int) -> Chunk:
-    slot = bytearray(_pixel_bytes(size))
-    names = [os.fsencode(root / path) for path in paths]
-    outcomes = tuple(_outcome(*item) for item in _decode_into(slot, 0, names, size, id))
-    return Chunk(start, bytes(slot), outcomes)
-
-
-def _outcome(size: int, mtime_ns: int, problem: str | None) -> Stamp | str:
-    return Stamp(size, mtime_ns) if problem is None else problem
-
-
-def _decode_into(
-    buffer: bytearray | mmap.mmap, offset: int, paths: Sequence[bytes], size: int, claim: Callable[[int], object]
-) -> Iterator[tuple[int, int, str | None]]:
-    """Decode files one after another into a buffer; yield a stamp and a reason for each. `claim` precedes each."""
-    length = size * size * 3
-    for position, path in enumerate(paths):
-        claim(position)
+    def work(start: int) -> Chunk:
+        process = idle.get()  # there are as many as threads
         try:
-            pixels, stamp = decode(path, size)
-        except Exception as error:  # hostile files raise far more than OSError
-            yield 0, 0, reason(error, path)
-        else:
-            begin = offset + position * length
-            buffer[begin : begin + length] = pixels
-            yield stamp.size, stamp.mtime_ns, None
+            return process.decode(files[start : start + length], start)
+        finally:
+            idle.put(process)
 
+    with ThreadPoolExecutor(len(processes)) as threads:
+        waiting = max(2 * len(processes), WAITING_BYTES // sum(3 * length * size * size for size in sizes))
+        rest = iter(starts)
+        chunks = deque(threads.submit(work, start) for start in islice(rest, waiting))
 
-class _Pool:
-    """The parent's side of the decoding processes."""
+        def in_order() -> Iterator[Chunk]:
+            while chunks:
+                yield chunks.popleft().result()
+                chunks.extend(threads.submit(work, start) for start in islice(rest, 1))
 
-    def __init__(self, root: Path, paths: Sequence[str], size: int, workers: int) -> None:
-        self.root, self.paths, self.size = root, paths, size
-        self.length = chunk_length(size)
-        self.chunk_count = -(-len(paths) // self.length)
-        self.stride = _stride(size)
-        slots = max(2 * workers, SHARED_BYTES // self.stride)
-        self.slots = min(slots, self.chunk_count)
-        self.shared = _shared_file(self.slots * self.stride)
-        self.memory = mmap.mmap(self.shared.fileno(), self.slots * self.stride)
-        self.queue_out, self.queue = os.pipe()
-        self.results, self.results_in = os.pipe()
-        self.done: set[int] = set()
-        self.next = self.queued = 0
-        self.refused: dict[int, str] = {}  # by the number of the image: why it is tried no more
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.losses, self.watched = 0, time.monotonic()
-        self.stays: dict[tuple[int, Place], float] = {}  # seconds for which a process has been seen at a file
-        self.idle = 0.0  # seconds for which none has been seen at any
         try:
-            for _ in range(workers):
-                self._start()
-            self._fill()
-        except BaseException:
-            self.close()
-            raise
+            yield in_order()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.over = True
+    for process in processes:
+        process.end()
 
-    def _start(self) -> None:
-        descriptors = self.shared.fileno(), self.queue_out, self.results_in
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, *map(str, (*descriptors, self.size)), *sys.path],
-                stdin=subprocess.DEVNULL,
-                pass_fds=descriptors,
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which then kills it
-            )
-        except OSError as error:
-            raise InputError(f"no decoding process can be started: {reason(error, sys.executable)}") from error
-        self.processes.append(process)
 
-    def chunks(self) -> Iterator[Chunk]:
-        for number in range(self.chunk_count):
-            while number not in self.done:
-                self._collect(0.25)
-                self._watch()
-            self.done.discard(number)
-            chunk = self._take(number)
-            self.next = number + 1
-            self._fill()
-            yield chunk
+def _decode_here(files: Sequence[bytes], start: int, sizes: Sequence[int]) -> Chunk:
+    chunk = Chunk.empty(start, sizes)
+    for file in files:
+        outcome, pixels = _outcome(file, sizes)
+        for room, part in zip(chunk.room(), pixels, strict=False):
+            room[:] = part
+        chunk.outcomes.append(outcome)
+    return chunk
 
-    def _fill(self) -> None:
-        """Queue every chunk whose slot is free."""
-        while self.queued < min(self.next + self.slots, self.chunk_count):
-            self._put(self.queued)
-            self.queued += 1
 
-    def _put(self, number: int) -> None:
-        """Queue a chunk; an empty path stands for a file that is refused."""
-        first = number * self.length
-        paths = enumerate(self.paths[first : first + self.length], first)
-        names = [b"" if image in self.refused else os.fsencode(self.root / path) for image, path in paths]
-        _put_claim(self.memory, number % self.slots, self.size, 0, 0)
-        _put_text(self.memory, number % self.slots, self.size, b"\0".join(names))
-        os.write(self.queue, NUMBER.pack(number))
+def _outcome(file: bytes, sizes: Sequence[int]) -> tuple[Decoded | str, list[bytes]]:
+    """What a file is and its pixels by sizes; or the reason why it cannot be decoded, and none."""
+    try:
+        return decode(file, sizes)
+    except Exception as error:  # hostile files raise far more than OSError
+        return reason(error, file), []
 
-    def _collect(self, seconds: float) -> None:
-        """Take the numbers of finished chunks out of the pipe; wait for one, but no longer than this."""
-        if select.select([self.results], [], [], seconds)[0]:
-            self.done.update(number for (number,) in NUMBER.iter_unpack(os.read(self.results, 1 << 16)))
-            self.idle = 0.0
 
-    def _places(self) -> dict[int, Place]:
-        """By process: the unfinished chunk that it is at, and at which of its images."""
-        numbers = [number for number in range(self.next, self.queued) if number not in self.done]
-        claims = [(number, *_get_claim(self.memory, number % self.slots, self.size)) for number in numbers]
-        return {pid: (number, position) for number, pid, position in claims if pid}
+class _Process:
+    """A decoding process, which is started when it is needed, and again when it was lost.
 
-    def _watch(self) -> None:
-        """Look, some times a second, for processes that are dead or at one file for too long."""
-        # Time away from here counts for little: after a suspension of all processes, none has been stuck.
-        step = min(time.monotonic() - self.watched, 2.0)
-        if step < 0.2:
-            return
-        self.watched = time.monotonic()
-        codes = [process.poll() for process in self.processes]  # before the claims: those of the dead are final
-        places = self._places()
-        self.stays = {item: self.stays.get(item, -step) + step for item in places.items()}
-        self.idle = 0.0 if places else self.idle + step
-        if self.idle >= DECODE_SECONDS:
-            raise InputError(f"the decoding processes have done nothing for {DECODE_SECONDS:g} s")
-        for process, code in list(zip(self.processes, codes, strict=True)):
-            place = places.get(process.pid)
-            if code is not None:
-                how = f"was killed by signal {-code}" if code < 0 else "failed"
-                if place is None:  # as when it could not even start
-                    raise InputError(f"a decoding process {how}; is there enough memory?")
-                self._replace(process, place, f"the process decoding it {how}; is there enough memory?")
-            elif place and self.stays[process.pid, place] >= DECODE_SECONDS:
-                process.kill()
-                with contextlib.suppress(subprocess.TimeoutExpired):  # a file system may hold it in the kernel:
-                    process.wait(DEATH_SECONDS)  # then it dies later, and touches no memory any more
-                self._replace(process, place, f"not decoded within {DECODE_SECONDS:g} s")
+    losses  shared by all processes: at which files they were lost, and why
+    over    set by another thread when nobody wants more pixels: then waiting ends with an OSError
+    """
 
-    def _replace(self, process: subprocess.Popen[bytes], place: Place, why: str) -> None:
-        """Refuse the file at which a process was lost, and let another process go on with the chunk."""
-        self.processes.remove(process)
-        self._collect(0.0)
-        last = self._places().get(process.pid)
-        image = place[0] * self.length + place[1]
-        if last == place:  # else it had gone on just before it was killed, maybe to another chunk
-            self.refused[image] = why
-        self.losses += 1
-        if self.losses > LOSSES:
-            raise InputError(f"{self.losses} decoding processes were lost, the last at '{self.paths[image]}': {why}")
-        for number in {place[0], (last or place)[0]} - self.done:
-            self._put(number)
-        self._start()
+    def __init__(self, sizes: Sequence[int], losses: list[str]) -> None:
+        self.sizes, self.losses, self.over = sizes, losses, False
+        self.process: subprocess.Popen[bytes] | None = None
+        self.received = bytearray()
 
-    def _take(self, number: int) -> Chunk:
-        first = number * self.length
-        items = enumerate(json.loads(_get_text(self.memory, number % self.slots, self.size)), first)
-        outcomes = tuple(self.refused.get(image) or _outcome(*item) for image, item in items)
-        begin = number % self.slots * self.stride
-        pixels = self.memory[begin : begin + _pixel_bytes(self.size)]
-        return Chunk(first, pixels, outcomes)
+    def decode(self, files: Sequence[bytes], start: int) -> Chunk:
+        """Decode files; refuse those at which the process is lost. Raises InputError if that happens too often."""
+        chunk, together = Chunk.empty(start, self.sizes), True
+        while rest := files[len(chunk.outcomes) :]:
+            asked = rest if together else rest[:1]
+            names = b"\0".join(asked)
+            try:
+                self._started().write(REQUEST.pack(len(names)) + names)
+                for _ in asked:
+                    chunk.outcomes.append(self._answer(chunk.room()))
+            except (BrokenPipeError, EOFError, TimeoutError) as error:
+                how = self.end()
+                if not together:
+                    stuck = isinstance(error, TimeoutError)
+                    why = str(error) if stuck else f"the process decoding it {how}; is there enough memory?"
+                    chunk.outcomes.append(why)
+                    self.losses.append(f"'{os.fsdecode(asked[0])}': {why}")
+                    if len(self.losses) > LOSSES:
+                        count = f"{len(self.losses)} decoding processes were lost"
+                        raise InputError(f"{count}, the last at {self.losses[-1]}") from None
+                together = False
+        return chunk
 
-    def close(self) -> None:
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
+    def _started(self) -> IO[bytes]:
+        """The pipe to the process. Raises InputError if none can be started."""
+        if self.process is None:
+            command = [sys.executable, "-c", SERVE, ",".join(map(str, self.sizes)), *sys.path]
+            pipe = subprocess.PIPE
+            try:  # in a session of its own: Ctrl-C reaches the parent alone, which then ends it
+                self.process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, start_new_session=True)
+                self._read(1)
+            except EOFError:
+                raise InputError(f"a decoding process {self.end()}; is there enough memory?") from None
+            except TimeoutError:
+                raise InputError(f"the decoding processes have done nothing for {DECODE_SECONDS:g} s") from None
+            except OSError as error:
+                raise InputError(f"no decoding process can be started: {reason(error, sys.executable)}") from error
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def _answer(self, room: list[memoryview]) -> Decoded | str:
+        """What the next file is, whose pixels are put into `room`, or the reason why not. Raises EOFError."""
+        length, size, seconds, nanoseconds, *numbers = FRAME.unpack(self._read(FRAME.size))
+        if length >= 0:
+            return self._read(length).decode(errors="surrogateescape")
+        for view in room:
+            view[:] = self._read(len(view))
+        return Decoded(Stamp(size, seconds * 10**9 + nanoseconds), tuple(numbers))
+
+    def _read(self, count: int) -> bytes:
+        """So many bytes of answers. Raises EOFError if the process dies, TimeoutError if it says nothing for long."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        poll, waited = select.poll(), 0.0
+        poll.register(self.process.stdout, select.POLLIN)
+        while len(self.received) < count:
+            while not poll.poll(1000 * STEP_SECONDS):
+                waited += STEP_SECONDS
+                if self.over:
+                    raise OSError("nobody wants more pixels")
+                if waited >= DECODE_SECONDS:
+                    raise TimeoutError(f"not decoded within {DECODE_SECONDS:g} s")
+            some = os.read(self.process.stdout.fileno(), 1 << 20)
+            if not some:
+                raise EOFError
+            self.received += some
+            waited = 0.0
+        taken = bytes(self.received[:count])
+        del self.received[:count]
+        return taken
+
+    def end(self) -> str:
+        """Kill the process, if there is one, and close its pipes. Returns how it ended, if it had by itself."""
+        process, self.process = self.process, None
+        self.received.clear()
+        if process is None or process.stdin is None or process.stdout is None:
+            return ""
+        if select.select([process.stdout], [], [], 0)[0]:  # it has closed its pipe, and dies
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(DEATH_SECONDS)
-        for descriptor in (self.queue, self.queue_out, self.results, self.results_in):
-            os.close(descriptor)
-        self.memory.close()
-        self.shared.close()
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a file system may hold it in the kernel
+            process.wait(DEATH_SECONDS)
+        for pipe in (process.stdin, process.stdout):
+            pipe.close()
+        code = process.returncode or 0
+        return f"was killed by signal {-code}" if code < 0 else "failed"
 
 
-def serve(shared: int, queue: int, results: int, size: int) -> None:
-    """A decoding process: take the numbers of chunks from the queue until it ends."""
-    memory = mmap.mmap(shared, 0)
-    stride = _stride(size)
-    slots = len(memory) // stride
-    while message := os.read(queue, NUMBER.size):
-        # Should the parent be gone, nobody kills this process when it is caught in a loop: the kernel does, in the end.
-        signal.setitimer(signal.ITIMER_PROF, DECODE_SECONDS * chunk_length(size))
-        (number,) = NUMBER.unpack(message)
-        slot = number % slots
-        paths = _get_text(memory, slot, size).split(b"\0")
-        claim = partial(_put_claim, memory, slot, size, os.getpid())
-        outcomes = list(_decode_into(memory, slot * stride, paths, size, claim))
-        _put_claim(memory, slot, size, 0, 0)
-        _put_text(memory, slot, size, json.dumps(outcomes).encode())
-        os.write(results, message)
-
-
-def _pixel_bytes(size: int) -> int:
-    return chunk_length(size) * size * size * 3
-
-
-def _stride(size: int) -> int:
-    """Bytes of a slot: the pixels of a chunk, a claim, the length of a text, the text."""
-    return _pixel_bytes(size) + CLAIM.size + NUMBER.size + chunk_length(size) * TEXT_BYTES
-
-
-def _put_claim(memory: mmap.mmap, slot: int, size: int, pid: int, position: int) -> None:
-    CLAIM.pack_into(memory, slot * _stride(size) + _pixel_bytes(size), pid, position)
-
-
-def _get_claim(memory: mmap.mmap, slot: int, size: int) -> tuple[int, int]:
-    pid, position = CLAIM.unpack_from(memory, slot * _stride(size) + _pixel_bytes(size))
-    return pid, position
-
-
-def _put_text(memory: mmap.mmap, slot: int, size: int, text: bytes) -> None:
-    begin = slot * _stride(size) + _pixel_bytes(size) + CLAIM.size
-    memory[begin : begin + NUMBER.size + len(text)] = NUMBER.pack(len(text)) + text
-
-
-def _get_text(memory: mmap.mmap, slot: int, size: int) -> bytes:
-    begin = slot * _stride(size) + _pixel_bytes(size) + CLAIM.size + NUMBER.size
-    (length,) = NUMBER.unpack(memory[begin - NUMBER.size : begin])
-    return memory[begin : begin + length]
-
-
-def _shared_file(length: int) -> IO[bytes]:
-    """An unlinked temporary file, in memory where there is room for it."""
-    for folder in ("/dev/shm", tempfile.gettempdir()):
-        if os.access(folder, os.W_OK):
-            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by the caller)
-            try:
-                # Reserve the pages: a small /dev/shm (64 MB in many containers) would else end in SIGBUS.
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, length)
-                file.truncate(length)
-                return file
-            except OSError:
-                file.close()
-    raise InputError(f"decoding needs {length:,} bytes, and neither memory nor '{tempfile.gettempdir()}' has them free")
+def serve(sizes: str) -> None:
+    """A decoding process: decode the files that it is asked for until the requests end."""
+    sides = [int(size) for size in sizes.split(",")]
+    requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb", 1 << 20)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not get between the frames
+    answers.write(b"\0")
+    answers.flush()
+    while head := requests.read(REQUEST.size):
+        flushed = time.monotonic()
+        for file in requests.read(*REQUEST.unpack(head)).split(b"\0"):
+            # Should the parent be gone, nobody kills this process when it is caught in a loop: the kernel does.
+            signal.setitimer(signal.ITIMER_PROF, 2 * DECODE_SECONDS)
+            outcome, pixels = _outcome(file, sides)
+            if isinstance(outcome, str):
+                text = outcome.encode(errors="surrogateescape")
+                answers.write(FRAME.pack(len(text), 0, 0, 0, *[0.0] * len(NUMBERS)) + text)
+            else:
+                when = divmod(outcome.stamp.mtime_ns, 10**9)
+                frame = FRAME.pack(-1, outcome.stamp.size, *when, *outcome.numbers)
+                answers.write(b"".join([frame, *pixels]))
+            if time.monotonic() - flushed > FLUSH_SECONDS:
+                answers.flush()
+                flushed = time.monotonic()
+        answers.flush()

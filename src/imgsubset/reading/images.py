@@ -6,13 +6,15 @@ Imports neither numpy nor torch unless a picture needs it, so that a decoding pr
 from __future__ import annotations
 
 import os
-import stat
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
 # Importing the two plugins that Pillow does not preload keeps it from importing all forty of them instead.
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+
+from imgsubset.files import Stamp, open_regular
 
 # The decoders that are hardened and need no external program; the content of a file decides, not its name.
 POLICY = 1  # raised with every change of what pixels an image has: cached moments are then made anew
@@ -29,64 +31,58 @@ _TRANSPOSE = {  # EXIF orientation -> what undoes it (EXIF 2.32, tag 0x0112)
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_TRANSPOSE[orientation] for orientation in (5, 6, 7, 8)}
+NUMBERS = ("width", "height")  # of a picture as it is shown, in pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """What a file was when it was decoded: its size in bytes and modification time in nanoseconds."""
+class Decoded:
+    """What a decoded file is: its stamp, and its picture's NUMBERS."""
 
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """The stamp of a file with this status."""
-        return cls(status.st_size, status.st_mtime_ns)
+    stamp: Stamp
+    numbers: tuple[float, ...]
 
 
-def decode(path: str | bytes | os.PathLike[str], size: int) -> tuple[bytes, Stamp]:
-    """Decode an image file to size x size x 3 bytes of RGB, row by row, and stamp the file.
+def decode(path: str | bytes | os.PathLike[str], sizes: Sequence[int]) -> tuple[Decoded, list[bytes]]:
+    """Decode an image file to size x size x 3 bytes of RGB, row by row, for each of the sizes, and stamp the file.
 
     The policy, the same for every image: EXIF orientation applied; 16-bit, 32-bit and float pixels scaled to 8
     bits; transparency composited over BACKGROUND; CMYK, palette, grey converted to RGB; the first frame of an
-    animation; JPEGs decoded at the smallest of 1/1, 1/2, 1/4, 1/8 scale that is at least size x size; then
+    animation; JPEGs decoded at the smallest of 1/1, 1/2, 1/4, 1/8 scale that is at least the largest size; then
     resampled (Lanczos, antialiased) to the square, without keeping the aspect.
 
     Raises whatever Pillow raises for a file it cannot decode; `reason` turns that into a line.
     """
-    # O_NONBLOCK: opening a FIFO that has appeared under the name must not wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file, warnings.catch_warnings():
+    with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("not a regular file")
+        stamp = Stamp.of(os.fstat(file.fileno()))
         with Image.open(file, formats=FORMATS) as image:
-            if image.format in ("JPEG", "MPO"):
-                image.draft(image.mode, (size, size))
-            small = _shrink(image, size)
             turn = _TRANSPOSE.get(_orientation(image))
-        if turn is not None:
-            small = small.transpose(turn)
-        return small.tobytes(), Stamp.of(status)
+            numbers = tuple(map(float, image.size if turn not in _SIDEWAYS else image.size[::-1]))
+            if image.format in ("JPEG", "MPO"):
+                image.draft(image.mode, (max(sizes), max(sizes)))
+            small = _shrink(image, sizes)
+    turned = [one if turn is None else one.transpose(turn) for one in small]
+    return Decoded(stamp, numbers), [one.tobytes() for one in turned]
 
 
-def _shrink(image: Image.Image, size: int) -> Image.Image:
-    """An RGB image of size x size."""
+def _shrink(image: Image.Image, sizes: Sequence[int]) -> list[Image.Image]:
+    """RGB images of size x size."""
     width, height = image.size
     fx = fy = 1
     if width * height <= BAND_PIXELS:
         rgb = _to_rgb(image, _value_range(image))
     else:
         # Box-reduce band by band to no less than twice the target, so that no second copy at full size exists.
-        fx, fy = max(1, width // (2 * size)), max(1, height // (2 * size))
+        fx, fy = (max(1, side // (2 * max(sizes))) for side in image.size)
         rows = fy * max(1, BAND_PIXELS // 4 // width // fy)
         limits = _value_range(image)
         rgb = Image.new("RGB", (-(-width // fx), -(-height // fy)))
         for top in range(0, height, rows):
             band = image.crop((0, top, width, min(top + rows, height)))
             rgb.paste(_to_rgb(band, limits).reduce((fx, fy)), (0, top // fy))
-    return rgb.resize((size, size), Image.Resampling.LANCZOS, box=(0, 0, width / fx, height / fy))
+    box = (0, 0, width / fx, height / fy)
+    return [rgb.resize((size, size), Image.Resampling.LANCZOS, box=box) for size in sizes]
 
 
 def _to_rgb(image: Image.Image, limits: tuple[float, float] | None) -> Image.Image:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.listing import read_whole
+from imgsubset.files import read_whole
 
 
 def class_names(paths: Sequence[str], labels: str | os.PathLike[str] | None = None) -> list[str]:

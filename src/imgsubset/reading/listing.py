@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO, TypeAlias
 
 from imgsubset.errors import InputError
+from imgsubset.files import Stamp, open_regular, read_whole
+from imgsubset.options import Reading
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
@@ -34,33 +36,53 @@ class Listing:
     name      the source, as the user calls it
     root      the folder that the paths are relative to
     paths     of the images, with `/`, in the order of their bytes
+    stamps    what each of them was when it was listed
     rejected  files with an image's name that are no readable file, and folders that cannot be read
     ignored   how many other files there were
     listed    whether the images were named one by one, so that the root may hold others
+    reading   the options by which images were left out, once they were
     """
 
     name: str
     root: Path
-    paths: tuple[str, ...]
+    paths: tuple[str, ...] = field(repr=False)
+    stamps: tuple[Stamp, ...] = field(repr=False)
     rejected: tuple[RejectedFile, ...] = ()
     ignored: int = 0
     listed: bool = field(default=False, kw_only=True)
+    reading: Reading | None = field(default=None, kw_only=True)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hex, over the path, size and modification time of every image: what tells a changed source."""
         digest = hashlib.sha256()
-        for path in self.paths:
-            try:
-                status = (self.root / path).stat()
-                known = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError:
-                known = "gone"
-            digest.update(os.fsencode(path) + b"\0" + known.encode() + b"\0")
+        for path, stamp in zip(self.paths, self.stamps, strict=True):
+            digest.update(b"%b\0%d %d\0" % (os.fsencode(path), stamp.size, stamp.mtime_ns))
         return digest.hexdigest()
 
+    def locate(self, path: str) -> str:
+        """The file of an image, or of another path in the source, as the current folder reaches it."""
+        return os.path.join(self.root, path)  # noqa: PTH118 (Path costs 5 us a file)
 
-def list_images(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing) -> Listing:
+    def open(self, path: str) -> BinaryIO:
+        """A file of the source, to be read. Raises OSError for what is no regular file."""
+        return open_regular(self.locate(path))
+
+    def stamp(self, path: str) -> Stamp:
+        """What a file of the source is now. Raises OSError."""
+        return Stamp.of(os.stat(self.locate(path)))  # noqa: PTH116
+
+    def without(self, out: Collection[str]) -> Listing:
+        """With those images ignored."""
+        kept = [(path, stamp) for path, stamp in zip(self.paths, self.stamps, strict=True) if path not in out]
+        paths, stamps = zip(*kept, strict=True) if kept else ((), ())
+        return replace(self, paths=paths, stamps=stamps, ignored=self.ignored + len(self.paths) - len(paths))
+
+
+AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing"
+
+
+def list_images(source: AnySource) -> Listing:
     """List the images of a source, in the order of the bytes of their paths.
 
     source  a folder, searched with the folders in it: extensions match without regard to case, hidden files and
@@ -90,20 +112,7 @@ def list_images(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
         raise InputError(f"source {str(source)!r} is no possible path") from None
     walk = _Walk(root)
     walk.run()
-    return Listing(str(source), root, _sorted(walk.paths), in_order(walk.rejected), walk.ignored)
-
-
-def read_whole(file: str | os.PathLike[str]) -> bytes:
-    """The content of a file that a user names. Raises OSError for what is no file.
-
-    A shell passes the output of `<(command)` as a FIFO under /dev or /proc; any other may have no writer and hang.
-    """
-    path = Path(file)
-    mode = path.stat().st_mode
-    from_a_shell = stat.S_ISFIFO(mode) and path.parts[:2] in (("/", "dev"), ("/", "proc"))
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or from_a_shell):
-        raise OSError(errno.EINVAL, "not a regular file", str(file))
-    return path.read_bytes()
+    return Listing(str(source), root, *_sorted(walk.found), in_order(walk.rejected), walk.ignored)
 
 
 def parse_paths(content: bytes) -> list[str]:
@@ -129,18 +138,18 @@ def list_paths(paths: Iterable[str | os.PathLike[str]], name: str) -> Listing:
         named = [os.path.abspath(path) for path in named]  # noqa: PTH100 (resolve would follow links)
         root = Path(os.path.commonpath([os.path.dirname(path) for path in named]))  # noqa: PTH120 (strings)
         named = [os.path.relpath(path, root) for path in named]
-    usable: list[str] = []
+    usable: dict[str, Stamp] = {}
     for path in {path.replace(os.sep, "/") for path in named}:
         try:
-            regular = stat.S_ISREG((root / path).stat().st_mode)
+            status = (root / path).stat()
         except OSError as error:
             rejected.append(RejectedFile(path, error.strerror or str(error)))
             continue
-        if regular:
-            usable.append(path)
+        if stat.S_ISREG(status.st_mode):
+            usable[path] = Stamp.of(status)
         else:
             rejected.append(RejectedFile(path, "not a regular file"))
-    return Listing(name, root, _sorted(usable), in_order(rejected), listed=True)
+    return Listing(name, root, *_sorted(usable), in_order(rejected), listed=True)
 
 
 def _without_dots(path: str) -> str:
@@ -150,8 +159,10 @@ def _without_dots(path: str) -> str:
     return str(full.relative_to(here) if full.is_relative_to(here) and not Path(path).is_absolute() else full)
 
 
-def _sorted(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(paths, key=os.fsencode))
+def _sorted(stamps: dict[str, Stamp]) -> tuple[tuple[str, ...], tuple[Stamp, ...]]:
+    """Paths in the order of their bytes, and their stamps."""
+    paths = tuple(sorted(stamps, key=os.fsencode))
+    return paths, tuple(stamps[path] for path in paths)
 
 
 def in_order(rejected: Iterable[RejectedFile]) -> tuple[RejectedFile, ...]:
@@ -164,7 +175,7 @@ class _Walk:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.paths: list[str] = []
+        self.found: dict[str, Stamp] = {}
         self.rejected: list[RejectedFile] = []
         self.ignored = 0
         real = Path(os.path.realpath(root))
@@ -195,22 +206,25 @@ class _Walk:
             self.rejected.append(RejectedFile(prefix, f"cannot read folder: {error.strerror or error}"))
 
     def _visit(self, entry: os.DirEntry[str], path: str, folders: list[str], links: list[str]) -> None:
+        image = os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122 (Path costs 3 us a file)
         problem = "not a regular file"
         try:
             if entry.is_dir():
                 (links if entry.is_symlink() else folders).append(path)
                 return
-            regular = entry.is_file()
-            if not regular and entry.is_symlink() and not Path(entry.path).exists():
-                problem = "dangling link"
+            if image:
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode):
+                    self.found[path] = Stamp.of(status)
+                    return
+        except FileNotFoundError:
+            problem = "dangling link"
         except OSError as error:  # a link to itself
-            regular, problem = False, f"cannot follow link: {error.strerror or error}"
-        if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 (Path costs 3 us a file)
-            self.ignored += 1
-        elif regular:
-            self.paths.append(path)
-        else:
+            problem = f"cannot follow link: {error.strerror or error}"
+        if image:
             self.rejected.append(RejectedFile(path, problem))
+        else:
+            self.ignored += 1
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -24,7 +24,8 @@ from posixpath import basename, dirname, join, normpath, split, splitext
 from typing import Any
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.listing import SUFFIXES, read_whole
+from imgsubset.files import read_whole
+from imgsubset.reading.listing import SUFFIXES
 
 SIBLINGS = {"images": ("labels",), "JPEGImages": ("Annotations", "SegmentationClass", "SegmentationObject")}
 METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder; never sidecars, but filtered

@@ -5,49 +5,51 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from imgsubset.options import Options, identity
-from imgsubset.tasks.compare import Comparison
-from imgsubset.tasks.score import Score, Scored
-from imgsubset.tasks.select import Selection
-from imgsubset.tasks.verify import Verification
-from imgsubset.writing.manifest import FORMAT
+from imgsubset.files import identity
+from imgsubset.options import CHOICE, NOTHING, Options
+from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.results.records import CacheFolder, Comparison, Export, Placed, Score, Scored, Selection, Verification
 
+FORMAT = 1  # of the manifest; raised when a reader of an older one would misread it
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
-# Options that say where and how work is done, and change no result.
-INDIFFERENT = ("workers", "cache", "cache_verify", "resume")
 
 
 def request(
-    n: int | str, options: Options, embeddings: Mapping[str, object] | None, mode: str, ranked: bool
+    n: str, options: Options, embeddings: Mapping[str, object] | None, mode: str, ranked: bool
 ) -> dict[str, Any]:
     """All that was asked for, but for the source and the destination: of equal requests one result is enough."""
-    asked = {name: value for name, value in describe_options(options).items() if name not in INDIFFERENT}
-    files = {name: identity(asked[name]) for name in ("labels", "coco")}
-    return {"n": str(n), "options": asked, "files": files, "embeddings": embeddings, "mode": mode, "ranked": ranked}
+    files = {"labels": identity(options.constraints.labels), "coco": identity(options.reading.coco)}
+    asked = describe_options(options, CHOICE)
+    return {"n": n, "options": asked, "files": files, "embeddings": embeddings, "mode": mode, "ranked": ranked}
 
 
-def describe_options(options: Options) -> dict[str, Any]:
-    """The record of options, as JSON gives it back."""
-    values = dataclasses.asdict(options).items()
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+def describe_options(options: Options, level: int = NOTHING) -> dict[str, Any]:
+    """The options that decide so much, see `imgsubset.options`, as JSON gives them back."""
+    values = options.that_decide(level) | {"weights": dataclasses.asdict(options.mix.weights)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def describe(selection: Selection, mode: str = "none", ranked: bool = False) -> dict[str, Any]:
-    """The record of a selection, for json.dumps.
+def describe(selection: Selection, exported: Export | None = None, ranked: bool = False) -> dict[str, Any]:
+    """The record of a selection, for json.dumps: the manifest.
 
-    mode    how the files come to the destination, and `ranked` whether ranked.txt does
+    exported  what was written; None: nothing
+    ranked    whether ranked.txt was asked for
 
     Paths are relative to the source. Bytes of a name that are no UTF-8 stand as lone surrogates, as Python's
     os.fsencode turns back into the bytes.
     """
+    mode = exported.mode if exported else "none"
+    ranks = {path: rank for rank, path in enumerate(selection.ranked, 1)}
+    hashes, extras = (exported.hashes, exported.extras) if exported else ({}, {})
     return {
         "format": FORMAT,
         **_program(),
         "device": selection.device,
-        "source": os.path.abspath(selection.source.root),  # noqa: PTH100 (resolve would follow links)
+        "source": _folder(selection.source),
         "source_digest": selection.source.digest,
         "n": len(selection.indices),
         "options": describe_options(selection.options),
@@ -66,28 +68,20 @@ def describe(selection: Selection, mode: str = "none", ranked: bool = False) -> 
         "score": describe_score(selection.score),
         "interrupted": selection.interrupted,
         "warnings": list(selection.warnings),
-        "rejected": [dataclasses.asdict(file) for file in selection.rejected],
+        "rejected": _named(selection.rejected),
         "trace": [dataclasses.asdict(point) for point in selection.trace],
         "seconds": selection.seconds,
-        **describe_files(selection),
-    }
-
-
-def describe_files(
-    selection: Selection, hashes: Mapping[str, str] | None = None, extras: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """The part of the record that lists files: the chosen ones, and `extras`, which were written beside them.
-
-    Both are given by relative path with their SHA-256; without, nothing was copied.
-    """
-    ranks = {path: rank for rank, path in enumerate(selection.ranked, 1)}
-    return {
         "files": [
-            {"path": path, "rank": ranks[path]} | ({"sha256": hashes[path]} if hashes is not None else {})
+            {"path": path, "rank": ranks[path]} | ({"sha256": hashes[path]} if path in hashes else {})
             for path in selection.chosen
         ],
-        "extras": [{"path": path, "sha256": digest} for path, digest in (extras or {}).items()],
+        "extras": [{"path": path, "sha256": digest} for path, digest in extras.items()],
     }
+
+
+def describe_placed(placed: Placed) -> dict[str, Any]:
+    """The record of a selection and of where it is, for json.dumps."""
+    return {**placed.record, "destination": None if placed.destination is None else str(placed.destination)}
 
 
 def _program() -> dict[str, Any]:
@@ -97,6 +91,14 @@ def _program() -> dict[str, Any]:
         "program": {"name": "imgsubset", "version": version("imgsubset")},
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     }
+
+
+def _folder(source: Listing) -> str:
+    return os.path.abspath(source.root)  # noqa: PTH100 (resolve would follow links)
+
+
+def _named(files: Iterable[RejectedFile]) -> list[dict[str, str]]:
+    return [dataclasses.asdict(file) for file in files]
 
 
 def describe_score(score: Score) -> dict[str, Any]:
@@ -123,15 +125,15 @@ def describe_scored(scored: Scored) -> dict[str, Any]:
     return {
         **_program(),
         "device": scored.device,
-        "source": os.path.abspath(scored.source.root),  # noqa: PTH100
+        "source": _folder(scored.source),
         "subset": scored.subset,
         "n": len(scored.paths),
         "options": describe_options(scored.options),
         "counts": {"usable": scored.total, "rejected": len(scored.rejected), "foreign": len(scored.foreign)},
         "score": describe_score(scored.score),
         "warnings": list(scored.warnings),
-        "rejected": [dataclasses.asdict(file) for file in scored.rejected],
-        "foreign": [dataclasses.asdict(file) for file in scored.foreign],
+        "rejected": _named(scored.rejected),
+        "foreign": _named(scored.foreign),
         "seconds": scored.seconds,
         "files": [{"path": path} for path in scored.paths],
     }
@@ -152,10 +154,7 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
             for name, one in comparison.divergences.items()
         },
         "warnings": list(comparison.warnings),
-        "rejected": {
-            name: [dataclasses.asdict(file) for file in files]
-            for name, files in zip(("first", "second"), comparison.rejected, strict=True)
-        },
+        "rejected": {name: _named(files) for name, files in zip(("first", "second"), comparison.rejected, strict=True)},
         "seconds": comparison.seconds,
     }
 
@@ -163,3 +162,9 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
 def describe_verification(found: Verification) -> dict[str, Any]:
     """The record of a verification, for json.dumps."""
     return dataclasses.asdict(found) | {"folder": str(found.folder), "good": found.good}
+
+
+def describe_cache(folder: Path, kept: Sequence[CacheFolder]) -> dict[str, Any]:
+    """The record of what a cache folder holds, for json.dumps."""
+    files = [{"path": str(one.path), "recipe": one.recipe, "images": one.images, "bytes": one.bytes} for one in kept]
+    return {"folder": str(folder), "files": files}

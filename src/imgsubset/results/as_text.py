@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgsubset.reading.listing import RejectedFile
-from imgsubset.tasks.compare import Comparison
-from imgsubset.tasks.score import Score, Scored
-from imgsubset.tasks.select import Selection
-from imgsubset.tasks.verify import Verification
-from imgsubset.writing.export import Export
-
-if TYPE_CHECKING:
-    from imgsubset.features.cache import CacheFile
+from imgsubset.results.records import (
+    CacheFolder,
+    Comparison,
+    Export,
+    Placed,
+    Score,
+    Scored,
+    Selection,
+    Verification,
+)
 
 SHOWN = 10  # names, unless all are asked for
 PLACED = {"copy": "copied to", "symlink": "linked from", "hardlink": "linked from"}
+
+
+def placed_summary(placed: Placed, verbose: bool = False) -> str:
+    """The summary of a selection that was to be written."""
+    if placed.selection is not None:
+        return summary(placed.selection, placed.export, verbose)
+    where, n = printable(str(placed.destination)), len(placed.chosen)
+    return f"{where} already holds these {n:,} images, with loss {placed.loss:.3f}; nothing to do"
 
 
 def summary(selection: Selection, exported: Export | None, verbose: bool = False) -> str:
@@ -111,7 +120,7 @@ def verification_summary(found: Verification, verbose: bool = False) -> str:
     return "\n".join([*lines, *_files("changed", found.changed, verbose)])
 
 
-def cache_summary(folder: Path, files: Sequence[CacheFile]) -> str:
+def cache_summary(folder: Path, files: Sequence[CacheFolder]) -> str:
     """What a cache folder holds."""
     lines = [f"{printable(str(folder))}: {sum(file.bytes for file in files):,} bytes"]
     for file in files:

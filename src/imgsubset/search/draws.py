@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Generator, Tensor
+from torch import Generator
 
 from imgsubset.search.choices import Choices
 from imgsubset.search.loop import Round
@@ -22,8 +22,7 @@ class RandomDraws:
         self, objective: Objective, candidates: int, generator: Generator, choices: Choices | None = None
     ) -> None:
         self.objective, self.generator = objective, generator
-        images = objective.images
-        self.choices = choices or Choices.free(len(images), objective.n, images.table.device)
+        self.choices = choices or Choices.free(objective.total, objective.n, objective.device)
         self.rounds = self.patience = max(min(ROUNDS, candidates), candidates // MOST)
         self.remaining = [candidates // self.rounds + (i < candidates % self.rounds) for i in range(self.rounds)]
 
@@ -33,10 +32,3 @@ class RandomDraws:
         rows = self.choices.draw(count, self.generator)
         lowest = self.objective.noised_lowest(rows, min(EXACT, count), 1 - fraction, self.generator)
         return Round(rows[lowest], count, (1 - fraction) * self.objective.langevin.temperature)
-
-    def state(self) -> dict[str, Tensor]:
-        """None: draws are over in a moment, and made again."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Nothing to go on from."""

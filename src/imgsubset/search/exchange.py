@@ -52,7 +52,7 @@ class Exchanges:
         self, form: Quadratic, rows: Tensor, steps: int, generator: Generator, choices: Choices | None = None
     ) -> None:
         self.form, self.generator, self.n = form, generator, rows.shape[1]
-        self.choices = choices or Choices.free(len(form.images), self.n, rows.device)
+        self.choices = choices or Choices.free(len(form), self.n, rows.device)
         self.members = self.choices.units(rows)
         self.chosen = torch.zeros(len(rows), len(self.choices.unit_size), dtype=torch.bool, device=rows.device)
         self.chosen.scatter_(1, self.members, True)
@@ -78,23 +78,6 @@ class Exchanges:
                 if (self.steps_a_round - 1 - number) % self.look_every == 0:
                     seen.append(self.choices.rows(self.members))
         return Round(torch.cat(seen), self.steps_a_round, temperature, float(changed) / self.steps_a_round)
-
-    def state(self) -> dict[str, Tensor]:
-        """The chains, and the generator's state."""
-        return {
-            "members": self.members,
-            "residual": self.residual,
-            "first": torch.tensor(self.first),
-            "generator": self.generator.get_state(),
-        }
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state."""
-        device = self.members.device
-        self.members, self.residual = state["members"].to(device), state["residual"].to(device)
-        self.first = int(state["first"])
-        self.generator.set_state(state["generator"].cpu())
-        self.chosen.zero_().scatter_(1, self.members, True)
 
     def temperature(self, fraction: float) -> float:
         """Geometric from HOT / V to COLD / V, and 0 in the last round, in units of the loss."""

@@ -42,12 +42,6 @@ class Method(Protocol):
     def step(self, fraction: float) -> Round:
         """Do one round, when `fraction` in [0, 1] of the search is over; the temperature is 0 at 1."""
 
-    def state(self) -> dict[str, Tensor]:
-        """What the next round depends on."""
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state."""
-
 
 @dataclass(frozen=True)
 class TracePoint:
@@ -75,37 +69,6 @@ class Found:
     stopped: bool
 
 
-@dataclass(frozen=True)
-class State:
-    """All that a search needs to go on as if it had not been cut off, after a round.
-
-    method   arrays of the method's own
-    rows     (K, n) the best subsets so far, and their `losses` (K,)
-    trace    so far
-    counts   rounds done, work done, and rounds without a lower loss
-    seconds  since it began
-    over     whether it came to its end
-    """
-
-    method: dict[str, Tensor]
-    rows: Tensor
-    losses: Tensor
-    trace: tuple[TracePoint, ...]
-    counts: tuple[int, int, int]
-    seconds: float
-    over: bool
-
-
-class Checkpoint(Protocol):
-    """Keeps the state of a search."""
-
-    def load(self) -> State | None:
-        """The state to go on from, if there is one."""
-
-    def save(self, state: State, last: bool) -> None:
-        """Keep a state; one that is not the last may be passed by, if the one before is young."""
-
-
 def search(
     method: Method,
     loss: Callable[[Tensor], Tensor],
@@ -115,7 +78,6 @@ def search(
     seconds: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, float], None] = lambda work, best: None,
-    checkpoint: Checkpoint | None = None,
 ) -> Found:
     """Run a method through its rounds, at least one.
 
@@ -125,19 +87,12 @@ def search(
     seconds   a limit; the method cools faster where it would not come to its end in time
     stop      asked after each round whether to end now
     progress  told the work of each round and the lowest loss so far
-    checkpoint  where the state is kept after each round, and taken from to begin with
     """
     begin = time.perf_counter()
     rows, losses, trace = (start.rows, start.losses, list(start.trace)) if start else (None, None, [])
     work, since = 0, 0
     over = stopped = False
     number = 0
-    if checkpoint and (state := checkpoint.load()):
-        method.restore(state.method)
-        rows, losses, trace, over = state.rows, state.losses, list(state.trace), state.over
-        number, work, since = state.counts
-        begin -= state.seconds
-        progress(work, float(losses[0]))
     while not (over or stopped):
         elapsed = (time.perf_counter() - begin) / seconds if seconds else 0.0
         fraction = min(1.0, max(number / (method.rounds - 1), elapsed)) if method.rounds > 1 else 1.0
@@ -158,10 +113,6 @@ def search(
         progress(done.work, best)
         stopped = stop()
         over = fraction >= 1 or since >= method.patience or best == 0
-        if checkpoint:
-            counts = (number, work, since)
-            state = State(method.state(), rows, losses, tuple(trace), counts, spent, over)
-            checkpoint.save(state, last=over or stopped)
     assert rows is not None
     assert losses is not None
     return Found(rows, losses, tuple(trace), stopped)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from imgsubset.devices import single_threaded
-from imgsubset.statistics.moments import ImageMoments, Moments
+from imgsubset.statistics.moments import ImageMoments
+from imgsubset.statistics.objective import Objective, Term
 
 # Coefficients of m^2 and (v - 1)^2 in the divergences that are averaged over channels.
 CURVATURE = {
@@ -34,8 +35,8 @@ MIN_EIGENVALUE = 1e-6  # of the largest: a direction in which the source does no
 
 
 @dataclass(frozen=True)
-class Quadratic:
-    """The second-order form of one mix; `quadratic_form` makes it.
+class Part:
+    """The second-order form of the loss of one block.
 
     images        standardised, with the table (N, 2 C)
     basis         (C, C) float32, eigenvectors of the source's covariance in columns
@@ -54,11 +55,11 @@ class Quadratic:
 
     @property
     def width(self) -> int:
-        """Z"""
+        """How many numbers of z are the block's."""
         return 2 * self.images.channels + self.pair_scale.numel()
 
-    def embed(self, rows: Tensor) -> Tensor:
-        """z of these rows (...,), as (..., Z) float32."""
+    def embed(self, rows: Tensor) -> list[Tensor]:
+        """The block's numbers of z of these rows (...,): parts (..., W) float32, whose widths sum to `width`."""
         means, squares = self.images.table[rows].chunk(2, -1)
         rotated = means @ self.basis
         parts = [rotated * self.mean_scale, (squares - 1) * self.square_scale]
@@ -69,7 +70,27 @@ class Quadratic:
             shifted = torch.cat([rotated, rotated], -1).unfold(-1, channels, 1)[..., :count, :]
             products = shifted * rotated[..., None, :] * self.pair_scale - self.pair_center
             parts.append(products.flatten(-2))
-        return torch.cat(parts, -1)
+        return parts
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """The second-order form of a loss: z = (sqrt(w_1) z_1, ..., sqrt(w_B) z_B), a part for each block."""
+
+    parts: tuple[Part, ...]
+
+    def __len__(self) -> int:
+        """N"""
+        return len(self.parts[0].images)
+
+    @property
+    def width(self) -> int:
+        """Z"""
+        return sum(part.width for part in self.parts)
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """z of these rows (...,), as (..., Z) float32."""
+        return torch.cat([piece for part in self.parts for piece in part.embed(rows)], -1)
 
     def residual(self, members: Tensor) -> Tensor:
         """Mean of z over each subset (R, n), summed in float64: (R, Z). Its squared length is the loss."""
@@ -80,16 +101,21 @@ class Quadratic:
         return total / members.shape[1]
 
 
-def quadratic_form(images: ImageMoments, source: Moments, coefficients: dict[str, float]) -> Quadratic:
-    """The second-order form of sum_k coefficients_k D_k of subsets of `images`, whose moments are `source`."""
-    channels = images.channels
+def quadratic_form(objective: Objective) -> Quadratic:
+    """The second-order form of an objective."""
+    return Quadratic(tuple(_part(term) for term in objective.terms))
+
+
+def _part(term: Term) -> Part:
+    images, channels = term.block.images, term.block.images.channels
+    coefficients = {name: term.block.weight * value for name, value in term.coefficients.items()}
     frechet = coefficients.get("frechet", 0.0)
-    averaged = {name: value / channels for name, value in coefficients.items() if name in CURVATURE}
+    averaged = {name: value / max(channels, 1) for name, value in coefficients.items() if name in CURVATURE}
     with single_threaded():  # the last bits of LAPACK's eigenvectors depend on the number of threads
-        eigenvalues, basis = torch.linalg.eigh(source.cov.cpu())
+        eigenvalues, basis = torch.linalg.eigh(term.source.cov.cpu())
     scale, center = _pairs(eigenvalues.clamp(min=0), frechet)
     device = images.table.device
-    return Quadratic(
+    return Part(
         images=images,
         basis=basis.float().to(device),
         mean_scale=math.sqrt(sum(CURVATURE[name][0] * value for name, value in averaged.items()) + frechet),

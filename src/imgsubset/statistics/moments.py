@@ -49,6 +49,20 @@ class ImageMoments:
 
 
 @dataclass(frozen=True)
+class Block:
+    """One of the feature spaces that a selection matches.
+
+    name    for people
+    images  moments of the source's images in this space
+    weight  its share of the loss; those of all blocks sum to 1
+    """
+
+    name: str
+    images: ImageMoments
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Moments:
     """The moments of sets of images, float64, any number of leading batch dimensions.
 

@@ -6,13 +6,12 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import Source
-from imgsubset.options import Options
+from imgsubset.options import Constraints
 from imgsubset.reading.labels import class_names, group_names
 from imgsubset.reading.listing import Listing
 from imgsubset.search.choices import Choices, Stratum, quotas
@@ -20,7 +19,7 @@ from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
 
 
 @dataclass(frozen=True)
-class Constraints:
+class Allowed:
     """What may be chosen of N rows.
 
     device   of the tensors
@@ -149,7 +148,7 @@ class Constraints:
         return {name: (everywhere[number], here[number]) for number, name in enumerate(self.names)}
 
 
-def constraints(source: Source, options: Options) -> Constraints:
+def constraints(source: Source, options: Constraints) -> Allowed:
     """Work out what the options ask for in this source, whose moments are standardised.
 
     Raises UsageError for what contradicts itself, naming the image, and InputError for labels that do not fit.
@@ -171,8 +170,8 @@ def constraints(source: Source, options: Options) -> Constraints:
     copies = exact_duplicates(source)
     if options.dedupe:
         drop |= _without_copies(source, keep, drop)
-    return Constraints(
-        device=source.images.table.device,
+    return Allowed(
+        device=source.blocks[0].images.table.device,
         classes=tuple(number[label] for label in labels) if names else (0,) * len(paths),
         names=names,
         equal=options.stratify == "equal",
@@ -211,15 +210,13 @@ def _rows(wanted: Iterable[str], source: Source, option: str, must_be_there: boo
 
 def _relative(path: str, listing: Listing, known: set[str]) -> str:
     """A path relative to the source."""
-    plain = os.path.normpath(path).replace(os.sep, "/")
-    if plain in known:
-        return plain
-    return os.path.relpath(Path(path).absolute(), listing.root.absolute()).replace(os.sep, "/")
+    plain = os.path.normpath(path)
+    return plain if plain in known else os.path.relpath(path, listing.root)
 
 
 def _without_copies(source: Source, keep: set[int], drop: set[int]) -> set[int]:
     """Rows to bar so that no two that are left are copies, exact or near; kept ones stay, else the first by path."""
-    neighbours = Neighbours(source.images)
+    neighbours = Neighbours(source.blocks)
     out = keep | drop
     barred: set[int] = set()
     for row in [*sorted(keep), *(row for row in range(len(source.paths)) if row not in out)]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from imgsubset.features.source import Source
-from imgsubset.files import sha256
-from imgsubset.statistics.moments import ImageMoments
+from imgsubset.files import sha256_of
+from imgsubset.statistics.moments import Block
 
 # Root mean square over channels of the difference of two images' features, in units of the source's variance. JPEG
 # photographs saved again at quality 60 came out at 0.03 or less, at half the size at 0.03 or less nine times in ten;
@@ -24,7 +25,7 @@ def exact_duplicates(source: Source) -> list[tuple[int, ...]]:
 
     Equal files have equal moments, so only files with equal moments are read.
     """
-    table = np.ascontiguousarray(source.images.table.cpu().numpy())
+    table = np.ascontiguousarray(source.blocks[0].images.table.cpu().numpy())
     if not table.shape[1]:
         return []
     keys = table.view(np.dtype((np.void, table.shape[1] * table.itemsize)))[:, 0]
@@ -34,7 +35,8 @@ def exact_duplicates(source: Source) -> list[tuple[int, ...]]:
     for place in dict.fromkeys(int(one) for pair in zip(same, same + 1, strict=True) for one in pair):
         row = int(order[place])
         try:
-            digest = sha256(source.listing.root / source.paths[row])
+            with source.listing.open(source.paths[row]) as file:
+                digest = sha256_of(file)
         except OSError:
             continue  # it has gone: copying would say so, if it is chosen
         by_content[source.stamps[row].size, digest].append(row)
@@ -44,16 +46,16 @@ def exact_duplicates(source: Source) -> list[tuple[int, ...]]:
 class Neighbours:
     """Finds the rows of standardised moments that are nearer to a row than `radius`."""
 
-    def __init__(self, images: ImageMoments, radius: float = NEAR) -> None:
+    def __init__(self, blocks: Sequence[Block], radius: float = NEAR) -> None:
         from scipy.spatial import KDTree  # a fifth of a second, which most runs need not wait for
 
-        self.features = images.table[:, : images.channels].cpu().double()
-        self.reach = radius * images.channels**0.5
+        self.features = torch.cat([block.images.mean for block in blocks], 1).cpu().double()
+        self.reach = radius * self.features.shape[1] ** 0.5
         # A projection brings no two rows farther apart, so the tree finds all that are near, and some that are not.
         sample = self.features[:: max(1, len(self.features) // SAMPLED)]
         axes = torch.linalg.svd(sample, full_matrices=False).Vh[:TREE_DIMENSIONS]
         self.projected = (self.features @ axes.T).numpy()
-        self.tree = KDTree(self.projected) if images.channels else None
+        self.tree = KDTree(self.projected) if self.features.shape[1] else None
 
     def of(self, row: int) -> list[int]:
         """The others that are near this row, ascending; all of them if nothing varies in the source."""

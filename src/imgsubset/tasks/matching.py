@@ -7,10 +7,10 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
+from posixpath import basename
 
 from imgsubset.features.source import Source
-from imgsubset.files import READERS, sha256
+from imgsubset.files import READERS, sha256_of
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.writing.manifest import Manifest
 
@@ -49,7 +49,7 @@ def match_files(subset: Listing, source: Source) -> Matched:
                 taken.add(row)
     for path in later:
         try:
-            equal = index.of_content(subset.root / path)
+            equal = index.of_content(subset, path)
         except OSError as error:
             foreign[path] = error.strerror or str(error)
             continue
@@ -70,7 +70,7 @@ def match_manifest(manifest: Manifest, source: Source) -> Matched:
         if path not in index.place:
             return index.why_not(path)
         try:
-            same = digest is None or sha256(source.listing.root / path) == digest
+            same = digest is None or digest_of(source.listing, path) == digest
         except OSError as error:
             return error.strerror or str(error)
         return None if same else "not what it was when it was chosen"
@@ -85,8 +85,7 @@ class _Index:
     """The images of a source by path and by content."""
 
     def __init__(self, source: Source) -> None:
-        self.source = source
-        self.root = source.listing.root
+        self.source, self.listing = source, source.listing
         self.place = {path: row for row, path in enumerate(source.paths)}
         self.unusable = {file.path: file.reason for file in source.rejected}
         self.digests: dict[int, str] = {}
@@ -100,27 +99,35 @@ class _Index:
 
     def same_path(self, subset: Listing, path: str) -> int | None:
         """The image of the same relative path, or the very same file, if the content is the same."""
-        full = subset.root / path
-        within = os.path.relpath(full, self.root).replace(os.sep, "/")
+        within = os.path.relpath(subset.locate(path), self.listing.root)
         for candidate in dict.fromkeys([within, path]):
             row = self.place.get(candidate)
-            if row is not None and _same(full, self.root / candidate):
+            if row is not None and self._same(subset, path, candidate):
                 return row
         return None
 
-    def of_content(self, file: Path) -> list[int]:
+    def _same(self, subset: Listing, path: str, candidate: str) -> bool:
+        try:
+            if os.path.samefile(subset.locate(path), self.listing.locate(candidate)):  # noqa: PTH121
+                return True
+            same_size = subset.stamp(path).size == self.listing.stamp(candidate).size
+            return same_size and digest_of(subset, path) == digest_of(self.listing, candidate)
+        except OSError:
+            return False
+
+    def of_content(self, subset: Listing, path: str) -> list[int]:
         """All images with the content of this file, those of the same name first."""
-        rows = self.of_size.get(file.stat().st_size, ())
+        rows = self.of_size.get(subset.stamp(path).size, ())
         if not rows:
             return []
-        digest = sha256(file)
+        digest, name = digest_of(subset, path), basename(path)
         equal = [row for row in rows if self._digest(row) == digest]
-        return sorted(equal, key=lambda row: Path(self.source.paths[row]).name != file.name)
+        return sorted(equal, key=lambda row: basename(self.source.paths[row]) != name)
 
     def _digest(self, row: int) -> str:
         if row not in self.digests:
             try:
-                self.digests[row] = sha256(self.root / self.source.paths[row])
+                self.digests[row] = digest_of(self.listing, self.source.paths[row])
             except OSError:
                 self.digests[row] = ""
         return self.digests[row]
@@ -133,10 +140,7 @@ class _Index:
         return f"{known} the source '{self.source.listing.name}'"
 
 
-def _same(one: Path, other: Path) -> bool:
-    try:
-        if one.samefile(other):
-            return True
-        return one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
-    except OSError:
-        return False
+def digest_of(listing: Listing, path: str) -> str:
+    """SHA-256 of a listed file, in hex. Raises OSError."""
+    with listing.open(path) as file:
+        return sha256_of(file)

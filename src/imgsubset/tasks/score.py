@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from imgsubset.errors import InputError
-from imgsubset.features.source import AnySource, Clock, Source, first_of, or_on_cpu, read_source
-from imgsubset.options import Embeddings, Options
-from imgsubset.progress import Progress, silent
-from imgsubset.reading.filters import candidates
-from imgsubset.reading.listing import Listing, RejectedFile, list_images, list_paths
+from imgsubset.devices import or_on_cpu
+from imgsubset.errors import GateError, InputError
+from imgsubset.features.source import Source, first_of, read_source
+from imgsubset.options import Embeddings, Options, merged
+from imgsubset.progress import Clock, Progress, silent
+from imgsubset.reading.filters import list_candidates
+from imgsubset.reading.listing import AnySource, Listing, list_paths
+from imgsubset.results.records import Score, Scored
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
+from imgsubset.weights import DIVERGENCE_NAMES
 from imgsubset.writing.manifest import NAME, read_manifest
 
 if TYPE_CHECKING:
@@ -25,62 +27,6 @@ if TYPE_CHECKING:
     from imgsubset.statistics.objective import Objective
 
 
-@dataclass(frozen=True)
-class Score:
-    """How close a subset is to its source.
-
-    divergences    raw values, float64, noise-free, by name
-    random_mean    the mean of each over random subsets of this size
-    random_std     the standard deviation of each over random subsets
-    loss           calibrated: the weighted mix in units of the random means; 1 is an average random subset
-    percentile     how many of 100 random subsets of this size are closer, in [0, 100]
-    effective_size how many random images would be as close
-    """
-
-    divergences: dict[str, float]
-    random_mean: dict[str, float]
-    random_std: dict[str, float]
-    loss: float
-    percentile: float
-    effective_size: float
-
-    def ratios(self) -> dict[str, float]:
-        """Each divergence in units of its random mean; 0 where that is 0."""
-        means = self.random_mean
-        return {name: value / means[name] if means[name] else 0.0 for name, value in self.divergences.items()}
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A subset that was scored.
-
-    source    the listing of the source
-    subset    its name
-    paths     of its images in the source, relative, in the order of their bytes
-    total     how many usable images the source has
-    score     how close it is
-    foreign   files of the subset that are no image of the source, left out, with reasons
-    rejected  the files of the source that are not usable
-    warnings  what a user should know about the figures
-    options   that it was scored with
-    device    what the moments were made on
-    seconds   wall time of each stage
-    """
-
-    source: Listing
-    subset: str
-    paths: tuple[str, ...]
-    total: int
-    score: Score
-    foreign: tuple[RejectedFile, ...]
-    rejected: tuple[RejectedFile, ...]
-    warnings: tuple[str, ...]
-    options: Options
-    device: str
-    seconds: dict[str, float]
-
-
-@or_on_cpu
 def score(
     source: AnySource,
     subset: AnySource,
@@ -90,6 +36,7 @@ def score(
     extractor: Extractor | None = None,
     embeddings: Embeddings | None = None,
     progress: Progress = silent,
+    **words: Any,
 ) -> Scored:
     """Score a subset of a source, however it was made.
 
@@ -98,66 +45,97 @@ def score(
                   those of the source by content; paths start from the current folder or from the source
     options       None: those in the manifest of the subset if it has one, so that the loss is the one it reports
     skip_foreign  leave out the files of the subset that are not in the source, instead of raising
+    words         options by name, which go before all others
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    options = options or recorded_options(subset) or Options()
+    options = merged(options or recorded_options(subset), words)
     clock = Clock()
-    read = read_source(
-        source, options, extractor=extractor, embeddings=embeddings, clock=clock, progress=progress
-    ).standardised()
-    with clock.stage("match"):
-        matched = _match(subset, read, options)
-        name = _name(subset)
+    with clock.stage("list"):
+        listing = list_candidates(source, options.reading)
+
+    def work(device: str, notes: tuple[str, ...]) -> Scored:
+        read = read_source(
+            listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=progress
+        ).standardised()
+        if embeddings is None and _by_embeddings(subset):
+            notes += ("the subset was chosen by embeddings; without them it is scored by the random CNN",)
+        with clock.stage("match"):
+            matched = _matched(subset, read, options, skip_foreign)
+        return _scored(read, matched, _name(subset), options, clock, notes)
+
+    return or_on_cpu(options.running.device, work)
+
+
+def _matched(subset: AnySource, source: Source, options: Options, skip_foreign: bool) -> Matched:
+    """The members of the subset. Raises InputError if there are none, or foreign ones among them."""
+    matched, name = _match(subset, source, options), _name(subset)
     if not matched.rows:
-        raise InputError(f"no image of subset '{name}' is in source '{read.listing.name}'{first_of(matched.foreign)}")
+        raise InputError(f"no image of subset '{name}' is in source '{source.listing.name}'{first_of(matched.foreign)}")
     if matched.foreign and not skip_foreign:
         count = len(matched.foreign)
         raise InputError(
             f"{count:,} file{'s' if count > 1 else ''} of subset '{name}' {'are' if count > 1 else 'is'} not in "
-            f"source '{read.listing.name}'{first_of(matched.foreign)}; --skip-foreign scores the others"
+            f"source '{source.listing.name}'{first_of(matched.foreign)}; --skip-foreign scores the others"
         )
-    warnings = read.warnings
-    if embeddings is None and _by_embeddings(subset):
-        warnings += ("the subset was chosen by embeddings; without them it is scored by the random CNN",)
+    return matched
+
+
+def _scored(
+    source: Source, matched: Matched, subset: str, options: Options, clock: Clock, notes: tuple[str, ...]
+) -> Scored:
+    import torch
+
+    from imgsubset.statistics.objective import objective
+
     with clock.stage("score"):
-        import torch
-
-        from imgsubset.statistics.objective import Objective
-
-        objective = Objective(read.images, len(matched.rows), options.weights)
-        result = score_of(objective, torch.tensor([matched.rows], device=read.images.table.device))
+        goal = objective(source.blocks, len(matched.rows), options.mix.weights)
+        result = score_of(goal, torch.tensor([matched.rows], device=goal.device))
     return Scored(
-        source=read.listing,
-        subset=name,
-        paths=tuple(read.paths[row] for row in matched.rows),
-        total=len(read.paths),
+        source=source.listing,
+        subset=subset,
+        paths=tuple(source.paths[row] for row in matched.rows),
+        total=len(source.paths),
         score=result,
         foreign=matched.foreign,
-        rejected=read.rejected,
-        warnings=warnings,
+        rejected=source.rejected,
+        warnings=source.warnings + notes,
         options=options,
-        device=read.device,
+        device=source.device,
         seconds=clock.seconds,
     )
 
 
 def score_of(objective: Objective, rows: Tensor) -> Score:
-    """The score, in float64, of one subset, given as indices (1, n)."""
+    """The score, in float64, of one subset, given as indices (1, n).
+
+    Of several blocks the divergences are weighted means; the loss is that of the objective in any case.
+    """
     import torch
 
     from imgsubset.statistics.objective import effective_size
 
-    baseline, loss = objective.baseline, float(objective.loss(rows, torch.float64))
-    values = objective.divergences(rows, torch.float64)[0].tolist()
+    shares = torch.tensor([term.block.weight for term in objective.terms], dtype=torch.float64, device=rows.device)
+
+    def named(values: Tensor) -> dict[str, float]:
+        """Of the values (B, 5) of blocks."""
+        return dict(zip(DIVERGENCE_NAMES, (shares @ values).tolist(), strict=True))
+
+    loss = float(objective.loss(rows, torch.float64))
     return Score(
-        divergences=dict(zip(baseline.mean, values, strict=True)),
-        random_mean=baseline.mean,
-        random_std=baseline.std,
+        divergences=named(objective.divergences(rows, torch.float64)[0]),
+        random_mean=named(torch.stack([term.random.mean(0) for term in objective.terms])),
+        random_std=named(torch.stack([term.random.std(0) for term in objective.terms])),
         loss=loss,
         percentile=100 * objective.share_below(loss),
-        effective_size=effective_size(loss, objective.n, len(objective.images)),
+        effective_size=effective_size(loss, objective.n, objective.total),
     )
+
+
+def check_gate(loss: float, max_loss: float | None, result: object = None) -> None:
+    """Raise GateError, which holds the result, for a loss above the highest that is allowed."""
+    if max_loss is not None and not loss <= max_loss:
+        raise GateError(f"loss {loss:.4g} is above --max-loss {max_loss:g}", result)
 
 
 def recorded_options(subset: AnySource) -> Options | None:
@@ -188,7 +166,7 @@ def _match(subset: AnySource, source: Source, options: Options) -> Matched:
         return match_manifest(read_manifest(subset), source)
     if isinstance(subset, Iterable) and not isinstance(subset, (str, os.PathLike)):
         return match_files(list_paths(subset, "list of paths"), source)
-    return match_files(candidates(list_images(subset), options), source)
+    return match_files(list_candidates(subset, options.reading), source)
 
 
 def _name(subset: AnySource) -> str:

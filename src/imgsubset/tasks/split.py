@@ -6,68 +6,37 @@ The parts are found one after another in what is left. Of 10,000 CIFAR images tw
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from imgsubset.devices import or_on_cpu
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.source import AnySource, Clock, or_on_cpu, read_source
-from imgsubset.options import Embeddings, Options
-from imgsubset.progress import Progress, silent
-from imgsubset.tasks.select import Search, Selection
+from imgsubset.options import Embeddings, Options, merged
+from imgsubset.progress import Clock, Progress, silent
+from imgsubset.reading.filters import list_candidates
+from imgsubset.reading.listing import AnySource
+from imgsubset.results.as_json import describe, request
+from imgsubset.results.records import Placed, Selection
+from imgsubset.tasks.searching import Run, Stop, given_rows, never, new_generator, of_size, selection_of
+from imgsubset.tasks.select import group_notes, prepared
+from imgsubset.tasks.sizes import ANY, part_sizes
+from imgsubset.writing.destination import check_destination, finished, interrupted
+from imgsubset.writing.export import check_mode, export
 
-ANY = 10**30  # images: more than any source has, to check sizes before one is read
-
-
-def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
-    """How many of the usable images each part has: numbers as they are, percentages rounded by largest remainder.
-
-    So parts of 100 % in all are all images. Raises UsageError for what makes no sense, InputError for too many.
-    """
-    if not parts:
-        raise UsageError("a split needs parts, as in train=80% test=20%")
-    exact: dict[str, Fraction] = {}
-    percent = Fraction(0)
-    for name, asked in parts.items():
-        text = str(asked).strip()
-        try:
-            value = Fraction(text[:-1]) / 100 * usable if text.endswith("%") else Fraction(int(text))
-        except ValueError:
-            value = Fraction(0)
-        if value <= 0 or value >= ANY * 2:
-            raise UsageError(f"part '{name}={asked}' is neither a whole number of at least 1 nor a percentage above 0%")
-        if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
-            raise UsageError(f"part '{name}' is no possible name of a folder")
-        percent += Fraction(text[:-1]) if text.endswith("%") else 0
-        exact[name] = value
-    if percent > 100:
-        raise UsageError(f"the parts take {float(percent):g} % of the source")
-    total = math.floor(sum(exact.values()) + Fraction(1, 2))
-    if total > usable:
-        raise InputError(f"the parts take {total:,} images, but the source has only {usable:,} usable ones")
-    sizes = {name: math.floor(value) for name, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: sizes[name] - exact[name])
-    for name in by_remainder[: total - sum(sizes.values())]:
-        sizes[name] += 1
-    if empty := [name for name, size in sizes.items() if not size]:
-        raise InputError(f"part '{empty[0]}={parts[empty[0]]}' of {usable:,} images is none")
-    return sizes
+Parts = Mapping[str, "int | str"]
 
 
-def asked_for(name: str, parts: Mapping[str, int | str]) -> str:
-    """What a part's manifest says was asked for."""
-    return f"{name} of {' '.join(f'{part}={size}' for part, size in parts.items())}"
-
-
-@or_on_cpu
 def split(
     source: AnySource,
-    parts: Mapping[str, int | str],
-    options: Options = Options(),  # noqa: B008 (frozen)
+    parts: Parts,
+    options: Options | None = None,
     *,
     embeddings: Embeddings | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = never,
     progress: Progress = silent,
+    **words: Any,
 ) -> dict[str, Selection]:
     """Split a source into disjoint subsets, each as close to the whole as `select` makes one.
 
@@ -79,34 +48,95 @@ def split(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    if options.has_target or options.keep or options.resume:
-        raise UsageError("a split takes neither a target loss or size, nor images to keep, nor a file to resume from")
-    part_sizes(parts, ANY)
+    options = merged(options, words)
+    _check(parts, options)
     clock = Clock()
-    read = read_source(source, options, embeddings=embeddings, clock=clock, progress=progress).standardised()
-    with clock.stage("constraints"):
-        from imgsubset.tasks.constraints import constraints
+    with clock.stage("list"):
+        listing = list_candidates(source, options.reading)
 
-        allowed = constraints(read, options)
-    _, most = allowed.bounds()
-    if not most:
-        raise InputError("no image of the source may be chosen: all of them are dropped")
-    sizes = part_sizes(parts, most)
-    covering = sum(sizes.values()) == most
-    taken: set[int] = set()
-    found: dict[str, Selection] = {}
-    for place, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
-        rest = allowed.rest(taken)
-        if not len(rest):  # groups came larger than asked for
-            raise InputError(f"no whole group is left for part '{name}={parts[name]}'")
-        search = Search(read.images, allowed, options, clock, stop, _named(name, progress))
-        if covering and place == len(sizes) - 1:
-            result = search.given(rest)
+    def work(device: str, notes: tuple[str, ...]) -> dict[str, Selection]:
+        read, allowed = prepared(listing, options, device, embeddings=embeddings, clock=clock, progress=progress)
+        _, most = allowed.bounds()
+        if not most:
+            raise InputError("no image of the source may be chosen: all of them are dropped")
+        sizes = part_sizes(parts, most)
+        covering = sum(sizes.values()) == most
+        taken: set[int] = set()
+        found: dict[str, Selection] = {}
+        for place, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
+            rest = allowed.rest(taken)
+            if not len(rest):  # groups came larger than asked for
+                raise InputError(f"no whole group is left for part '{name}={parts[name]}'")
+            run = Run(options, embeddings, clock, stop, _named(name, progress), notes)
+            if covering and place == len(sizes) - 1:
+                result = given_rows(read, rest, run)
+            else:
+                generator = new_generator(read, options.search)
+                result = of_size(read, allowed, min(sizes[name], len(rest)), run, generator, taken=taken)
+            more = group_notes(allowed, sizes[name], result.n)
+            found[name] = selection_of(read, allowed, result, _asked(name, parts), run, more)
+            taken.update(found[name].indices)
+        return {name: found[name] for name in parts}
+
+    return or_on_cpu(options.running.device, work)
+
+
+def split_into(
+    source: AnySource,
+    parts: Parts,
+    destination: str | os.PathLike[str] | None,
+    options: Options | None = None,
+    *,
+    mode: str = "copy",
+    overwrite: bool = False,
+    embeddings: Embeddings | None = None,
+    stop: Stop = never,
+    progress: Progress = silent,
+    **words: Any,
+) -> dict[str, Placed]:
+    """Split, and export each part into the folder of its name in a destination, unless it is there already.
+
+    destination  None splits and writes nothing; the other arguments are those of `split` and `export`
+
+    Raises what `split` and `export` do.
+    """
+    options = merged(options, words)
+    _check(parts, options)
+    check_mode(mode)
+    listing = list_candidates(source, options.reading)
+    folders = {} if destination is None else {name: Path(destination, name) for name in parts}
+    described = embeddings.describe() if embeddings else None
+    ready: dict[str, Placed] = {}
+    replaced: dict[str, bool] = {}
+    for name, folder in folders.items():
+        wanted = request(_asked(name, parts), options, described, mode, ranked=False)
+        if not overwrite and (earlier := finished(listing, wanted, options.reading, folder)):
+            ready[name] = Placed(earlier.record, folder, None, None)
         else:
-            result = search.of_size(min(sizes[name], len(rest)), taken=taken)
-        found[name] = search.selection(read, result, asked_for(name, parts), sizes[name], embeddings)
-        taken.update(found[name].indices)
-    return {name: found[name] for name in parts}
+            replaced[name] = overwrite or interrupted(wanted, folder)
+            check_destination(listing, folder, replaced[name])
+    if len(ready) == len(parts):
+        return ready
+    placed = {}
+    found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=progress)
+    for name, selection in found.items():
+        exported = None
+        if name in replaced:
+            exported = export(selection, folders[name], mode=mode, overwrite=replaced[name], progress=progress)
+        record = ready[name].record if name in ready else describe(selection, exported)
+        placed[name] = Placed(record, folders.get(name), selection, exported)
+    return placed
+
+
+def _check(parts: Parts, options: Options) -> None:
+    if options.search.has_target or options.constraints.keep:
+        raise UsageError("a split takes neither a target loss or size, nor images to keep")
+    part_sizes(parts, ANY)
+
+
+def _asked(name: str, parts: Parts) -> str:
+    """What a part's manifest says was asked for."""
+    return f"{name} of {' '.join(f'{part}={size}' for part, size in parts.items())}"
 
 
 def _named(part: str, progress: Progress) -> Progress:

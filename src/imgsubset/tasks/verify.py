@@ -4,37 +4,13 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
 from imgsubset.errors import InputError
 from imgsubset.files import READERS, files_in, sha256
 from imgsubset.progress import Progress, silent
 from imgsubset.reading.listing import RejectedFile
+from imgsubset.results.records import Verification
 from imgsubset.writing.manifest import read_manifest
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was found in a folder.
-
-    folder   that was checked
-    checked  how many files its manifest lists
-    missing  of these
-    changed  of these: with the reason
-    extra    files that the manifest does not list
-    """
-
-    folder: Path
-    checked: int
-    missing: tuple[str, ...]
-    changed: tuple[RejectedFile, ...]
-    extra: tuple[str, ...]
-
-    @property
-    def good(self) -> bool:
-        """Whether every listed file is there and unchanged, and no other."""
-        return not (self.missing or self.changed or self.extra)
 
 
 def verify(folder: str | os.PathLike[str], progress: Progress = silent) -> Verification:

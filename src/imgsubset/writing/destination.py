@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
-from imgsubset.files import PARTIAL, files_in, sha256
-from imgsubset.options import Options
+from imgsubset.files import PARTIAL, Stamp, files_in, sha256_of
+from imgsubset.options import Reading
 from imgsubset.reading.listing import Listing
 from imgsubset.reading.sidecars import filtered_coco, filtered_metadata, sidecars
 from imgsubset.writing.manifest import NAME, Manifest, read_manifest
@@ -57,7 +57,7 @@ def _check_apart(source: Listing, destination: str | os.PathLike[str]) -> None:
         raise UsageError(f"destination '{destination}' is the source itself")
     if source.listed:  # the root may hold much else, and the destination too, but for the images and links to them
         for path in source.paths:
-            file = Path(os.path.abspath(source.root / path))  # noqa: PTH100 (resolve would follow the link itself)
+            file = Path(os.path.abspath(source.locate(path)))  # noqa: PTH100 (resolve would follow the link itself)
             folders = {*Path(os.path.realpath(file)).parents, *(Path(os.path.realpath(file.parent)) / "x").parents}
             if real in folders:
                 raise UsageError(f"destination '{destination}' contains '{path}' of source '{source.name}'")
@@ -76,7 +76,7 @@ class Companions:
     written: dict[str, bytes]
 
 
-def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Options) -> Companions:
+def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading) -> Companions:
     """The labels that go with the chosen ones of the images of a source.
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
@@ -93,11 +93,11 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
 
 
 def finished(
-    source: Listing, wanted: Mapping[str, object], options: Options, destination: str | os.PathLike[str]
+    source: Listing, wanted: Mapping[str, object], options: Reading, destination: str | os.PathLike[str]
 ) -> Manifest | None:
     """The manifest of an earlier export that is just what this one would be; None if there is none.
 
-    wanted  the request, see `describe.request`
+    wanted  the request, see `as_json.request`
 
     The source must be as it was by paths, sizes and times, its labels by content, and the destination complete by
     names and sizes.
@@ -112,9 +112,9 @@ def finished(
             and record["program"]["version"] == version("imgsubset")
             and not record["interrupted"]
             and not os.path.lexists(folder / MARKER)
-            and all((folder / path).stat().st_size == (source.root / path).stat().st_size for path in found.hashes)
+            and all(Stamp.of((folder / path).stat()).size == source.stamp(path).size for path in found.hashes)
             and all((folder / path).is_file() for path in found.extras)
-            and _same_labels(companions(source, source.paths, tuple(found.hashes), options), source.root, found.extras)
+            and _same_labels(companions(source, source.paths, tuple(found.hashes), options), source, found.extras)
             and record["source_digest"] == source.digest
             and isinstance(record["score"]["loss"], float)
             and all(isinstance(file["rank"], int) for file in record["files"])
@@ -133,11 +133,16 @@ def interrupted(wanted: Mapping[str, object], destination: str | os.PathLike[str
         return False
 
 
-def _same_labels(along: Companions, root: Path, recorded: Mapping[str, str]) -> bool:
+def _same_labels(along: Companions, source: Listing, recorded: Mapping[str, str]) -> bool:
     """Whether the labels of the chosen images are those that were recorded; a ranking does not count."""
-    now = {path: sha256(root / path) for path in along.copied}
+    now = {path: _sha256(source, path) for path in along.copied}
     now |= {path: hashlib.sha256(content).hexdigest() for path, content in along.written.items()}
     return now == {path: digest for path, digest in recorded.items() if path in now or path != RANKED}
+
+
+def _sha256(source: Listing, path: str) -> str:
+    with source.open(path) as file:
+        return sha256_of(file)
 
 
 def folds_case(folder: Path) -> bool:

@@ -13,15 +13,15 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from imgsubset.errors import OutputError, UsageError
-from imgsubset.files import PARTIAL, copy_file, files_in, link_file, sync_folder, write_json, write_whole
+from imgsubset.files import PARTIAL, Stamp, files_in, sync_folder, write_json, write_whole
 from imgsubset.progress import Progress, silent
-from imgsubset.reading.images import Stamp
-from imgsubset.results.as_json import describe, describe_files
-from imgsubset.tasks.select import Selection
+from imgsubset.reading.listing import Listing
+from imgsubset.results.as_json import describe
+from imgsubset.results.records import Export, Selection
+from imgsubset.writing.copying import copy_file, link_file
 from imgsubset.writing.destination import (
     MARKER,
     RANKED,
@@ -39,22 +39,10 @@ MODES = ("copy", "symlink", "hardlink")
 COPIES = 8  # at a time: copying waits for disks, not for processors
 
 
-@dataclass(frozen=True)
-class Export:
-    """A finished export.
-
-    destination  the folder
-    mode         how the files came there
-    hashes       SHA-256 of each chosen file, by relative path
-    extras       SHA-256 of the files written beside them, by relative path
-    seconds      wall time
-    """
-
-    destination: Path
-    mode: str
-    hashes: dict[str, str]
-    extras: dict[str, str]
-    seconds: float
+def check_mode(mode: str) -> None:
+    """Raise UsageError for what is no way for files to come to a destination."""
+    if mode not in MODES:
+        raise UsageError(f"mode '{mode}' is not one of {', '.join(MODES)}")
 
 
 def export(
@@ -80,14 +68,13 @@ def export(
     decoded or cannot be copied; the destination then has no manifest, and the same call completes it.
     """
     start = time.perf_counter()
-    if mode not in MODES:
-        raise UsageError(f"mode '{mode}' is not one of {', '.join(MODES)}")
+    check_mode(mode)
     check_destination(selection.source, destination, overwrite)
     folder = Path(destination)
-    root = selection.source.root
+    source = selection.source
     stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
-    along = companions(selection.source, selection.paths, selection.chosen, selection.options)
-    beside, written = _stamps(root, along.copied), along.written
+    along = companions(source, selection.paths, selection.chosen, selection.options.reading)
+    beside, written = _stamps(source, along.copied), along.written
     if ranked:
         if RANKED in written:
             raise UsageError(f"a file of labels may not be called '{RANKED}' where --ranked writes one")
@@ -103,25 +90,26 @@ def export(
         if folds_case(folder):
             check_folded([*stamps, *beside, *written, NAME])
         _remove(folder, earlier)
-        hashes = _place_all(root, folder, stamps | beside, mode, overwrite, progress)
+        hashes = _place_all(source, folder, stamps | beside, mode, overwrite, progress)
         extras = {path: hashes.pop(path) for path in beside}
         for name, content in written.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, content)
             extras[name] = hashlib.sha256(content).hexdigest()
-        write_json(folder / NAME, describe(selection, mode, ranked) | describe_files(selection, hashes, extras))
+        exported = Export(folder, mode, hashes, extras, time.perf_counter() - start)
+        write_json(folder / NAME, describe(selection, exported, ranked))
         (folder / MARKER).unlink()
         sync_folder(folder)
-    return Export(folder, mode, hashes, extras, time.perf_counter() - start)
+    return exported
 
 
-def _stamps(root: Path, paths: Iterable[str]) -> dict[str, Stamp]:
+def _stamps(source: Listing, paths: Iterable[str]) -> dict[str, Stamp]:
     stamps = {}
     for path in paths:
         try:
-            stamps[path] = Stamp.of((root / path).stat())
+            stamps[path] = source.stamp(path)
         except OSError as error:
-            raise OutputError(f"'{root / path}' cannot be read any more: {error.strerror}") from None
+            raise OutputError(f"'{source.locate(path)}' cannot be read any more: {error.strerror}") from None
     return stamps
 
 
@@ -155,7 +143,7 @@ def _real_parents(folder: Path, path: str) -> bool:
 
 
 def _place_all(
-    source: Path, folder: Path, stamps: dict[str, Stamp], mode: str, overwrite: bool, progress: Progress
+    source: Listing, folder: Path, stamps: dict[str, Stamp], mode: str, overwrite: bool, progress: Progress
 ) -> dict[str, str]:
     for parent in sorted({Path(path).parent for path in stamps}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
@@ -163,9 +151,8 @@ def _place_all(
             raise OutputError(f"'{folder / parent}' leads through a symbolic link; remove it first")
 
     def copy(path: str) -> tuple[str, str]:
-        if mode == "copy":
-            return path, copy_file(source / path, folder / path, stamps[path], overwrite, over.is_set)
-        return path, link_file(source / path, folder / path, stamps[path], overwrite, mode == "symlink", over.is_set)
+        where = source, path, folder / path, stamps[path], overwrite, over.is_set
+        return path, copy_file(*where) if mode == "copy" else link_file(*where, symbolic=mode == "symlink")
 
     over = threading.Event()  # set when the rest of the copies is of no use any more
     executor = ThreadPoolExecutor(COPIES)

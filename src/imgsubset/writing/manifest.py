@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from imgsubset.errors import InputError
-from imgsubset.options import Options, Weights
+from imgsubset.options import LOSS, Options
+from imgsubset.results.as_json import FORMAT
 
 NAME = "manifest.json"
-FORMAT = 1  # raised when a reader of an older one would misread it
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Manifest:
     hashes   SHA-256 of each chosen file, by its path relative to the source and to the manifest's folder alike; None
              where nothing was copied
     extras   SHA-256 of each other file that was written beside the copies, by its path
-    options  those that decide what a loss is: of the network, the weights, and which images count
+    options  those that decide what a loss is; where and how to work is not a manifest's to say
     """
 
     path: Path
@@ -69,11 +69,11 @@ def _inside(path: object) -> str:
 
 
 def _options(record: dict[str, Any]) -> Options:
-    """The part of the options that decides what a loss is; where and how to work is not a manifest's to say."""
-    values: dict[str, Any] = {name: record[name] for name in ("seed", "size", "kernel_size")}
-    values["channels"] = tuple(record["channels"])
-    for value in (*values.values(), *values["channels"]):
-        if type(value) not in (int, tuple):
-            raise TypeError(f"{value!r} is not a whole number")
-    values |= {name: tuple(map(str, record[name])) for name in ("include", "exclude")}
-    return Options(weights=Weights(**record["weights"]), sidecars=str(record["sidecars"]), **values)
+    """The recorded options that decide what a loss is, of the types that they have by default."""
+    values = {name: record[name] for name in Options().that_decide(LOSS)}
+    for name, default in Options().that_decide(LOSS).items():
+        wanted: type = dict if name == "weights" else list if isinstance(default, tuple) else type(default)
+        inner = values[name] if name == "channels" else ()
+        if type(values[name]) is not wanted or not all(type(one) is int for one in inner):
+            raise TypeError(f"{name} {values[name]!r} makes no sense")
+    return Options(**values)

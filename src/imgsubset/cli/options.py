@@ -1,10 +1,7 @@
-"""What the commands share: their options, progress bars, Ctrl-C, and how failures end."""
+"""The options that commands share, and how words become records."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -14,59 +11,38 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from platformdirs import user_cache_path
-from tqdm import tqdm
 
-from imgsubset.errors import GateError, ImgsubsetError, InputError, OutputError, UsageError, VerdictError
-from imgsubset.options import DEVICES, DIVERGENCE_NAMES, STRATIFY, Embeddings, Options, Weights
-from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths, read_whole
-from imgsubset.results.as_text import printable
+from imgsubset.errors import InputError, UsageError
+from imgsubset.files import read_whole
+from imgsubset.options import DEVICES, LOSS, OPTION_NAMES, STRATIFY, Embeddings, Options
+from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
+from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 DEFAULTS = Options()
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
 Decorated = Callable[..., Any]
 
 
-class Command(click.Command):
-    """A command whose failures become one line, or one JSON object, and the exit code of their kind."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except ImgsubsetError as error:
-            if ctx.params.get("as_json") and not isinstance(error, VerdictError):  # whose result is printed already
-                say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-            complain(f"error: {printable(str(error))}")
-            raise click.exceptions.Exit(error.exit_code) from error
-
-
-class Group(click.Group):
-    """Commands of this program."""
-
-    command_class = Command
-
-
 FEATURE_OPTIONS = [
     click.option("--weights", metavar="W",
                  help="How much each divergence counts: by name, as in 'kl=1,frechet=0.5' (the unnamed are 0), or five "
                  f"numbers in the order {','.join(DIVERGENCE_NAMES)}.  [default: all 1]"),
-    click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True,
+    click.option("--seed", type=int, default=DEFAULTS.search.seed, show_default=True,
                  help="Of the network and the search: the same seed chooses the same images."),
-    click.option("--device", type=click.Choice(DEVICES), default=DEFAULTS.device, show_default=True,
+    click.option("--device", type=click.Choice(DEVICES), default=DEFAULTS.running.device, show_default=True,
                  help="Where the network and the search run; auto is a CUDA GPU if there is one."),
-    click.option("--size", type=int, default=DEFAULTS.size, show_default=True, metavar="PIXELS",
+    click.option("--size", type=int, default=DEFAULTS.features.size, show_default=True, metavar="PIXELS",
                  help="Side of the square that images are resized to."),
-    click.option("--channels", default=",".join(map(str, DEFAULTS.channels)), show_default=True, metavar="C,C,...",
+    click.option("--channels", default=",".join(map(str, DEFAULTS.features.channels)), show_default=True,
+                 metavar="C,C,...",
                  help="Output channels of each layer of the random CNN."),
-    click.option("--kernel-size", type=int, default=DEFAULTS.kernel_size, show_default=True,
+    click.option("--kernel-size", type=int, default=DEFAULTS.features.kernel_size, show_default=True,
                  help="Of its convolutions; odd."),
     click.option("--workers", type=int, default=None, metavar="N",
                  help="Decoding processes; 0 decodes in this one.  [default: one a core; one for few images]"),
     click.option("--cache", type=click.Path(readable=False), metavar="DIR",
                  help="Where the moments of images are kept between runs.  [default: the user's cache folder]"),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
-    click.option("--cache-verify", is_flag=True,
-                 help="Tell a cached image by its content, not by its path, size and time."),
     click.option("--strict", is_flag=True, help="Fail (exit 4) if any image cannot be decoded, not skip it."),
 ]  # fmt: skip
 
@@ -75,7 +51,7 @@ WHICH_OPTIONS = [
                  help="Only images that match count, by the rules of .gitignore; may be given again."),
     click.option("--exclude", multiple=True, metavar="PATTERN",
                  help="Images that match do not count, as if they were not there; may be given again."),
-    click.option("--sidecars", default=DEFAULTS.sidecars, show_default=True, metavar="auto|none|PATTERN",
+    click.option("--sidecars", default=DEFAULTS.reading.sidecars, show_default=True, metavar="auto|none|PATTERN",
                  help="Label files that travel with their image: of the same name beside it, or in the trees of YOLO "
                  "and VOC; or templates as in 'labels/{dir}/{stem}.txt', separated by commas."),
 ]  # fmt: skip
@@ -95,8 +71,6 @@ CLASS_OPTIONS = [
 
 ONE_SUBSET_OPTIONS = [
     click.option("--keep", type=PATH, metavar="FILE", help="Images that must be chosen, one path a line."),
-    click.option("--resume", type=PATH, metavar="FILE",
-                 help="Keep the state of a long search in FILE; one that was cut off goes on from there."),
 ]  # fmt: skip
 
 TARGET_OPTIONS = [
@@ -106,19 +80,19 @@ TARGET_OPTIONS = [
 ]  # fmt: skip
 
 SEARCH_OPTIONS = [
-    click.option("--candidates", type=int, default=DEFAULTS.candidates, show_default=True, metavar="K",
+    click.option("--candidates", type=int, default=DEFAULTS.search.candidates, show_default=True, metavar="K",
                  help="Random subsets to score."),
-    click.option("--chains", type=int, default=DEFAULTS.chains, show_default=True, metavar="R",
+    click.option("--chains", type=int, default=DEFAULTS.search.chains, show_default=True, metavar="R",
                  help="How many of the best draws are improved side by side."),
-    click.option("--steps", type=int, default=DEFAULTS.steps, show_default=True,
+    click.option("--steps", type=int, default=DEFAULTS.search.steps, show_default=True,
                  help="Steps of annealed exchanges; 0 keeps the best draw."),
     click.option("--time-limit", default=None, metavar="TIME",
                  help="End the search after this long, as in '30s' or '5m', with the best found by then."),
-    click.option("--temperature", type=float, default=DEFAULTS.temperature, show_default=True,
+    click.option("--temperature", type=float, default=DEFAULTS.search.temperature, show_default=True,
                  help="kT of the Langevin noise at the start, in units of the source's variance."),
-    click.option("--friction", type=float, default=DEFAULTS.friction, show_default=True,
+    click.option("--friction", type=float, default=DEFAULTS.search.friction, show_default=True,
                  help="gamma of the Langevin noise."),
-    click.option("--langevin-time", type=float, default=DEFAULTS.langevin_time, show_default=True,
+    click.option("--langevin-time", type=float, default=DEFAULTS.search.langevin_time, show_default=True,
                  help="How long the noise acts."),
 ]  # fmt: skip
 
@@ -165,15 +139,15 @@ def with_options(command: Decorated, options: Sequence[Callable[[Decorated], Dec
 
 def collect_options(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments with one `options` record in place of those that are fields of it."""
-    rest = {name: value for name, value in arguments.items() if name not in {*Options.__dataclass_fields__, "no_cache"}}
-    values = {name: value for name, value in arguments.items() if name in Options.__dataclass_fields__}
+    rest = {name: value for name, value in arguments.items() if name not in {*OPTION_NAMES, "no_cache"}}
+    values = {name: value for name, value in arguments.items() if name in OPTION_NAMES}
     values["cache"] = cache_folder(values["cache"], arguments["no_cache"])
-    values["weights"] = DEFAULTS.weights if values["weights"] is None else Weights.parse(values["weights"])
+    values["weights"] = DEFAULTS.mix.weights if values["weights"] is None else Weights.parse(values["weights"])
     values["channels"] = parse_channels(values["channels"])
     values["time_limit"] = parse_seconds(values.get("time_limit"))
     for name in ("keep", "drop"):
         values[name] = read_paths(values[name]) if values.get(name) is not None else ()
-    for name in ("labels", "coco", "resume"):
+    for name in ("labels", "coco"):
         values[name] = None if values.get(name) is None else str(values[name])
     return rest | {"options": Options(**values)}
 
@@ -181,11 +155,10 @@ def collect_options(arguments: dict[str, Any]) -> dict[str, Any]:
 def given(options: Options, embeddings: bool) -> dict[str, Any]:
     """The options that go before those in a manifest: the user's own, and what a manifest does not say."""
     source = click.get_current_context().get_parameter_source
-    recorded = {"weights", "seed", "include", "exclude", "sidecars"}
-    recorded |= set() if embeddings else {"size", "channels", "kernel_size"}
+    recorded = {*options.that_decide(LOSS)} - ({*vars(options.features)} if embeddings else set())
     return {
-        name: getattr(options, name)
-        for name in Options.__dataclass_fields__
+        name: value
+        for name, value in options.that_decide().items()
         if name not in recorded or source(name) not in (None, ParameterSource.DEFAULT)
     }
 
@@ -257,64 +230,3 @@ def open_source(source: Path) -> Listing:
             raise InputError("source '-' is a list on stdin, but stdin is closed")
         return list_paths(parse_paths(sys.stdin.buffer.read()), "-")
     return list_images(source)
-
-
-def gate(loss: float, max_loss: float | None) -> GateError | None:
-    """The error to end with if the loss is above the highest that is allowed."""
-    if max_loss is None or loss <= max_loss:
-        return None
-    return GateError(f"loss {loss:.4g} is above --max-loss {max_loss:g}")
-
-
-def show(record: dict[str, Any], text: str, as_json: bool, quiet: bool, err: bool = False) -> None:
-    """Print what came out, in the form that was asked for."""
-    if as_json:
-        say(json.dumps(record, indent=1))
-    elif not quiet:
-        say(text, err=err)
-
-
-def discard_stdout() -> None:
-    """Let what is left in the buffer go nowhere at exit."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def complain(text: str) -> None:
-    """Print a line on stderr, if that can be written to: where it cannot, the exit code must do."""
-    with contextlib.suppress(OSError):
-        click.echo(f"imgsubset: {text}", err=True)
-
-
-def say(text: str | bytes, err: bool = False) -> None:
-    """Print. Raises OutputError if that fails, and ends the program if nobody reads stdout any more."""
-    try:
-        click.echo(text, err=err, nl=isinstance(text, str))
-    except OSError as error:
-        discard_stdout()
-        if isinstance(error, BrokenPipeError):
-            raise click.exceptions.Exit(128 + 13) from None  # as SIGPIPE would end it
-        raise OutputError(f"cannot write to {'stderr' if err else 'stdout'}: {error.strerror}") from None
-
-
-class Bars:
-    """Progress bars on stderr, one a stage; none off a terminal or when quiet."""
-
-    def __init__(self, quiet: bool) -> None:
-        # None: tqdm asks whether stderr is a terminal. One that is dumb cannot go back in a line.
-        hidden = quiet or sys.stderr is None or os.environ.get("TERM") == "dumb"
-        self.disable = True if hidden else None
-        self.bars: dict[str, tqdm[Any]] = {}
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        if stage not in self.bars:
-            self.bars[stage] = tqdm(desc=stage, total=total, disable=self.disable, unit="", leave=False)
-        self.bars[stage].set_postfix_str(note, refresh=False)
-        self.bars[stage].update(done)
-
-    def __exit__(self, *_: object) -> None:
-        for bar in self.bars.values():
-            bar.close()

@@ -1,0 +1,177 @@
+"""The search of one source, at one size or at several, and the record of what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from imgsubset.errors import InputError
+from imgsubset.features.source import Source
+from imgsubset.options import Embeddings, Options, Search, merged
+from imgsubset.progress import Clock, Progress
+from imgsubset.results.records import Selection
+from imgsubset.tasks.score import score_of
+
+if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
+    from torch import Generator, Tensor
+
+    from imgsubset.search.loop import Found
+    from imgsubset.statistics.objective import Objective
+    from imgsubset.tasks.constraints import Allowed
+
+Stop = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody asks to end."""
+    return False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What goes with a search from stage to stage: the options, what the embeddings were, a clock, whom to ask whether
+    to stop, whom to tell of progress, and notes for the result."""
+
+    options: Options
+    embeddings: Embeddings | None
+    clock: Clock
+    stop: Stop
+    progress: Progress
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search at one size came to."""
+
+    objective: Objective
+    found: Found
+
+    @property
+    def n(self) -> int:
+        """Images in the subset."""
+        return self.found.rows.shape[1]
+
+
+def new_generator(source: Source, options: Search) -> Generator:
+    """The search's random numbers."""
+    import torch
+
+    return torch.Generator(source.blocks[0].images.table.device).manual_seed(options.seed)
+
+
+def of_size(
+    source: Source,
+    allowed: Allowed,
+    n: int,
+    run: Run,
+    generator: Generator,
+    near: Result | None = None,
+    taken: Collection[int] = (),
+) -> Result:
+    """The best subset of n images, or as many as groups allow.
+
+    near   the result of another size, to begin with
+    taken  rows that may not be chosen
+    """
+    from imgsubset.search.find import find
+    from imgsubset.search.quadratic import quadratic_form
+    from imgsubset.search.smallest import resized
+
+    free = allowed.free and not taken
+    choices = None if free else allowed.choices(n, taken)
+    objective = objective_of(source, choices.n if choices else n, run)
+    with run.clock.stage("search"):
+        start = resized(quadratic_form(near.objective), near.found.rows, n, generator) if near and free else None
+        found = find(objective, run.options.search, generator, run.stop, run.progress, start, choices)
+    return Result(objective, found)
+
+
+def objective_of(source: Source, n: int, run: Run) -> Objective:
+    """The objective at this size, as the options have it."""
+    from imgsubset.statistics.langevin import Langevin
+    from imgsubset.statistics.objective import objective
+
+    options = run.options.search
+    with run.clock.stage("baseline"):
+        noise = Langevin(options.temperature, options.friction, options.langevin_time)
+        return objective(source.blocks, n, run.options.mix.weights, noise)
+
+
+def smallest_size(
+    source: Source, allowed: Allowed, run: Run, generator: Generator
+) -> tuple[Result, list[Result], bool]:
+    """The smallest subset that meets the target of the options, all that were tried, and whether it is missed."""
+    from imgsubset.search.smallest import ATTEMPTS, smallest
+    from imgsubset.statistics.objective import effective_size
+
+    total, options = len(source.paths), run.options.search
+    least, most = allowed.bounds()
+    if options.target_size is not None and options.target_size > total:
+        raise InputError(
+            f"a target size of {options.target_size:,.0f} is asked for, but the source has only {total:,} images"
+        )
+    if not most:
+        raise InputError("no image of the source may be chosen: all of them are dropped")
+    limit = options.time_limit and options.time_limit / ATTEMPTS
+    search = replace(run, options=merged(run.options, {"time_limit": limit}))
+    attempts: list[Result] = []
+
+    def attempt(n: int, near: Result | None) -> Result:
+        def progress(stage: str, done: int, total: int, note: str = "") -> None:
+            run.progress(f"{stage} n={n:,}", done, total, note)
+
+        attempts.append(of_size(source, allowed, n, replace(search, progress=progress), generator, near))
+        return attempts[-1]
+
+    def quality(result: Result) -> float:
+        loss = float(result.found.losses[0])
+        if options.target_loss is not None:
+            return options.target_loss / loss if loss else float("inf")
+        assert options.target_size is not None
+        return effective_size(loss, result.n, total) / options.target_size
+
+    best = smallest(most, attempt, quality, lambda: any(one.found.stopped for one in attempts), least)
+    return best, attempts, quality(best) < 1
+
+
+def selection_of(
+    source: Source, allowed: Allowed, result: Result, asked: str, run: Run, notes: tuple[str, ...] = ()
+) -> Selection:
+    """The record of a result, ranked and scored."""
+    from imgsubset.search.quadratic import quadratic_form
+    from imgsubset.search.ranking import herding_order
+
+    rows = result.found.rows[0]
+    with run.clock.stage("rank"):
+        ranking = herding_order(quadratic_form(result.objective), rows)
+    indices = tuple(rows.tolist())
+    return Selection(
+        source=source.listing,
+        paths=source.paths,
+        stamps=source.stamps,
+        indices=indices,
+        ranking=tuple(ranking.tolist()),
+        score=score_of(result.objective, rows[None]),
+        rejected=source.rejected,
+        warnings=source.warnings + notes + run.notes,
+        classes=allowed.shares(indices),
+        copies=allowed.copies,
+        trace=result.found.trace,
+        interrupted=result.found.stopped,
+        asked=asked,
+        options=run.options,
+        embeddings=run.embeddings.describe() if run.embeddings else None,
+        device=source.device,
+        cached=source.cached,
+        seconds=dict(run.clock.seconds),
+    )
+
+
+def given_rows(source: Source, rows: Tensor, run: Run) -> Result:
+    """A subset (n,) that is not searched for, as a result."""
+    from imgsubset.search.loop import Found
+
+    objective = objective_of(source, len(rows), run)
+    return Result(objective, Found(rows[None], objective.loss(rows[None]), (), stopped=False))

@@ -1,0 +1,88 @@
+"""How many images: n, and the sizes of parts, as numbers, percentages, or 'auto'."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+from imgsubset.errors import InputError, UsageError
+from imgsubset.options import Search
+from imgsubset.shares import shared_out
+
+AUTO = "auto"
+ANY = 10**30  # images: more than any source has, to check sizes before one is read
+
+
+def check_size(n: int | str, options: Search) -> None:
+    """Raise UsageError if n makes no sense for any source, or not with these options."""
+    subset_size(n, ANY)
+    if is_auto(n) and not options.has_target:
+        raise UsageError("n 'auto' needs a target loss or a target size to aim at")
+    if not is_auto(n) and options.has_target:
+        raise UsageError(f"a target loss or size goes with n 'auto', not with n '{n}'")
+
+
+def is_auto(n: int | str) -> bool:
+    """Whether n follows from a target."""
+    return str(n).strip() == AUTO
+
+
+def subset_size(n: int | str, usable: int) -> int:
+    """How many images to choose: a number, or a percentage of the usable ones such as '10%', at least one.
+
+    'auto' is at most all of them.
+    Raises UsageError if n makes no sense, InputError if there are fewer usable images.
+    """
+    if is_auto(n):
+        return usable
+    exact = _exact(n, usable)
+    if exact is None or (str(n).strip().endswith("%") and exact > usable):
+        raise UsageError(
+            f"n '{str(n).strip()}' is neither a whole number of at least 1, nor a percentage above 0% and up to 100%, "
+            "nor 'auto'"
+        )
+    count = max(1, math.floor(exact + Fraction(1, 2)))
+    if count > usable:
+        raise InputError(f"n = {count:,} images are asked for, but the source has only {usable:,} usable ones")
+    return count
+
+
+def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
+    """How many of the usable images each part has: numbers as they are, percentages rounded by largest remainder.
+
+    So parts of 100 % in all are all images. Raises UsageError for what makes no sense, InputError for too many.
+    """
+    if not parts:
+        raise UsageError("a split needs parts, as in train=80% test=20%")
+    exact: dict[str, Fraction] = {}
+    for name, asked in parts.items():
+        value = _exact(asked, usable)
+        if value is None:
+            raise UsageError(f"part '{name}={asked}' is neither a whole number of at least 1 nor a percentage above 0%")
+        if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
+            raise UsageError(f"part '{name}' is no possible name of a folder")
+        exact[name] = value
+    percent = sum(100 * exact[name] / usable for name in parts if str(parts[name]).strip().endswith("%"))
+    if percent > 100:
+        raise UsageError(f"the parts take {float(percent):g} % of the source")
+    total = math.floor(sum(exact.values()) + Fraction(1, 2))
+    if total > usable:
+        raise InputError(f"the parts take {total:,} images, but the source has only {usable:,} usable ones")
+    sizes = dict(zip(exact, shared_out(list(exact.values()), total), strict=True))
+    if empty := [name for name, size in sizes.items() if not size]:
+        raise InputError(f"part '{empty[0]}={parts[empty[0]]}' of {usable:,} images is none")
+    return sizes
+
+
+def _exact(asked: int | str, usable: int) -> Fraction | None:
+    """A number of images, or a percentage of the usable ones, not rounded; None for what is neither, or not above 0."""
+    text = str(asked).strip()
+    percent = text.endswith("%")
+    try:
+        if percent and not 1e-30 < float(text[:-1]) < 1e30:  # an exact 1e9999999999 would take for ever
+            return None
+        exact = Fraction(text[:-1]) / 100 * usable if percent else Fraction(int(text))
+    except ValueError:
+        return None
+    return exact if 0 < exact < 2 * ANY else None

@@ -1,0 +1,81 @@
+"""How much each divergence counts; imports nothing heavy, so that a wrong word is answered at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imgsubset.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each divergence counts; only the proportions matter.
+
+    Raises UsageError for a weight that is negative or not finite, and if all are 0.
+    """
+
+    kl: float = 1.0
+    js: float = 1.0
+    wasserstein: float = 1.0
+    hellinger: float = 1.0
+    frechet: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"weight {name}={value:g} is not a finite number of at least 0")
+        if not any(dataclasses.astuple(self)):
+            raise UsageError("all weights are 0; at least one divergence must count")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], text: str = "") -> Weights:
+        """Weights by name; the unnamed are 0. `text` is how a user wrote them, for messages.
+
+        Raises UsageError naming what it does not understand.
+        """
+        of_what = f" in weights '{text or dict(given)}'"
+        values = dict.fromkeys(DIVERGENCE_NAMES, 0.0)
+        for name, number in given.items():
+            if name not in values:
+                raise UsageError(f"unknown divergence '{name}'{of_what}; known: {', '.join(DIVERGENCE_NAMES)}")
+            try:
+                values[name] = float(number)
+            except (TypeError, ValueError):
+                raise UsageError(f"weight '{name}={number}' is not a number") from None
+        return cls(**values)
+
+    @classmethod
+    def parse(cls, text: str) -> Weights:
+        """Weights from `kl=1,frechet=0.5`, where the unnamed are 0, or five numbers in the order of the fields.
+
+        Raises UsageError naming what it does not understand.
+        """
+        parts = [part.strip() for part in text.split(",")]
+        if not any("=" in part for part in parts):
+            if len(parts) != len(DIVERGENCE_NAMES):
+                raise UsageError(
+                    f"weights '{text}' are {len(parts)} numbers, not {len(DIVERGENCE_NAMES)}; "
+                    f"give {','.join(DIVERGENCE_NAMES)} in this order, or by name as in 'kl=1,frechet=0.5'"
+                )
+            parts = [f"{name}={part}" for name, part in zip(DIVERGENCE_NAMES, parts, strict=True)]
+        named: dict[str, str] = {}
+        for part in parts:
+            name, _, number = (piece.strip() for piece in part.partition("="))
+            if name in named:
+                raise UsageError(f"divergence '{name}' is named twice in weights '{text}'")
+            named[name] = number
+        return cls.of(named, text)
+
+    def shares(self) -> dict[str, float]:
+        """The divergences that count, with weights that sum to 1."""
+        values = dataclasses.asdict(self)
+        largest = max(values.values())  # divided out first: the sum of huge weights would overflow
+        total = sum(value / largest for value in values.values())
+        return {name: value / largest / total for name, value in values.items() if value > 0}
+
+
+DIVERGENCE_NAMES = tuple(field.name for field in dataclasses.fields(Weights))
