@@ -1,8 +1,7 @@
 """What a user can choose, checked on construction; imports nothing heavy, so that a wrong word is answered at once.
 
-Options are sorted into records, one for each stage that reads them. What an option decides is said where it is
-declared: LOSS, what the loss of a given subset is; CHOICE, which subset comes out, or what is written beside it; or
-NOTHING but how long it takes. Each level includes those before it.
+Options are sorted into records, one for each stage that reads them. All that is to be said of one is said where it is
+declared: its default; what it decides; what it means, for the help of the command line too; which values make sense.
 """
 
 from __future__ import annotations
@@ -11,17 +10,19 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.errors import UsageError
 from imgsubset.files import identity
-from imgsubset.weights import Weights
+from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 if TYPE_CHECKING:
     import numpy as np
 
+# What an option decides: what the loss of a given subset is; or which subset comes out, or what is written beside it;
+# or nothing but how long it takes. Each level includes those before it.
 LOSS, CHOICE, NOTHING = range(3)
 DEVICES = ("auto", "cpu", "cuda")
 STRATIFY = ("share", "equal")
@@ -29,76 +30,76 @@ REMOVED = {  # what became of options of earlier versions
     "resume": "a search takes seconds, and the cache keeps what is expensive: run the same command again",
     "cache_verify": "an image is known by its path, size and modification time; --no-cache decodes all of them anew",
 }
+Check = tuple[Callable[[Any], bool], str]
+"""Whether a value makes sense, and what does."""
 
 
-def _option(default: Any, decides: int) -> Any:
-    return field(default=default, metadata={"decides": decides})
+def _at_least(least: float) -> Check:
+    return lambda value: value >= least, f"a number of at least {least}"
 
 
-def _check(record: object, good: bool, name: str, wanted: str) -> None:
-    if not good:
-        raise UsageError(f"{name} {getattr(record, name)!r} is not {wanted}")
+def _one_of(*words: str) -> Check:
+    return lambda value: value in words, f"one of {', '.join(words)}"
 
 
-def _make_tuples(record: object, *names: str) -> None:
-    """Let these fields, which users give as any sequence but a text, be tuples."""
-    for name in names:
-        value = getattr(record, name)
-        _check(record, not isinstance(value, str), name, "a list, but a text")
-        object.__setattr__(record, name, tuple(value))
+ABOVE_0: Check = (lambda value: math.isfinite(value) and value > 0, "a finite number above 0")
+FROM_0: Check = (lambda value: math.isfinite(value) and value >= 0, "a finite number of at least 0")
+SIDE: Check = (lambda value: 8 <= value <= 4096, "between 8 and 4096 pixels")
+SEED: Check = (lambda value: 0 <= value < 1 << 63, "between 0 and 2^63 - 1")
+ODD: Check = (lambda value: value >= 1 and value % 2 == 1, "an odd number of at least 1")
+CHANNELS: Check = (lambda value: bool(value) and min(value) >= 1, "a list of numbers of at least 1")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Which images there are, and what belongs to them.
+def _opt(default: Any, decides: int, meaning: str, check: Check | None = None) -> Any:
+    return field(default=default, metadata={"decides": decides, "meaning": meaning, "check": check})
 
-    include   gitignore patterns of the images that count at all; () is all
-    exclude   gitignore patterns of images that do not count, as if they were not there
-    sidecars  files that travel with their images: auto, none, or templates as in 'labels/{dir}/{stem}.txt'
-    coco      a COCO instances file of which the part about the chosen images is written
-    strict    whether a file that cannot be decoded is an error rather than skipped
-    """
 
-    include: tuple[str, ...] = _option((), LOSS)
-    exclude: tuple[str, ...] = _option((), LOSS)
-    sidecars: str = _option("auto", LOSS)
-    coco: str | None = _option(None, CHOICE)
-    strict: bool = _option(False, CHOICE)
+class _Record:
+    """Options, each checked; None makes sense where it is the default."""
 
     def __post_init__(self) -> None:
-        _make_tuples(self, "include", "exclude")
+        for option in dataclasses.fields(self):  # type: ignore[arg-type]  # what derives from this is a dataclass
+            value = getattr(self, option.name)
+            if isinstance(option.default, tuple):
+                self._check(not isinstance(value, str), option.name, "a list, but a text")
+                object.__setattr__(self, option.name, tuple(value))
+            check = option.metadata["check"]
+            if check and value is not None:
+                self._check(check[0](value), option.name, check[1])
+
+    def _check(self, good: bool, name: str, wanted: str) -> None:
+        if not good:
+            raise UsageError(f"{name} {getattr(self, name)!r} is not {wanted}")
 
 
 @dataclass(frozen=True)
-class Features:
-    """What is measured of an image.
+class Reading(_Record):
+    """Which images there are, and what belongs to them."""
 
-    size         side of the square that images are resized to, in pixels, at least 8
-    channels     output channels of each layer of the random CNN
-    kernel_size  of its convolutions, odd, in pixels
-    """
-
-    size: int = _option(64, LOSS)
-    channels: tuple[int, ...] = _option((16, 32, 64), LOSS)
-    kernel_size: int = _option(3, LOSS)
-
-    def __post_init__(self) -> None:
-        _make_tuples(self, "channels")
-        _check(self, 8 <= self.size <= 4096, "size", "between 8 and 4096 pixels")
-        good = bool(self.channels) and min(self.channels) >= 1
-        _check(self, good, "channels", "a list of numbers of at least 1")
-        good = self.kernel_size >= 1 and self.kernel_size % 2 == 1
-        _check(self, good, "kernel_size", "an odd number of at least 1")
+    include: tuple[str, ...] = _opt((), LOSS, "Only images that match count, by the rules of .gitignore")
+    exclude: tuple[str, ...] = _opt((), LOSS, "Images that match do not count, as if they were not there")
+    sidecars: str = _opt("auto", LOSS, "Label files that travel with their image: of the same name beside it, or in "
+        "the trees of YOLO and VOC; or templates as in 'labels/{dir}/{stem}.txt', separated by commas")  # fmt: skip
+    coco: str | None = _opt(None, CHOICE, "Write the part of this COCO instances file that is about the chosen images")
+    strict: bool = _opt(False, CHOICE, "Fail (exit 4) if any image cannot be decoded, not skip it")
 
 
 @dataclass(frozen=True)
-class Mix:
-    """What closeness is.
+class Features(_Record):
+    """What is measured of an image."""
 
-    weights  of the divergences; a mapping by name will do
-    """
+    size: int = _opt(64, LOSS, "Side of the square that images are resized to", SIDE)
+    channels: tuple[int, ...] = _opt((16, 32, 64), LOSS, "Output channels of each layer of the random CNN", CHANNELS)
+    kernel_size: int = _opt(3, LOSS, "Of its convolutions; odd", ODD)
 
-    weights: Weights = _option(Weights(), LOSS)  # noqa: RUF009 (frozen)
+
+@dataclass(frozen=True)
+class Mix(_Record):
+    """What closeness is."""
+
+    weights: Weights = _opt(Weights(), LOSS,  # noqa: RUF009 (frozen)
+        "How much each divergence counts: by name, as in 'kl=1,frechet=0.5' (the unnamed are 0), or five numbers in "
+        f"the order {','.join(DIVERGENCE_NAMES)}")  # fmt: skip
 
     def __post_init__(self) -> None:
         if isinstance(self.weights, Mapping):
@@ -106,73 +107,46 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Constraints:
-    """Which images may be chosen.
+class Constraints(_Record):
+    """Which images may be chosen."""
 
-    stratify  'share': every class keeps its share of n; 'equal': all get as many; None: classes do not matter
-    labels    a CSV file with columns path and label, of the classes; None takes the first folder in a path
-    group_by  'parent' or a regular expression that captures the group in a path: all of a group or none of it
-    keep      paths of images that must be chosen
-    drop      paths of images that must not; they belong to the source all the same
-    dedupe    whether of images that are copies of each other, exact or near, at most one is chosen
-    """
-
-    stratify: str | None = _option(None, CHOICE)
-    labels: str | None = _option(None, CHOICE)
-    group_by: str | None = _option(None, CHOICE)
-    keep: tuple[str, ...] = _option((), CHOICE)
-    drop: tuple[str, ...] = _option((), CHOICE)
-    dedupe: bool = _option(False, CHOICE)
+    stratify: str | None = _opt(None, CHOICE, "Every class keeps its share of n; with =equal all get as many. The "
+        "class is the first folder", _one_of(*STRATIFY))  # fmt: skip
+    labels: str | None = _opt(None, CHOICE, "The classes of --stratify, with columns path,label")
+    group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
+        "captures in the path")  # fmt: skip
+    keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line")
+    drop: tuple[str, ...] = _opt((), CHOICE, "Images that must not be chosen, one path a line")
+    dedupe: bool = _opt(False, CHOICE, "Choose at most one of images that are copies, exact or near")
 
     def __post_init__(self) -> None:
-        _make_tuples(self, "keep", "drop")
-        _check(self, self.stratify in (None, *STRATIFY), "stratify", f"one of {', '.join(STRATIFY)}")
-        _check(self, self.labels is None or self.stratify is not None, "labels", "of use without stratify")
-        _check(self, not (self.dedupe and self.group_by), "dedupe", "possible with group_by, which takes groups whole")
+        super().__post_init__()
+        self._check(self.labels is None or self.stratify is not None, "labels", "of use without stratify")
+        self._check(not (self.dedupe and self.group_by), "dedupe", "possible with group_by, which takes groups whole")
 
 
 @dataclass(frozen=True)
-class Search:
-    """How the subset is looked for.
+class Search(_Record):
+    """How the subset is looked for."""
 
-    seed           of the search and of the network's weights; 0 to 2^63 - 1
-    candidates     random subsets that are drawn and scored, at least 1
-    chains         how many of the best of these are improved by exchanges, side by side, at least 1
-    steps          of the annealed exchanges, each a few dozen exchanges a chain; 0 leaves it at the best draw
-    time_limit     in seconds; the search then cools faster, and results depend on the machine's speed
-    temperature    kT of the Langevin noise at the start, in units of the source's variance, at least 0
-    friction       gamma of the noise, per unit of time, at least 0
-    langevin_time  how long the noise acts, at least 0; the default is one step of the chain with dt = 0.1
-    target_loss    of `n="auto"`: the smallest n whose loss is at most this, above 0
-    target_size    of `n="auto"`: the smallest n with at least this effective size
-    """
-
-    seed: int = _option(0, LOSS)
-    candidates: int = _option(4096, CHOICE)
-    chains: int = _option(2, CHOICE)
-    steps: int = _option(600, CHOICE)
-    time_limit: float | None = _option(None, CHOICE)
-    temperature: float = _option(1.0, CHOICE)
-    friction: float = _option(1.0, CHOICE)
-    langevin_time: float = _option(0.1, CHOICE)
-    target_loss: float | None = _option(None, CHOICE)
-    target_size: float | None = _option(None, CHOICE)
+    seed: int = _opt(0, LOSS, "Of the network and the search: the same seed chooses the same images", SEED)
+    candidates: int = _opt(4096, CHOICE, "Random subsets to score", _at_least(1))
+    chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", _at_least(1))
+    steps: int = _opt(600, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", _at_least(0))
+    time_limit: float | None = _opt(None, CHOICE, "End the search after this long, as in '30s' or '5m', with the best "
+        "found by then", (ABOVE_0[0], "a finite number of seconds above 0"))  # fmt: skip
+    temperature: float = _opt(1.0, CHOICE, "kT of the Langevin noise at the start, in units of the source's variance",
+        FROM_0)  # fmt: skip
+    friction: float = _opt(1.0, CHOICE, "gamma of the Langevin noise", FROM_0)
+    langevin_time: float = _opt(0.1, CHOICE, "How long the noise acts", FROM_0)
+    target_loss: float | None = _opt(None, CHOICE, "Of '-n auto': the smallest n with at most this loss", ABOVE_0)
+    target_size: float | None = _opt(None, CHOICE, "Of '-n auto': the smallest n that is as close as M random images",
+        ABOVE_0)  # fmt: skip
 
     def __post_init__(self) -> None:
-        _check(self, 0 <= self.seed < 1 << 63, "seed", "between 0 and 2^63 - 1")
-        for name, least in (("candidates", 1), ("chains", 1), ("steps", 0)):
-            _check(self, getattr(self, name) >= least, name, f"a number of at least {least}")
-        limit = self.time_limit
-        good = limit is None or (math.isfinite(limit) and limit > 0)
-        _check(self, good, "time_limit", "a finite number of seconds above 0")
-        for name in ("temperature", "friction", "langevin_time"):
-            value = getattr(self, name)
-            _check(self, math.isfinite(value) and value >= 0, name, "a finite number of at least 0")
-        for name in ("target_loss", "target_size"):
-            value = getattr(self, name)
-            _check(self, value is None or (math.isfinite(value) and value > 0), name, "a finite number above 0")
+        super().__post_init__()
         both = self.target_loss is not None and self.target_size is not None
-        _check(self, not both, "target_size", "to be given together with a target_loss; choose one of them")
+        self._check(not both, "target_size", "to be given together with a target_loss; choose one of them")
 
     @property
     def has_target(self) -> bool:
@@ -181,21 +155,13 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Running:
-    """Where the work is done.
+class Running(_Record):
+    """Where the work is done. Other processors round otherwise, and draw other random numbers."""
 
-    device   auto (CUDA if there is one), cpu or cuda
-    workers  decoding processes; None is one a core; 0 is none but this one, without a time limit for a file
-    cache    folder that keeps the moments of images between runs; None is none
-    """
-
-    device: str = _option("auto", CHOICE)  # other processors round otherwise, and draw other random numbers
-    workers: int | None = _option(None, NOTHING)
-    cache: str | None = _option(None, NOTHING)
-
-    def __post_init__(self) -> None:
-        _check(self, self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}")
-        _check(self, self.workers is None or self.workers >= 0, "workers", "a number of at least 0")
+    device: str = _opt("auto", CHOICE, "Where the network and the search run; auto is a CUDA GPU if there is one",
+        _one_of(*DEVICES))  # fmt: skip
+    workers: int | None = _opt(None, NOTHING, "Decoding processes; 0 decodes in this one", _at_least(0))
+    cache: str | None = _opt(None, NOTHING, "Where the moments of images are kept between runs")
 
 
 @dataclass(frozen=True, init=False)
@@ -250,6 +216,10 @@ RECORDS: dict[str, type[Any]] = {
     "running": Running,
 }
 OPTION_NAMES = {option: name for name, kind in RECORDS.items() for option in kind.__dataclass_fields__}
+FIELDS = {option: RECORDS[name].__dataclass_fields__[option] for option, name in OPTION_NAMES.items()}
+for _kind in RECORDS.values():  # for readers of docstrings
+    _lines = [f"    {option.name}  {option.metadata['meaning']}" for option in dataclasses.fields(_kind)]
+    _kind.__doc__ = "\n".join([f"{_kind.__doc__}", "", *_lines])
 
 
 def merged(options: Options | None, words: Mapping[str, Any]) -> Options:

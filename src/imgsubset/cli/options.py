@@ -14,88 +14,66 @@ from platformdirs import user_cache_path
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.files import read_whole
-from imgsubset.options import DEVICES, LOSS, OPTION_NAMES, STRATIFY, Embeddings, Options
+from imgsubset.options import DEVICES, FIELDS, LOSS, STRATIFY, Embeddings, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
-from imgsubset.weights import DIVERGENCE_NAMES, Weights
+from imgsubset.weights import Weights
 
-DEFAULTS = Options()
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
 Decorated = Callable[..., Any]
+# What only the command line has to say of an option; the rest is derived from its record.
+SPECIAL: dict[str, dict[str, Any]] = {
+    "weights": {"metavar": "W", "default_text": "all 1"},
+    "device": {"type": click.Choice(DEVICES)},
+    "size": {"metavar": "PIXELS"},
+    "channels": {"metavar": "C,C,..."},
+    "workers": {"metavar": "N", "default_text": "one a core; one for few images"},
+    "cache": {"type": click.Path(readable=False), "metavar": "DIR", "default_text": "the user's cache folder"},
+    "include": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
+    "exclude": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
+    "sidecars": {"metavar": "auto|none|PATTERN"},
+    "stratify": {"type": click.Choice(STRATIFY), "is_flag": False, "flag_value": "share", "metavar": "[=equal]"},
+    "labels": {"type": PATH, "metavar": "FILE.csv"},
+    "group_by": {"metavar": "parent|REGEX"},
+    "drop": {"type": PATH, "metavar": "FILE"},
+    "coco": {"type": PATH, "metavar": "FILE.json"},
+    "keep": {"type": PATH, "metavar": "FILE"},
+    "target_loss": {"type": float, "metavar": "X"},
+    "target_size": {"type": float, "metavar": "M"},
+    "candidates": {"metavar": "K"},
+    "chains": {"metavar": "R"},
+    "time_limit": {"metavar": "TIME", "type": str},
+}
 
 
-FEATURE_OPTIONS = [
-    click.option("--weights", metavar="W",
-                 help="How much each divergence counts: by name, as in 'kl=1,frechet=0.5' (the unnamed are 0), or five "
-                 f"numbers in the order {','.join(DIVERGENCE_NAMES)}.  [default: all 1]"),
-    click.option("--seed", type=int, default=DEFAULTS.search.seed, show_default=True,
-                 help="Of the network and the search: the same seed chooses the same images."),
-    click.option("--device", type=click.Choice(DEVICES), default=DEFAULTS.running.device, show_default=True,
-                 help="Where the network and the search run; auto is a CUDA GPU if there is one."),
-    click.option("--size", type=int, default=DEFAULTS.features.size, show_default=True, metavar="PIXELS",
-                 help="Side of the square that images are resized to."),
-    click.option("--channels", default=",".join(map(str, DEFAULTS.features.channels)), show_default=True,
-                 metavar="C,C,...",
-                 help="Output channels of each layer of the random CNN."),
-    click.option("--kernel-size", type=int, default=DEFAULTS.features.kernel_size, show_default=True,
-                 help="Of its convolutions; odd."),
-    click.option("--workers", type=int, default=None, metavar="N",
-                 help="Decoding processes; 0 decodes in this one.  [default: one a core; one for few images]"),
-    click.option("--cache", type=click.Path(readable=False), metavar="DIR",
-                 help="Where the moments of images are kept between runs.  [default: the user's cache folder]"),
+def _option(name: str) -> Callable[[Decorated], Decorated]:
+    """The click option of a field of a record of options."""
+    field, own = FIELDS[name], dict(SPECIAL.get(name, {}))
+    default, kind = field.default, field.type.removesuffix(" | None")
+    text = field.metadata["meaning"] + own.pop("more", "") + "."
+    if default_text := own.pop("default_text", None):
+        text += f"  [default: {default_text}]"
+    elif isinstance(default, (int, float, str)) and kind != "bool":
+        own |= {"default": default, "show_default": True}
+    elif name == "channels":
+        own |= {"default": ",".join(map(str, default)), "show_default": True}
+    if kind == "bool":
+        own["is_flag"] = True
+    own.setdefault("type", {"int": int, "float": float}.get(kind))
+    return click.option(f"--{name.replace('_', '-')}", help=text, **own)
+
+
+FEATURE_OPTIONS: list[Callable[[Decorated], Decorated]] = [
+    *map(_option, ("weights", "seed", "device", "size", "channels", "kernel_size", "workers", "cache")),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
-    click.option("--strict", is_flag=True, help="Fail (exit 4) if any image cannot be decoded, not skip it."),
-]  # fmt: skip
-
-WHICH_OPTIONS = [
-    click.option("--include", multiple=True, metavar="PATTERN",
-                 help="Only images that match count, by the rules of .gitignore; may be given again."),
-    click.option("--exclude", multiple=True, metavar="PATTERN",
-                 help="Images that match do not count, as if they were not there; may be given again."),
-    click.option("--sidecars", default=DEFAULTS.reading.sidecars, show_default=True, metavar="auto|none|PATTERN",
-                 help="Label files that travel with their image: of the same name beside it, or in the trees of YOLO "
-                 "and VOC; or templates as in 'labels/{dir}/{stem}.txt', separated by commas."),
-]  # fmt: skip
-
-CLASS_OPTIONS = [
-    click.option("--stratify", type=click.Choice(STRATIFY), is_flag=False, flag_value="share", metavar="[=equal]",
-                 help="Every class keeps its share of n; with =equal all get as many. The class is the first folder."),
-    click.option("--labels", type=PATH, metavar="FILE.csv",
-                 help="The classes of --stratify, with columns path,label."),
-    click.option("--group-by", metavar="parent|REGEX",
-                 help="Take all of a group or none of it: a folder, or what the expression captures in the path."),
-    click.option("--drop", type=PATH, metavar="FILE", help="Images that must not be chosen, one path a line."),
-    click.option("--dedupe", is_flag=True, help="Choose at most one of images that are copies, exact or near."),
-    click.option("--coco", type=PATH, metavar="FILE.json",
-                 help="Write the part of this COCO instances file that is about the chosen images."),
-]  # fmt: skip
-
-ONE_SUBSET_OPTIONS = [
-    click.option("--keep", type=PATH, metavar="FILE", help="Images that must be chosen, one path a line."),
-]  # fmt: skip
-
-TARGET_OPTIONS = [
-    click.option("--target-loss", type=float, metavar="X", help="Of '-n auto': the smallest n with at most this loss."),
-    click.option("--target-size", type=float, metavar="M",
-                 help="Of '-n auto': the smallest n that is as close as M random images."),
-]  # fmt: skip
-
+    _option("strict"),
+]
+WHICH_OPTIONS = [*map(_option, ("include", "exclude", "sidecars"))]
+CLASS_OPTIONS = [*map(_option, ("stratify", "labels", "group_by", "drop", "dedupe", "coco"))]
+ONE_SUBSET_OPTIONS = [_option("keep")]
+TARGET_OPTIONS = [*map(_option, ("target_loss", "target_size"))]
 SEARCH_OPTIONS = [
-    click.option("--candidates", type=int, default=DEFAULTS.search.candidates, show_default=True, metavar="K",
-                 help="Random subsets to score."),
-    click.option("--chains", type=int, default=DEFAULTS.search.chains, show_default=True, metavar="R",
-                 help="How many of the best draws are improved side by side."),
-    click.option("--steps", type=int, default=DEFAULTS.search.steps, show_default=True,
-                 help="Steps of annealed exchanges; 0 keeps the best draw."),
-    click.option("--time-limit", default=None, metavar="TIME",
-                 help="End the search after this long, as in '30s' or '5m', with the best found by then."),
-    click.option("--temperature", type=float, default=DEFAULTS.search.temperature, show_default=True,
-                 help="kT of the Langevin noise at the start, in units of the source's variance."),
-    click.option("--friction", type=float, default=DEFAULTS.search.friction, show_default=True,
-                 help="gamma of the Langevin noise."),
-    click.option("--langevin-time", type=float, default=DEFAULTS.search.langevin_time, show_default=True,
-                 help="How long the noise acts."),
-]  # fmt: skip
-
+    *map(_option, ("candidates", "chains", "steps", "time_limit", "temperature", "friction", "langevin_time")),
+]
 EMBEDDING_OPTIONS = [
     click.option("--embeddings", type=PATH, metavar="FILE.npy",
                  help="Features computed elsewhere, a row an image, in place of the random CNN's."),
@@ -139,10 +117,10 @@ def with_options(command: Decorated, options: Sequence[Callable[[Decorated], Dec
 
 def collect_options(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments with one `options` record in place of those that are fields of it."""
-    rest = {name: value for name, value in arguments.items() if name not in {*OPTION_NAMES, "no_cache"}}
-    values = {name: value for name, value in arguments.items() if name in OPTION_NAMES}
+    rest = {name: value for name, value in arguments.items() if name not in {*FIELDS, "no_cache"}}
+    values = {name: value for name, value in arguments.items() if name in FIELDS}
     values["cache"] = cache_folder(values["cache"], arguments["no_cache"])
-    values["weights"] = DEFAULTS.mix.weights if values["weights"] is None else Weights.parse(values["weights"])
+    values["weights"] = Weights() if values["weights"] is None else Weights.parse(values["weights"])
     values["channels"] = parse_channels(values["channels"])
     values["time_limit"] = parse_seconds(values.get("time_limit"))
     for name in ("keep", "drop"):
