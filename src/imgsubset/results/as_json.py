@@ -7,12 +7,15 @@ import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgsubset.files import identity
 from imgsubset.options import CHOICE, NOTHING, Options
 from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.results.records import CacheFolder, Comparison, Export, Placed, Score, Scored, Selection, Verification
+from imgsubset.results.records import Comparison, Export, Placed, Score, Scored, Selection, Verification
+
+if TYPE_CHECKING:
+    from imgsubset.features.cache import CacheFolder
 
 FORMAT = 1  # of the manifest; raised when a reader of an older one would misread it
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")

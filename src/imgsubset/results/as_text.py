@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.results.records import (
-    CacheFolder,
     Comparison,
     Export,
     Placed,
@@ -16,6 +16,9 @@ from imgsubset.results.records import (
     Selection,
     Verification,
 )
+
+if TYPE_CHECKING:
+    from imgsubset.features.cache import CacheFolder
 
 SHOWN = 10  # names, unless all are asked for
 PLACED = {"copy": "copied to", "symlink": "linked from", "hardlink": "linked from"}

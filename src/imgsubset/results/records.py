@@ -260,13 +260,3 @@ class Verification:
     def good(self) -> bool:
         """Whether every listed file is there and unchanged, and no other."""
         return not (self.missing or self.changed or self.extra)
-
-
-@dataclass(frozen=True)
-class CacheFolder:
-    """What a cache keeps of one recipe: the recipe, {} if it cannot be read; how many images; bytes on disk."""
-
-    path: Path
-    recipe: dict[str, object]
-    images: int
-    bytes: int
