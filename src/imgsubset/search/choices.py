@@ -22,34 +22,6 @@ from imgsubset.statistics.objective import random_subsets
 COMPOSITIONS = 64  # ways to make up a quota from groups of several sizes that the draws of a round try
 
 
-def quotas(sizes: Sequence[int], n: int, equal: bool = False) -> list[int]:
-    """Split n rows among classes of these sizes, at most all of them, in proportion or equally.
-
-    In proportion it is by largest remainder (Hamilton's method), the first of equal ones; then every class that got
-    none takes one from the largest quota, where n allows. Equally, a class that is used up leaves the rest to others.
-    """
-    if equal:
-        level, above = 0, n + 1  # the water level: all get so many, or all that they have
-        while above - level > 1:
-            middle = (level + above) // 2
-            level, above = (middle, above) if sum(min(size, middle) for size in sizes) <= n else (level, middle)
-        quota = [min(size, level) for size in sizes]
-        for number in [number for number, size in enumerate(sizes) if size > level][: n - sum(quota)]:
-            quota[number] += 1
-        return quota
-    total = sum(sizes)
-    quota = [n * size // total for size in sizes]
-    by_remainder = sorted(range(len(sizes)), key=lambda number: -(n * sizes[number] % total))
-    for number in by_remainder[: n - sum(quota)]:
-        quota[number] += 1
-    if n >= sum(size > 0 for size in sizes):
-        for number, size in enumerate(sizes):
-            if size and not quota[number]:
-                quota[quota.index(max(quota))] -= 1
-                quota[number] = 1
-    return quota
-
-
 @dataclass(frozen=True)
 class Stratum:
     """Units of one class and one size.

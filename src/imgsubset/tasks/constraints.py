@@ -15,8 +15,9 @@ from imgsubset.features.source import Source
 from imgsubset.options import Options
 from imgsubset.reading.labels import class_names, group_names
 from imgsubset.reading.listing import Listing
-from imgsubset.search.choices import Choices, Stratum, quotas
+from imgsubset.search.choices import Choices, Stratum
 from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
+from imgsubset.tasks.quotas import quotas
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import AnySource, Clock, or_on_cpu, read_source
 from imgsubset.options import Embeddings, Options
 from imgsubset.progress import Progress, silent
+from imgsubset.tasks.quotas import largest_remainder
 from imgsubset.tasks.select import Search, Selection
 
 ANY = 10**30  # images: more than any source has, to check sizes before one is read
@@ -45,10 +46,7 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     total = math.floor(sum(exact.values()) + Fraction(1, 2))
     if total > usable:
         raise InputError(f"the parts take {total:,} images, but the source has only {usable:,} usable ones")
-    sizes = {name: math.floor(value) for name, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: sizes[name] - exact[name])
-    for name in by_remainder[: total - sum(sizes.values())]:
-        sizes[name] += 1
+    sizes = dict(zip(exact, largest_remainder(list(exact.values()), total), strict=True))
     if empty := [name for name, size in sizes.items() if not size]:
         raise InputError(f"part '{empty[0]}={parts[empty[0]]}' of {usable:,} images is none")
     return sizes
