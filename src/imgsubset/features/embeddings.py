@@ -26,7 +26,7 @@ from torch import Tensor
 from imgsubset.devices import single_threaded
 from imgsubset.errors import InputError, UsageError
 from imgsubset.options import Embeddings
-from imgsubset.reading.listing import parse_paths, read_whole
+from imgsubset.reading.listing import parse_paths, read_named
 from imgsubset.statistics.moments import DEAD_VARIANCE, ImageMoments
 
 MANY_DIMENSIONS = 256  # above this there is PCA, unless asked otherwise: a search's time grows with the square of them
@@ -123,10 +123,7 @@ def _listed(paths: str | os.PathLike[str] | Sequence[str]) -> tuple[list[str], s
     if not isinstance(paths, (str, os.PathLike)):
         return [os.fsdecode(path) for path in paths], "the paths"
     name = f"paths '{os.fspath(paths)}'"
-    try:
-        return parse_paths(read_whole(paths)), name
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror or error}") from None
+    return parse_paths(read_named(paths, name)), name
 
 
 def _located(listed: Sequence[str], name: str, root: Path) -> list[str]:

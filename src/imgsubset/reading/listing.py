@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -106,9 +107,17 @@ def read_whole(file: str | os.PathLike[str]) -> bytes:
     return path.read_bytes()
 
 
+def read_named(file: str | os.PathLike[str], name: str) -> bytes:
+    """Like `read_whole`, of a file that messages call `name`. Raises InputError if it cannot be read."""
+    try:
+        return read_whole(file)
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from None
+
+
 def parse_paths(content: bytes) -> list[str]:
     """The paths in a text: one a line, or ended by NUL bytes if it has any. Empty ones are left out."""
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    content = content.removeprefix(BOM_UTF8)
     separator = b"\0" if b"\0" in content else b"\n"
     lines = (line if separator == b"\0" else line.rstrip(b"\r") for line in content.split(separator))
     return [os.fsdecode(line) for line in lines if line]
