@@ -19,7 +19,7 @@ from imgsubset.reading.images import Stamp
 
 PARTIAL = ".imgsubset-partial-"  # begins the name of a file that is not whole yet
 BLOCK = 1 << 20
-READERS = 8  # files read at once: reading waits for disks
+READERS = 8  # files read or copied at once: that waits for disks, not for processors
 
 
 Cancelled: TypeAlias = Callable[[], bool]
@@ -58,9 +58,7 @@ def link_file(
     """Like `copy_file`, but a symbolic link to the absolute path of the source, or a hard link."""
     path = target.parent / f"{PARTIAL}{secrets.token_hex(8)}"
     with _open(source) as file:
-        digest = hashlib.sha256()
-        for block in _blocks(file, cancelled):
-            digest.update(block)
+        digest = _digest(file, cancelled)
         _check_unchanged(source, file, stamp)
     try:
         if symbolic:
@@ -70,6 +68,13 @@ def link_file(
         _rename(path, target, overwrite)
     finally:
         path.unlink(missing_ok=True)
+    return digest
+
+
+def _digest(file: BinaryIO, cancelled: Cancelled = never) -> str:
+    digest = hashlib.sha256()
+    for block in _blocks(file, cancelled):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -140,11 +145,8 @@ def _rename(path: Path, target: Path, overwrite: bool) -> None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
     with _open_regular(path) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return _digest(file)
 
 
 def write_json(path: Path, record: object) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgsubset.errors import OutputError, UsageError
-from imgsubset.files import PARTIAL, copy_file, files_in, link_file, sync_folder, write_json, write_whole
+from imgsubset.files import PARTIAL, READERS, copy_file, files_in, link_file, sync_folder, write_json, write_whole
 from imgsubset.progress import Progress, silent
 from imgsubset.reading.images import Stamp
 from imgsubset.results.as_json import describe, describe_files
@@ -36,7 +36,6 @@ from imgsubset.writing.destination import (
 from imgsubset.writing.manifest import NAME
 
 MODES = ("copy", "symlink", "hardlink")
-COPIES = 8  # at a time: copying waits for disks, not for processors
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def _place_all(
         return path, link_file(source / path, folder / path, stamps[path], overwrite, mode == "symlink", over.is_set)
 
     over = threading.Event()  # set when the rest of the copies is of no use any more
-    executor = ThreadPoolExecutor(COPIES)
+    executor = ThreadPoolExecutor(READERS)
     hashes = {}
     try:
         for path, digest in executor.map(copy, stamps):
