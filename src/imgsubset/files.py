@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from imgsubset.errors import InputError
+
 PARTIAL = ".imgsubset-partial-"  # begins the name of a file that is not whole yet
 BLOCK = 1 << 20
-READERS = 8  # files read at once: reading waits for disks
+READERS = 8  # files read or copied at once: that waits for disks, not for processors
 Cancelled: TypeAlias = Callable[[], bool]
 
 
@@ -68,6 +70,14 @@ def read_whole(file: str | os.PathLike[str]) -> bytes:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or from_a_shell):
         raise OSError(errno.EINVAL, "not a regular file", str(file))
     return path.read_bytes()
+
+
+def read_named(file: str | os.PathLike[str], name: str) -> bytes:
+    """Like `read_whole`, of a file that messages call `name`. Raises InputError if it cannot be read."""
+    try:
+        return read_whole(file)
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from None
 
 
 def blocks(file: BinaryIO, cancelled: Cancelled = lambda: False) -> Iterator[bytes]:

@@ -210,7 +210,7 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
             raise fault
         return real(*arguments)
 
-    monkeypatch.setattr(export, "COPIES", 1)
+    monkeypatch.setattr(export, "READERS", 1)
     arguments = ("select", folder, tmp_path / "out", "-n", 5, "--mode", mode, *FAST)
     before = tree(folder)
     with monkeypatch.context() as patch:

@@ -447,7 +447,7 @@ def test_an_error_in_a_copy_leaves_no_partial_file_and_the_next_run_completes(
 
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("no /proc here")
-    monkeypatch.setattr(module, "COPIES", 1)
+    monkeypatch.setattr(module, "READERS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(copying.os, "fsync", full)
         with pytest.raises(OutputError, match=r"out': No space left on device"):

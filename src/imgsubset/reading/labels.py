@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.files import read_whole
+from imgsubset.files import read_named
 
 
 def class_names(paths: Sequence[str], labels: str | os.PathLike[str] | None = None) -> list[str]:
@@ -22,10 +22,7 @@ def class_names(paths: Sequence[str], labels: str | os.PathLike[str] | None = No
     """
     if labels is None:
         return [path.split("/", 1)[0] if "/" in path else "." for path in paths]
-    try:
-        text = read_whole(labels).decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise InputError(f"cannot read labels '{labels}': {error.strerror or error}") from None
+    text = read_named(labels, f"labels '{labels}'").decode("utf-8-sig", "surrogateescape")
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         missing = {"path", "label"} - set(rows.fieldnames or ())

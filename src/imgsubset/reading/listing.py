@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -117,7 +118,7 @@ def list_images(source: AnySource) -> Listing:
 
 def parse_paths(content: bytes) -> list[str]:
     """The paths in a text: one a line, or ended by NUL bytes if it has any. Empty ones are left out."""
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    content = content.removeprefix(BOM_UTF8)
     separator = b"\0" if b"\0" in content else b"\n"
     lines = (line if separator == b"\0" else line.rstrip(b"\r") for line in content.split(separator))
     return [os.fsdecode(line) for line in lines if line]

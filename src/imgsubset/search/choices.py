@@ -14,40 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from imgsubset.statistics.objective import random_subsets
 
 COMPOSITIONS = 64  # ways to make up a quota from groups of several sizes that the draws of a round try
-
-
-def quotas(sizes: Sequence[int], n: int, equal: bool = False) -> list[int]:
-    """Split n rows among classes of these sizes, at most all of them, in proportion or equally.
-
-    In proportion it is by largest remainder (Hamilton's method), the first of equal ones; then every class that got
-    none takes one from the largest quota, where n allows. Equally, a class that is used up leaves the rest to others.
-    """
-    if equal:
-        level, above = 0, n + 1  # the water level: all get so many, or all that they have
-        while above - level > 1:
-            middle = (level + above) // 2
-            level, above = (middle, above) if sum(min(size, middle) for size in sizes) <= n else (level, middle)
-        quota = [min(size, level) for size in sizes]
-        for number in [number for number, size in enumerate(sizes) if size > level][: n - sum(quota)]:
-            quota[number] += 1
-        return quota
-    total = sum(sizes)
-    quota = [n * size // total for size in sizes]
-    by_remainder = sorted(range(len(sizes)), key=lambda number: -(n * sizes[number] % total))
-    for number in by_remainder[: n - sum(quota)]:
-        quota[number] += 1
-    if n >= sum(size > 0 for size in sizes):
-        for number, size in enumerate(sizes):
-            if size and not quota[number]:
-                quota[quota.index(max(quota))] -= 1
-                quota[number] = 1
-    return quota
 
 
 @dataclass(frozen=True)
@@ -78,12 +51,13 @@ class Choices:
         for stratum in strata:
             if wanted.get(stratum.group):
                 by_class[stratum.group].append(stratum)
-        self.makers = [_Maker([tuple(one.rows.shape) for one in found], wanted[g]) for g, found in by_class.items()]
-        if not len(fixed) and any(wanted.values()) and not any(maker.target for maker in self.makers):
+        self.ways = [_Ways([tuple(one.rows.shape) for one in found], wanted[g]) for g, found in by_class.items()]
+        if not len(fixed) and any(wanted.values()) and not any(one.target for one in self.ways):
             # Every group is more than twice what is asked for: the smallest of them is nearer than nothing.
-            min(self.makers, key=lambda maker: maker.least or math.inf).take_least()
+            smallest = min(self.ways, key=lambda one: one.least or math.inf)
+            smallest.target = smallest.least
         self.strata = [stratum for found in by_class.values() for stratum in found]
-        self.n = len(fixed) + sum(maker.target for maker in self.makers)
+        self.n = len(fixed) + sum(one.target for one in self.ways)
 
     @classmethod
     def free(cls, total: int, n: int, device: torch.device) -> Choices:
@@ -131,7 +105,7 @@ class Choices:
 
     def _draw_alike(self, count: int, dice: Generator, generator: Generator) -> Tensor:
         """Subsets that take equally many units of each stratum."""
-        taken = [k for maker in self.makers for k in maker.composition(dice)]
+        taken = [k for one in self.ways for k in one.composition(dice)]
         columns = [self.fixed.expand(count, -1)]
         for stratum, k in zip(self.strata, taken, strict=True):
             if k:
@@ -170,56 +144,35 @@ class Choices:
         return sums.view(*units.shape, -1)
 
 
-class _Maker:
-    """Ways to make up a number of rows from units of several sizes.
+class _Ways:
+    """The ways to make up a number of rows from units of several sizes.
 
     shapes  of each stratum: how many units, and their size
     target  the reachable number nearest to the one asked for, the lower of two
-    least   the lowest reachable number above 0
+    least   the lowest reachable number above 0; 0 if there is none
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], wanted: int) -> None:
         self.shapes = shapes
-        largest = max((size for _, size in shapes), default=0)
-        limit = (1 << (wanted + largest + 1)) - 1
-        # reach[i] has bit t set if units of the strata from i on can make up t rows.
-        self.reach = [1]
+        most = wanted + max((size for _, size in shapes), default=0)
+        self.reach = [np.arange(most + 1) == 0]  # [i][t]: whether units of the strata from i on can make up t rows
         for count, size in reversed(shapes):
-            sums, left, step = self.reach[0], count, 1
-            while left > 0:  # 1, 2, 4, ... units at a time make up every number of them
-                sums |= (sums << (min(step, left) * size)) & limit
-                left, step = left - step, 2 * step
-            self.reach.insert(0, sums)
-        reachable = [t for t in range(wanted + largest + 1) if self.reach[0] >> t & 1] if largest > 1 else [wanted]
-        self.target = min(reachable, key=lambda t: (abs(t - wanted), t))
-        self.least = min((t for t in reachable if t), default=0)
-
-    def take_least(self) -> None:
-        """Aim at as few rows as there can be, but not none."""
-        self.target = self.least
+            # In columns, a unit more is one row down: t is reachable if one of `count` rows above it, or itself, was.
+            table = np.pad(self.reach[0], (0, -(most + 1) % size)).reshape(-1, size).cumsum(0)
+            table[count + 1 :] -= table[: -count - 1]
+            self.reach.insert(0, table.reshape(-1)[: most + 1] > 0)
+        reachable = np.flatnonzero(self.reach[0])
+        self.target = int(reachable[abs(reachable - wanted).argmin()])
+        self.least = int(reachable[:2].max())
 
     def composition(self, dice: Generator) -> list[int]:
         """How many units of each stratum, at random: about as many as a random choice of units would take."""
         left, rest = self.target, sum(count * size for count, size in self.shapes)
         taken = []
-        for number, (count, size) in enumerate(self.shapes):
-            later = self.reach[number + 1]
-            possible = [k for k in range(min(count, left // size) + 1) if later >> (left - k * size) & 1]
-            share = left / rest if rest else 0.0
-            k = possible[0]
-            if len(possible) > 1:
-                k = possible[int(torch.multinomial(_binomial(count, possible, share), 1, generator=dice))]
-            taken.append(k)
-            left, rest = left - k * size, rest - count * size
+        for (count, size), later in zip(self.shapes, self.reach[1:], strict=True):
+            units = np.arange(min(count, left // size) + 1)
+            possible = units[later[left - size * units]]
+            trials, share = torch.tensor([count, left / rest], dtype=torch.float64)
+            taken.append(int(possible[abs(possible - float(torch.binomial(trials, share, dice))).argmin()]))
+            left, rest = left - taken[-1] * size, rest - count * size
         return taken
-
-
-def _binomial(count: int, possible: Sequence[int], share: float) -> Tensor:
-    """Probabilities of these numbers of successes among `count` trials, given that it is one of them."""
-    share = min(max(share, 1e-9), 1 - 1e-9)
-    logs = [
-        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
-        + k * math.log(share) + (count - k) * math.log1p(-share)
-        for k in possible
-    ]  # fmt: skip
-    return torch.tensor(logs, dtype=torch.float64).softmax(0)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -118,6 +119,14 @@ class Standard:
             square = (square - 2 * self.center * mean + self.center**2) / self.scale**2
             block.copy_(torch.cat([(mean - self.center) / self.scale, square], 1))
         return ImageMoments(table, images.positions)
+
+
+def row_keys(table: Tensor) -> np.ndarray:
+    """The bytes of each row of a table (N, Z), as (N,) values that compare and sort as bytes do."""
+    rows = np.ascontiguousarray(table.cpu().numpy())
+    if not rows.size:  # numpy has no values of no bytes
+        return np.zeros(len(rows), "V1")
+    return rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]
 
 
 def maps_to_moments(maps: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from imgsubset.devices import single_threaded, workers
 from imgsubset.statistics.divergences import DIVERGENCES
-from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, standard, subset_moments
+from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, row_keys, standard, subset_moments
 
 DRAWS = 1000
 # Of the pooled variance: a channel that varies less in the reference counts as varying this much. In its own units a
@@ -56,11 +56,7 @@ def two_sample(first: ImageMoments, second: ImageMoments, generator: Generator, 
 
 def _in_order(table: Tensor) -> Tensor:
     """Rows sorted by their bytes: the same whatever the images are called."""
-    if not table.shape[1]:
-        return table
-    rows = np.ascontiguousarray(table.cpu().numpy())
-    keys = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]
-    return table[torch.from_numpy(np.argsort(keys, kind="stable")).to(table.device)]
+    return table[torch.from_numpy(np.argsort(row_keys(table), kind="stable")).to(table.device)]
 
 
 def _apart(reference: Moments, other: Moments) -> Tensor:

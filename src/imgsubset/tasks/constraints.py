@@ -14,8 +14,9 @@ from imgsubset.features.source import Source
 from imgsubset.options import Constraints
 from imgsubset.reading.labels import class_names, group_names
 from imgsubset.reading.listing import Listing
-from imgsubset.search.choices import Choices, Stratum, quotas
+from imgsubset.search.choices import Choices, Stratum
 from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
+from imgsubset.tasks.quotas import quotas
 
 
 @dataclass(frozen=True)

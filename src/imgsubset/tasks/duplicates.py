@@ -10,7 +10,7 @@ import torch
 
 from imgsubset.features.source import Source
 from imgsubset.files import sha256_of
-from imgsubset.statistics.moments import Block
+from imgsubset.statistics.moments import Block, row_keys
 
 # Root mean square over channels of the difference of two images' features, in units of the source's variance. JPEG
 # photographs saved again at quality 60 came out at 0.03 or less, at half the size at 0.03 or less nine times in ten;
@@ -25,10 +25,10 @@ def exact_duplicates(source: Source) -> list[tuple[int, ...]]:
 
     Equal files have equal moments, so only files with equal moments are read.
     """
-    table = np.ascontiguousarray(source.blocks[0].images.table.cpu().numpy())
-    if not table.shape[1]:
+    images = source.blocks[0].images
+    if not images.channels:
         return []
-    keys = table.view(np.dtype((np.void, table.shape[1] * table.itemsize)))[:, 0]
+    keys = row_keys(images.table)
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
     by_content: dict[tuple[int, str], list[int]] = defaultdict(list)

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.options import Search
-from imgsubset.shares import shared_out
+from imgsubset.tasks.quotas import largest_remainder
 
 AUTO = "auto"
 ANY = 10**30  # images: more than any source has, to check sizes before one is read
@@ -69,7 +69,7 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     total = math.floor(sum(exact.values()) + Fraction(1, 2))
     if total > usable:
         raise InputError(f"the parts take {total:,} images, but the source has only {usable:,} usable ones")
-    sizes = dict(zip(exact, shared_out(list(exact.values()), total), strict=True))
+    sizes = dict(zip(exact, largest_remainder(list(exact.values()), total), strict=True))
     if empty := [name for name, size in sizes.items() if not size]:
         raise InputError(f"part '{empty[0]}={parts[empty[0]]}' of {usable:,} images is none")
     return sizes

@@ -17,8 +17,10 @@ from pathlib import Path
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
 from imgsubset.files import PARTIAL, Stamp, files_in, sha256_of
 from imgsubset.options import Reading
+from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.listing import Listing
-from imgsubset.reading.sidecars import filtered_coco, filtered_metadata, sidecars
+from imgsubset.reading.metadata import filtered_metadata
+from imgsubset.reading.sidecars import sidecars
 from imgsubset.writing.manifest import NAME, Manifest, read_manifest
 
 MARKER = ".imgsubset-incomplete.json"
@@ -83,12 +85,12 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
     """
     beside = sidecars(source.root, chosen, images, options.sidecars)
     copied = sorted({path for paths in beside.values() for path in paths})
-    made = filtered_metadata(source.root, chosen) if options.sidecars != "none" else []
+    written = filtered_metadata(source.root, chosen) if options.sidecars != "none" else {}
     if options.coco is not None:
-        made.append(filtered_coco(options.coco, chosen, images))
-    written = {one.path: one.content for one in made}
-    if len(written) < len(made):
-        raise UsageError(f"two files of labels would have one name in the destination: {', '.join(sorted(written))}")
+        if (name := Path(options.coco).name) in written:
+            names = ", ".join(sorted(written))
+            raise UsageError(f"two files of labels would have one name in the destination: {names}")
+        written[name] = filtered_coco(options.coco, chosen, images)
     return Companions(tuple(copied), written)
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from imgsubset.errors import OutputError, UsageError
-from imgsubset.files import PARTIAL, Stamp, files_in, sync_folder, write_json, write_whole
+from imgsubset.files import PARTIAL, READERS, Stamp, files_in, sync_folder, write_json, write_whole
 from imgsubset.progress import Progress, silent
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe
@@ -36,7 +36,6 @@ from imgsubset.writing.destination import (
 from imgsubset.writing.manifest import NAME
 
 MODES = ("copy", "symlink", "hardlink")
-COPIES = 8  # at a time: copying waits for disks, not for processors
 
 
 def check_mode(mode: str) -> None:
@@ -155,7 +154,7 @@ def _place_all(
         return path, copy_file(*where) if mode == "copy" else link_file(*where, symbolic=mode == "symlink")
 
     over = threading.Event()  # set when the rest of the copies is of no use any more
-    executor = ThreadPoolExecutor(COPIES)
+    executor = ThreadPoolExecutor(READERS)
     hashes = {}
     try:
         for path, digest in executor.map(copy, stamps):

@@ -1,0 +1,71 @@
+"""Labels in a COCO file, cut to the chosen images.
+
+Paths are relative to the source, with `/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Collection
+from posixpath import normpath
+
+from imgsubset.errors import InputError
+from imgsubset.files import read_named
+
+
+def filtered_coco(file: str | os.PathLike[str], chosen: Collection[str], everything: Collection[str]) -> bytes:
+    """A COCO file with only the chosen images and their annotations; ids, order and other entries are kept.
+
+    everything  the images of the source, which decide what a file name can mean
+
+    A `file_name` means the image of that path; else the only one whose path ends in it, folder by folder; else the
+    only one whose path ends in the longest tail of it that fits any, unless another name fits that one as well.
+    Raises InputError for a file that is no such JSON, and if a chosen image and another one fit a `file_name`.
+    """
+    try:
+        record = json.loads(read_named(file, f"'{file}'"))
+        if not isinstance(record["images"], list):
+            raise TypeError
+        named = dict.fromkeys((image["id"], normpath(image["file_name"])) for image in record["images"])
+        frozenset(entry["image_id"] for entry in record.get("annotations", ()))  # what is wrong fails here
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"'{file}' is not JSON: {error}") from None
+    except (TypeError, LookupError):
+        raise InputError(f"'{file}' is no COCO file: images need 'id', 'file_name', annotations 'image_id'") from None
+    kept = _kept(dict.fromkeys(name for _, name in named), frozenset(chosen), frozenset(everything), str(file))
+    ids = {key for key, name in named if name in kept}
+    for key, name in named:
+        if key in ids and name not in kept:  # nobody can tell whose the annotations are
+            raise InputError(f"'{name}' and a chosen image have the same id {key!r} in '{file}'")
+    record["images"] = [image for image in record["images"] if normpath(image["file_name"]) in kept]
+    if "annotations" in record:
+        record["annotations"] = [entry for entry in record["annotations"] if entry["image_id"] in ids]
+    return json.dumps(record).encode()
+
+
+def _tails(path: str) -> list[str]:
+    """A path, and what is left of it as folders are dropped from its front."""
+    return [path.split("/", dropped)[-1] for dropped in range(path.count("/") + 1)]
+
+
+def _kept(names: Collection[str], chosen: Collection[str], everything: Collection[str], file: str) -> set[str]:
+    """The names that mean a chosen image."""
+    wanted = {tail for name in names for tail in _tails(name)}
+    fits: defaultdict[str, list[str]] = defaultdict(list)
+    for path in everything:
+        for tail in wanted.intersection(_tails(path)):
+            fits[tail].append(path)
+    claims: defaultdict[str, defaultdict[tuple[int, int], list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in names:
+        dropped, tail = next(((count, tail) for count, tail in enumerate(_tails(name)) if tail in fits), (0, name))
+        found = [tail] if tail in everything else sorted(fits.get(tail, ()), key=os.fsencode)
+        hit = next((path for path in found if path in chosen), None)
+        if hit is not None and len(found) == 1:
+            claims[hit][dropped, -len(tail)].append(name)  # the least of these is the closest fit
+        elif hit is not None and not dropped:
+            other = next(path for path in found if path != hit)
+            raise InputError(f"'{name}' in '{file}' can be '{hit}' or '{other}'")
+    closest = [ranks[min(ranks)] for ranks in claims.values()]
+    return {own[0] for own in closest if len(own) == 1}

@@ -1,0 +1,101 @@
+"""Labels in Hugging Face's metadata.jsonl and metadata.csv, cut to the chosen images.
+
+Paths are relative to the source, with `/`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from codecs import BOM_UTF8
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from posixpath import dirname, join, normpath
+from typing import Any
+
+from imgsubset.errors import InputError
+from imgsubset.files import read_named
+from imgsubset.reading.sidecars import METADATA, upwards
+
+
+def filtered_metadata(root: Path, chosen: Sequence[str]) -> dict[str, bytes]:
+    """Every metadata.jsonl and metadata.csv in or above the chosen images' folders, with only their rows, by path.
+
+    A row stays if the image that its `file_name` names, relative to the file's folder, is chosen; without that
+    field, if all files in its `*_file_name`, `file_names` and `*_file_names` are. Rows keep their bytes and order; a
+    header and a byte order mark stay. A file without such fields follows another convention and is left out, as is
+    one without a row that stays. Raises InputError that names the file and the line at fault.
+    """
+    wanted = frozenset(chosen)
+    filtered = {}
+    for folder in sorted({up for path in chosen for up in upwards(dirname(path))}, key=os.fsencode):
+        for name in METADATA:
+            where = root / folder / name
+            content = read_named(where, f"'{where}'") if where.is_file() else b""
+            if kept := _kept_rows(content, where, folder, wanted):
+                filtered[join(folder, name)] = kept
+    return filtered
+
+
+def _kept_rows(content: bytes, where: Path, folder: str, wanted: Collection[str]) -> bytes:
+    """The rows of a metadata file that are about wanted images, after its header; empty if there are none."""
+    body = content.removeprefix(BOM_UTF8)
+    head, kept = [content[: len(content) - len(body)]], []
+    rows = _csv_rows(body, where) if where.suffix == ".csv" else _jsonl_rows(body, where)
+    for place, (line, raw, row) in enumerate(rows):
+        names = _file_names(row)
+        if names is None and place == 0:
+            return b""
+        if names is None or not all(isinstance(name, str) for name in names):
+            raise InputError(f"'{where}', line {line}: 'file_name' does not say which image this is about")
+        if line == 0:
+            head.append(raw)
+        elif names and all(normpath(join(folder, name)) in wanted for name in names):
+            kept.append(raw)
+    return b"".join(head + kept) if kept else b""
+
+
+def _file_names(row: dict[str, Any]) -> list[Any] | None:
+    """What a row of metadata is about; None if it has no field for that."""
+    if "file_name" in row:
+        return [row["file_name"]]
+    keys = [key for key in row if key == "file_names" or key.endswith(("_file_name", "_file_names"))]
+    values = [row[key] if isinstance(row[key], list) else [row[key]] for key in keys if row[key] is not None]
+    return [name for value in values for name in value] if keys else None
+
+
+def _jsonl_rows(content: bytes, where: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+    for number, line in enumerate(io.BytesIO(content), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode(errors="surrogateescape"))  # names of files may not be UTF-8
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise InputError(f"'{where}', line {number}: not a JSON object")
+        yield number, line, row
+
+
+def _csv_rows(content: bytes, where: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+    """The line that each record ends in, its bytes, and its fields by their columns; the header, as line 0."""
+    lines = io.StringIO(content.decode(errors="surrogateescape"), newline="").readlines()
+    reader = csv.reader(lines, strict=True)  # else an open quote would swallow the rest
+    limit = csv.field_size_limit(len(content) + 1)  # 128 KiB is little for a mask written as text
+    header: list[str] = []
+    end = 0
+    try:
+        for row in filter(None, reader):
+            start, end = end, reader.line_num
+            raw = "".join(lines[start:end]).lstrip("\r\n").encode(errors="surrogateescape")
+            number = end if header else 0
+            header = header or row
+            if len(row) != len(header):
+                raise InputError(f"'{where}', line {end}: {len(row)} fields, but {len(header)} columns")
+            yield number, raw, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise InputError(f"'{where}', line {reader.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
