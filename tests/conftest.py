@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import importlib
+import importlib.metadata
 import json
 import os
+import pkgutil
 import secrets
 import shutil
 import struct
@@ -15,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,9 +27,11 @@ import pytest
 import torch
 from PIL import Image
 
-from imgsubset import Options, Selection, cli
+import imgsubset as package
+from imgsubset import Options, Selection, cli, select
 from imgsubset.reading.images import Stamp
 from imgsubset.reading.listing import Listing
+from imgsubset.statistics import permutation
 from imgsubset.tasks.score import Score
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
@@ -153,12 +160,45 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(root)
 
 
+@pytest.fixture
+def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons with a rough noise floor, in a fiftieth of the time."""
+    monkeypatch.setattr(permutation, "two_sample", functools.partial(permutation.two_sample, draws=20))
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of all that is installed."""
+    return {each.name.lower(): each.version for each in importlib.metadata.distributions() if each.name}
+
+
+@functools.cache
+def import_everything() -> None:
+    """Import what is imported only when it is needed, by the package and by torch."""
+    for module in pkgutil.walk_packages(package.__path__, "imgsubset."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(3):
+            smooth(number, 9, 9).save(Path(folder, f"{number}.png"))
+        select(folder, 1, Options(candidates=2, chains=1, steps=1, size=16, device="cpu", workers=0))
+
+
 @contextlib.contextmanager
 def normal_user(folder: Path) -> Iterator[None]:
     """Act as somebody whom permissions bind."""
     if os.geteuid() != 0:
         yield
         return
+    # Another user may not reach what is installed.
+    import_everything()
+    found = {name: SimpleNamespace(version=version) for name, version in versions().items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata, "distribution", lambda name: found[name.lower()])
+        yield from _as_nobody(folder)
+
+
+def _as_nobody(folder: Path) -> Iterator[None]:
     os.seteuid(NOBODY)
     try:
         try:
