@@ -423,7 +423,7 @@ def test_an_export_that_is_killed_among_its_labels_is_completed(
     source = voc(tmp_path / "voc")
     create(source / "VOC/JPEGImages/metadata.jsonl", b'{"file_name": "image_130.jpg"}\n')
     arguments = [sys.executable, "-c", KILLED, str(source), str(out), call, str(count)]
-    run = subprocess.run(arguments, capture_output=True, timeout=100, check=False)
+    run = subprocess.run(arguments, capture_output=True, timeout=240, check=False)
     assert run.returncode == -signal.SIGKILL, run.stderr
     for path in tree(out):
         if not Path(path).name.startswith((PARTIAL, ".imgsubset-incomplete")):
@@ -536,7 +536,7 @@ def test_constraints_in_a_batch(
     defaults = DEFAULTS.replace("n = 4\n", "") if "\nn = " in lines else DEFAULTS
     create(tmp_path / "jobs.toml", (defaults + job).encode())
     run = imgsubset("batch", tmp_path / "jobs.toml", "--json")
-    assert run.code in (0, 8), run
+    assert run.code == 0, run
     result = strict_json(run.out)["jobs"][0]
     assert result["status"] == "done", result
     assert result["result"]["counts"]["usable"] == usable
