@@ -4,10 +4,12 @@ import importlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -16,9 +18,11 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import cli, errors
+from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--device", "cpu", "--workers", 0)
+FEATURES = ("--size", 16, "--channels", "8,8", "--device", "cpu")
+FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, *FEATURES, "--workers", 0)
 
 
 def files(run: Run) -> list[str]:
@@ -245,6 +249,36 @@ def test_an_interrupt_is_exit_code_130(
     assert (run.code, run.out, run.err.strip()) == (130, "", "imgsubset: interrupted")
 
 
+@pytest.fixture
+def default_sigint() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: a background shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_sigint")
+def test_the_first_interrupt_of_a_search_exports_the_best_so_far(
+    imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = Exchanges.step, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(Exchanges, "step", interrupted)
+    run = imgsubset("select", pictures, tmp_path / "out", "-n", 5, *FAST, "--steps", 1_000_000)
+    assert run.code == 130
+    assert "ending the search with the best so far" in run.err
+    manifest = strict_json((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["interrupted"] is True
+    assert [point["method"] for point in manifest["trace"]].count("exchanges") == len(calls) == 2
+    assert set(tree(tmp_path / "out")) == {"manifest.json", *(file["path"] for file in manifest["files"])}
+
+
 @pytest.mark.parametrize(
     ("n", "more", "code"),
     [
@@ -460,7 +494,6 @@ def nasty(tmp_path: Path, bomb: bytes) -> Path:
     return source
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unusable_files_are_skipped_and_named_with_their_reasons(
     imgsubset: Program, nasty: Path, tmp_path: Path, workers: int
@@ -479,7 +512,6 @@ def test_unusable_files_are_skipped_and_named_with_their_reasons(
     assert manifest["counts"] == {"usable": 5, "chosen": 5, "rejected": 8, "ignored": 0, "cached": 0, "copies": 0}
 
 
-@pytest.mark.timeout(120)
 def test_strict_makes_unusable_files_an_error_before_anything_is_copied(
     imgsubset: Program, nasty: Path, tmp_path: Path
 ) -> None:
