@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import importlib
 import io
 import itertools
@@ -20,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 Program = Callable[..., Run]
-FEATURES = ("--size", 16, "--device", "cpu")
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 40, *FEATURES, "--workers", 0)
+FEATURES = ("--size", 16, "--channels", "8,8", "--device", "cpu")
+FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, *FEATURES, "--workers", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +55,6 @@ def check_failure(run: Run, code: int, *culprits: str) -> None:
 
 def chosen(out: Path) -> list[str]:
     return [file["path"] for file in strict_json((out / "manifest.json").read_text())["files"]]
-
-
-@pytest.fixture
-def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparisons with a rough noise floor, in a tenth of the time."""
-    noisefloor = importlib.import_module("imgsubset.statistics.permutation")
-    monkeypatch.setattr(noisefloor, "two_sample", functools.partial(noisefloor.two_sample, draws=20))
 
 
 # The highest loss that is allowed
@@ -129,7 +121,7 @@ def test_the_results_are_printed_though_they_are_bad(
 def test_a_highest_loss_that_is_no_number_lets_nothing_pass(
     imgsubset: Program, folder: Path, out: Path, tmp_path: Path, gated: Callable[..., tuple[object, ...]]
 ) -> None:
-    assert imgsubset(*gated(folder, tmp_path), "--max-loss", "nan", "--no-cache").code in (2, 6)
+    assert imgsubset(*gated(folder, tmp_path), "--max-loss", "nan", "--no-cache").code == 2
     assert imgsubset(*gated(folder, tmp_path), "--max-loss", "low", "--no-cache").code == 2
     assert not (tmp_path / "gated").exists()
 
@@ -208,7 +200,6 @@ def test_a_good_subset_is_verified(imgsubset: Program, out: Path) -> None:
     assert tree(out) == before
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize(("alter", "kind"), [(flip, "changed"), (lose, "missing"), (add, "extra"), (block, "changed")])
 def test_a_subset_that_is_not_what_it_was_is_exit_code_7(
     imgsubset: Program, out: Path, alter: Callable[[Path], str], kind: str
@@ -258,22 +249,26 @@ def test_a_folder_without_a_manifest_cannot_be_verified(
     assert record["exit_code"] == 3
 
 
-def test_a_manifest_itself_is_verified_as_its_folder_or_refused(imgsubset: Program, out: Path) -> None:
+def test_a_manifest_itself_is_verified_as_its_folder(imgsubset: Program, out: Path) -> None:
     run = imgsubset("verify", out / "manifest.json")
-    if run.code:
-        check_failure(run, run.code, "manifest.json")
-        assert run.code in (2, 3)
+    assert (run.code, run.err) == (0, "")
+    assert "all 4 files are what the manifest says" in run.out
+    path = lose(out)
+    run = imgsubset("verify", out / "manifest.json")
+    assert (run.code, path in run.out) == (7, True)
 
 
-@pytest.mark.parametrize("path", ["\0", "\ud800", "", ".", "x" * 5000, 3, "a/1.jpg/x"])
-def test_a_forged_path_in_a_manifest_is_no_traceback(imgsubset: Program, out: Path, path: object) -> None:
+@pytest.mark.parametrize(
+    ("path", "code"), [("\0", 3), ("\ud800", 3), ("", 3), (".", 7), ("x" * 5000, 7), (3, 3), ("a/1.jpg/x", 7)]
+)
+def test_a_forged_path_in_a_manifest_is_no_traceback(imgsubset: Program, out: Path, path: object, code: int) -> None:
     record = strict_json((out / "manifest.json").read_text())
     record["files"][0]["path"] = path
     (out / "manifest.json").write_text(json.dumps(record))
     run = imgsubset("verify", out)
-    assert run.code in (3, 7)
+    assert run.code == code
     check_error_line(run)
-    assert imgsubset("verify", out, "--json").code == run.code
+    assert imgsubset("verify", out, "--json").code == code
 
 
 def test_a_folder_that_cannot_be_searched_is_one_line(imgsubset: Program, open_folder: Path, out: Path) -> None:
@@ -284,8 +279,8 @@ def test_a_folder_that_cannot_be_searched_is_one_line(imgsubset: Program, open_f
     (copy / "shut").chmod(0)
     with normal_user(open_folder):
         run = imgsubset("verify", copy)
-    assert run.code in (3, 7)
-    check_error_line(run)
+    assert run.code == 3
+    check_error_line(run, "shut")
 
 
 # The cache
@@ -547,6 +542,7 @@ def test_stdin_is_read_once(imgsubset: Program, folder: Path, stdin: Callable[[b
         assert loss_of(record) == 0
 
 
+@pytest.mark.usefixtures("few_deals")
 def test_a_folder_is_no_distance_from_itself(imgsubset: Program, folder: Path) -> None:
     record = scored(imgsubset("compare", folder, folder, "--json", "--max-loss", 0, *FEATURES))
     assert record["loss"]["value"] == 0
@@ -659,10 +655,8 @@ def test_embeddings_of_more_than_the_source_lists_choose_from_the_source(
     monkeypatch.chdir(folder)
     (tmp_path / "list").write_text("a/1.jpg\n7.png\n6.bmp\n")
     run = imgsubset("select", tmp_path / "list", "-n", "100%", "--mode", "none", "--json", *embedded, *SEARCH)
-    if run.code == 0:
-        assert [file["path"] for file in strict_json(run.out)["files"]] == ["6.bmp", "7.png", "a/1.jpg"]
-    else:
-        assert run.code == 3
+    assert (run.code, run.err) == (0, "")
+    assert [file["path"] for file in strict_json(run.out)["files"]] == ["6.bmp", "7.png", "a/1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -788,7 +782,6 @@ PLACES = ["absent", "source", "source/6.bmp", "full", "full/notes.json", "dangli
 PLACES += ["a" * 300, "a/" * 3000, "\udcff", "\x1b[31m", "new\nline", "--", "~"]
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: ascii(place[:20]))
 @pytest.mark.parametrize(
     "command",
@@ -847,7 +840,7 @@ OPTIONS = ["-n", "--weights", "--target-loss", "--target-size", "--time-limit", 
 OPTIONS += ["--cache", "--embeddings", "--paths", "--workers", "--channels", "--kernel-size", "--list", "--device"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(options=st.dictionaries(st.sampled_from(OPTIONS), ODD, max_size=3), as_json=st.booleans())
 def test_no_odd_value_is_a_traceback(
     imgsubset: Program, tmp_path: Path, options: dict[str, str], as_json: bool
