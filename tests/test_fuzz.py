@@ -54,7 +54,7 @@ except Exception:
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 print("ready", flush=True)
 for line in sys.stdin:
-    signal.alarm(20)  # whose default is to end the process
+    signal.alarm(120)  # whose default is to end the process
     try:
         pixels, stamp = decode(line[:-1], 16)
         print("pixels", len(pixels), flush=True)
