@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ import imgsubset as package
 from imgsubset import Options, Selection, cli, select
 from imgsubset.reading.images import Stamp
 from imgsubset.reading.listing import Listing
+from imgsubset.results.as_json import LIBRARIES
 from imgsubset.statistics import permutation
 from imgsubset.tasks.score import Score
 
@@ -166,15 +166,26 @@ def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(permutation, "two_sample", functools.partial(permutation.two_sample, draws=20))
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """Of all that is installed."""
-    return {each.name.lower(): each.version for each in importlib.metadata.distributions() if each.name}
+class Installed:
+    """What is installed under a name. Its version, which every result of the program tells, is read only once."""
+
+    def __init__(self, name: str) -> None:
+        self.found = DISTRIBUTION(name)
+        self.version = self.found.version
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.found, name)
+
+
+DISTRIBUTION = importlib.metadata.distribution
+importlib.metadata.distribution = functools.cache(Installed)  # type: ignore[assignment, arg-type]
 
 
 @functools.cache
 def import_everything() -> None:
-    """Import what is imported only when it is needed, by the package and by torch."""
+    """Import what is imported only when it is needed, by the package and by torch, and read the versions."""
+    for name in ("imgsubset", *LIBRARIES):
+        importlib.metadata.version(name)
     for module in pkgutil.walk_packages(package.__path__, "imgsubset."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -190,15 +201,7 @@ def normal_user(folder: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    # Another user may not reach what is installed.
-    import_everything()
-    found = {name: SimpleNamespace(version=version) for name, version in versions().items()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.metadata, "distribution", lambda name: found[name.lower()])
-        yield from _as_nobody(folder)
-
-
-def _as_nobody(folder: Path) -> Iterator[None]:
+    import_everything()  # which another user may not reach
     os.seteuid(NOBODY)
     try:
         try:

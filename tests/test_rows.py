@@ -75,6 +75,7 @@ def chosen(out: Path) -> list[str]:
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_row01_files_cut_off_anywhere(tmp_path: Path, kind: str) -> None:
     content = encoded(Image.fromarray(noise(1, 40, 30)), kind)
@@ -85,6 +86,7 @@ def test_row01_files_cut_off_anywhere(tmp_path: Path, kind: str) -> None:
     assert reasons.count("") <= len(reasons) // 20  # nothing but an end that holds no pixels may lack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_row01_flipped_bytes_are_pixels_or_one_line(tmp_path: Path, kind: str) -> None:
     content = encoded(smooth(2, 30, 20), kind)
@@ -210,6 +212,7 @@ def deflated(count: int) -> bytes:
     return zlib.compress(bytes(count), 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOMBS)
 def test_row02_a_bomb_takes_no_memory(tmp_path: Path, kind: str) -> None:
     content = BOMBS[kind]()
@@ -252,6 +255,7 @@ def test_row02_a_hundred_megapixels_and_more_take_less_than_two_gigabytes(tmp_pa
     assert peak < 2 * GIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1), (2, 65_000)], ids=str)
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 def test_row02_a_strip_takes_no_memory(tmp_path: Path, kind: str, size: tuple[int, int]) -> None:
@@ -593,6 +597,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_row10_a_file_size_limit_leaves_nothing_half(imgsubset: Program, tmp_path: Path) -> None:
     folder = tmp_path / "source"
     for number in range(3):
@@ -610,6 +615,7 @@ def test_row10_a_file_size_limit_leaves_nothing_half(imgsubset: Program, tmp_pat
     assert len(tree(tmp_path / "out")) == 5
 
 
+@pytest.mark.slow
 def test_row10_no_room_for_decoding_is_no_traceback(tmp_path: Path) -> None:
     smooth(0, 9, 9).save(create(tmp_path / "source" / "1.png"))
     arguments = ["select", tmp_path / "source", tmp_path / "out", "-n", 1, *SEARCH, "--no-cache", "--workers", 1]
@@ -816,6 +822,7 @@ def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     monkeypatch.setattr(owner, name, fail)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_deals")
 @pytest.mark.parametrize(
     ("command", "stage"),
@@ -898,6 +905,7 @@ def test_row21_the_order_of_the_files(
     assert select(pictures, 9, OPTIONS).ranked == usual
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_row21_the_number_of_processes(pictures: Path, usual: tuple[str, ...], workers: int) -> None:
     assert select(pictures, 9, replace(OPTIONS, workers=workers)).ranked == usual
@@ -917,6 +925,7 @@ def test_row21_which_images_are_cached_and_so_the_batches(
     assert select(pictures, 9, options).ranked == usual
 
 
+@pytest.mark.slow
 def test_row21_locale_time_zone_and_hash_seed(pictures: Path, usual: tuple[str, ...]) -> None:
     code = (
         "import sys; from imgsubset import select, Options; "
@@ -937,6 +946,7 @@ def test_row21_locale_time_zone_and_hash_seed(pictures: Path, usual: tuple[str, 
 # Row 22: the source
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_deals")
 @pytest.mark.parametrize("mode", ["copy", "symlink", "hardlink", "none"])
 def test_row22_no_run_changes_the_source(imgsubset: Program, folder: Path, tmp_path: Path, mode: str) -> None:

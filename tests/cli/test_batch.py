@@ -13,9 +13,9 @@ Program = Callable[..., Run]
 FAST = """
 [defaults]
 n = 3
-candidates = 64
+candidates = 16
 chains = 1
-steps = 40
+steps = 4
 size = 16
 device = "cpu"
 workers = 0
@@ -248,7 +248,7 @@ n = "50%"
     assert (one["options"]["seed"], one["n"], two["options"]["seed"], two["n"]) == (4, 3, 5, 4)
     for result in (one, two):
         assert result["options"]["weights"] == weights(1, 0, 0, 0, 0)
-        assert (result["options"]["steps"], result["options"]["candidates"]) == (40, 64)
+        assert (result["options"]["steps"], result["options"]["candidates"]) == (4, 16)
 
 
 @pytest.mark.parametrize(
@@ -474,6 +474,7 @@ def test_json_of_a_refusal_is_one_object(batch: Batch, text: str) -> None:
 # Names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["\x1b[31mred", "new\nline", "\u202ereversed", "tab\tbed", "", "a.b c", "日本"])
 def test_odd_names_of_jobs_are_printed_without_acting_on_the_terminal(
     batch: Batch, folder: Path, tmp_path: Path, name: str

@@ -22,7 +22,7 @@ from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
 FEATURES = ("--size", 16, "--channels", "8,8", "--device", "cpu")
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, *FEATURES, "--workers", 0)
+FAST = ("--candidates", 16, "--chains", 1, "--steps", 4, *FEATURES, "--workers", 0)
 
 
 def files(run: Run) -> list[str]:
@@ -51,6 +51,7 @@ except SystemExit as ended:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -301,6 +302,7 @@ def test_json_of_a_failure_is_one_object(
     assert run.err == f"imgsubset: error: {record['error']}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
@@ -383,6 +385,7 @@ def test_a_dry_run_chooses_what_a_run_copies(imgsubset: Program, pictures: Path,
     assert strict_json(dry.out)["destination"] is None
 
 
+@pytest.mark.slow
 def test_one_seed_chooses_the_same_files_and_another_others(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     def chosen(seed: int, workers: int) -> list[str]:
         seeded = ("--seed", seed, "--workers", workers)
@@ -392,6 +395,7 @@ def test_one_seed_chooses_the_same_files_and_another_others(imgsubset: Program, 
     assert chosen(5, 0) != chosen(6, 0)
 
 
+@pytest.mark.slow
 def test_the_environment_and_the_place_change_nothing_and_streams_stay_clean(
     imgsubset: Program, pictures: Path, tmp_path: Path
 ) -> None:
@@ -561,6 +565,7 @@ def test_an_unreadable_folder_is_named_and_strict_fails(imgsubset: Program, open
     check_failure(strict, 4, "'shut': cannot read folder: Permission denied")
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_gets_no_traceback(pictures: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "imgsubset", "select", str(pictures), str(tmp_path / "out"), "-n", "3"]
     command += map(str, FAST)

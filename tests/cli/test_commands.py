@@ -20,7 +20,7 @@ from PIL import Image
 
 Program = Callable[..., Run]
 FEATURES = ("--size", 16, "--channels", "8,8", "--device", "cpu")
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, *FEATURES, "--workers", 0)
+FAST = ("--candidates", 16, "--chains", 1, "--steps", 4, *FEATURES, "--workers", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +100,7 @@ def test_a_loss_above_the_highest_is_exit_code_6_beside_the_results(
         assert (run.err == "") == (code == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_deals")
 @GATED
 def test_the_results_are_printed_though_they_are_bad(
@@ -553,6 +554,7 @@ def test_a_folder_is_no_distance_from_itself(imgsubset: Program, folder: Path) -
     assert "samples of one distribution" in imgsubset("compare", folder, folder, *FEATURES).out
 
 
+@pytest.mark.slow
 def test_folders_that_differ_are_told_apart(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     for number in range(40):
         path = create(tmp_path / "noise" / f"{number}.png")
@@ -577,7 +579,7 @@ def embedded(folder: Path, tmp_path: Path) -> tuple[object, ...]:
     return "--embeddings", tmp_path / "emb.npy", "--paths", tmp_path / "paths.txt"
 
 
-SEARCH = ("--candidates", 64, "--chains", 1, "--steps", 40, "--device", "cpu")
+SEARCH = ("--candidates", 16, "--chains", 1, "--steps", 4, "--device", "cpu")
 
 
 @pytest.mark.parametrize("command", ["select", "score"])
@@ -851,6 +853,7 @@ OPTIONS = ["-n", "--weights", "--target-loss", "--target-size", "--time-limit", 
 OPTIONS += ["--cache", "--embeddings", "--paths", "--workers", "--channels", "--kernel-size", "--list", "--device"]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(options=st.dictionaries(st.sampled_from(OPTIONS), ODD, max_size=3), as_json=st.booleans())
 def test_no_odd_value_is_a_traceback(

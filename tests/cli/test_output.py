@@ -21,7 +21,7 @@ from imgsubset.writing.export import MARKER
 
 Program = Callable[..., Run]
 FEATURES = ("--size", 16, "--channels", "8,8", "--device", "cpu")
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, *FEATURES, "--workers", 0)
+FAST = ("--candidates", 16, "--chains", 1, "--steps", 4, *FEATURES, "--workers", 0)
 MODES = ("copy", "symlink", "hardlink")
 LINKS = ("symlink", "hardlink")
 export = importlib.import_module("imgsubset.writing.export")
@@ -121,6 +121,7 @@ def test_ranked_adds_one_file_that_verify_knows(imgsubset: Program, folder: Path
     assert imgsubset("verify", out).code == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", MODES)
 @pytest.mark.parametrize("first", MODES)
 def test_overwriting_one_mode_by_another_never_writes_to_the_source(
@@ -191,6 +192,7 @@ def test_a_hard_link_that_cannot_be_made_says_what_to_do_instead(
     check_placed(folder, tmp_path / "out", "hardlink")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("mode", LINKS)
@@ -663,6 +665,7 @@ def content(text: bytes) -> Callable[[Path], None]:
     return change
 
 
+@pytest.mark.slow
 @COPIED
 @pytest.mark.parametrize(
     "alter",

@@ -23,7 +23,7 @@ from imgsubset import Options, export, select
 from imgsubset.files import PARTIAL
 from imgsubset.writing.export import MARKER
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")]
 IMAGES = 70
 SECONDS = 120.0  # within which a signal ends the program, however slow the machine is
 FAST = ("-n", 5, "--candidates", 64, "--chains", 1, "--size", 16, "--device", "cpu", "--workers", 2)
@@ -176,7 +176,6 @@ def check_rerun(imgsubset: Callable[..., Run], folder: Path) -> None:
     assert imgsubset("verify", folder / "out").code == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", SLOW)
 def test_a_signal_ends_any_stage_in_order(begin: Begin, imgsubset: Callable[..., Run], stage: str) -> None:
     names = ["SIGINT", "SIGTERM"] + ["SIGHUP"] * (stage == "list")  # all go one way
@@ -205,7 +204,6 @@ def test_a_signal_ends_any_stage_in_order(begin: Begin, imgsubset: Callable[...,
             assert not started.out.exists()
 
 
-@pytest.mark.slow
 def test_a_run_killed_in_any_stage_is_completed_by_the_next(begin: Begin, imgsubset: Callable[..., Run]) -> None:
     # The decoding processes leave when they have decoded what they are at.
     runs = [begin("decode", 0.2, name="decode"), *(begin(stage, name=stage) for stage in ("list", "search", "copy"))]
@@ -223,7 +221,6 @@ def test_a_run_killed_in_any_stage_is_completed_by_the_next(begin: Begin, imgsub
         assert tree(started.folder / "source") == started.source
 
 
-@pytest.mark.slow
 def test_a_second_interrupt_of_the_search_leaves_at_once(begin: Begin) -> None:
     started = begin("search", seconds=1000).wait()
     started.process.send_signal(signal.SIGINT)
@@ -239,7 +236,6 @@ def test_a_second_interrupt_of_the_search_leaves_at_once(begin: Begin) -> None:
     assert started.left() == []
 
 
-@pytest.mark.slow
 def test_a_second_signal_does_not_wait_for_what_the_first_waits_for(
     begin: Begin, imgsubset: Callable[..., Run]
 ) -> None:
@@ -254,7 +250,6 @@ def test_a_second_signal_does_not_wait_for_what_the_first_waits_for(
         check_rerun(imgsubset, started.folder)
 
 
-@pytest.mark.slow
 def test_a_signal_that_the_parent_ignores_stays_ignored(begin: Begin) -> None:
     started = begin("search", ignored="SIGHUP").wait()  # as nohup does
     started.process.send_signal(signal.SIGHUP)
@@ -339,7 +334,6 @@ def test_help_that_nobody_reads_gets_no_traceback(argument: str) -> None:
     assert unread(argument) == (141, b"")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["<&-", ">&- 2>&- <&-"])
 def test_decoding_works_whichever_streams_are_closed(finished: Path, tmp_path: Path, redirection: str) -> None:
     again = tmp_path / "again"
@@ -382,7 +376,6 @@ def on_terminal(columns: int, *arguments: object, **environment: str) -> tuple[i
     return process.wait(240), written.replace(b"\r\n", b"\n")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "40"}], ids=str
 )

@@ -240,6 +240,7 @@ def test_the_output_of_a_command_is_a_list(here: Path, folder: str) -> None:
     assert (found.paths, found.root, found.listed) == (("a/1.png", "b/1.png"), Path(), True)
 
 
+@pytest.mark.slow
 def test_a_process_substitution_is_a_list(here: Path) -> None:
     program = "import sys; from imgsubset.reading.listing import list_images; print(list_images(sys.argv[1]).paths)"
     shell = f"'{sys.executable}' -c '{program}' <(printf 'b/1.png\\na/1.png\\n')"

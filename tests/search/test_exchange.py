@@ -26,6 +26,7 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pool", "window"), [(6, 2), (12, 1)])
 def test_long_run_frequencies_are_boltzmann(monkeypatch: pytest.MonkeyPatch, pool: int, window: int) -> None:
     monkeypatch.setattr(exchange, "POOL", pool)
@@ -57,6 +58,7 @@ def test_finds_the_optimum_of_exhaustive_search(seed: int) -> None:
     assert float(found.losses[0]) == pytest.approx(float(losses.min()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_bookkeeping_is_exact_after_10000_exchanges() -> None:
     form = form_of(2000, 8)
     chains = Exchanges(form, random_rows(3, 100, 2000), 1, seeded(1))
@@ -85,6 +87,7 @@ def test_the_whole_source_stays_as_it_is() -> None:
     assert sorted(chains.members[0].tolist()) == list(range(10))
 
 
+@pytest.mark.slow
 def test_same_seed_same_subset_with_any_number_of_threads() -> None:
     objective = Objective(made_up_source(3000, 64), 200, Weights())
     threads, found = torch.get_num_threads(), []
@@ -137,6 +140,7 @@ def test_stop_ends_the_search_with_the_best_so_far() -> None:
     assert [point.method for point in found.trace] == ["draws"] * 8 + ["exchanges"] * 2
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_the_search_cooled_down() -> None:
     objective = Objective(made_up_source(2000, 8), 100, Weights())
     options = Options(candidates=64, steps=10**6, time_limit=1.0)

@@ -89,6 +89,7 @@ def test_a_comparison_says_what_was_compared(root: Path, found: Comparison) -> N
     assert record["counts"] == {"first": 30, "second": 20}
 
 
+@pytest.mark.slow
 def test_the_floor_is_of_a_thousand_deals(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noisefloor, "two_sample", noisefloor.two_sample.func)
     found = compare(root / "one", root / "dark", OPTIONS)
@@ -128,12 +129,14 @@ def test_names_and_folders_change_no_bit(root: Path, found: Comparison, tmp_path
     assert figures(compare(one, other, OPTIONS)) == figures(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_decoding_processes_changes_no_bit(root: Path, found: Comparison, workers: int) -> None:
     options = dataclasses.replace(OPTIONS, workers=workers)
     assert figures(compare(root / "one", root / "other", options)) == figures(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [False, True])
 def test_the_cache_changes_no_bit(root: Path, found: Comparison, tmp_path: Path, verify: bool) -> None:
     options = dataclasses.replace(OPTIONS, cache=str(tmp_path / "cache"), cache_verify=verify)
@@ -208,6 +211,7 @@ def test_the_floor_of_two_folders_is_always_the_same(root: Path, found: Comparis
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_the_options_of_the_network_count(root: Path, found: Comparison) -> None:
     for change in ({"seed": 1}, {"size": 24}, {"channels": (4, 7)}, {"kernel_size": 5}):
         other = compare(root / "one", root / "other", dataclasses.replace(OPTIONS, **change))
@@ -224,6 +228,7 @@ def few(folder: Path, count: int, seed: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 3)], ids=str)
 def test_sets_too_small_to_tell_apart_lie_within_the_floor(tmp_path: Path, sizes: tuple[int, int]) -> None:
     # One deal in so many is the folders themselves: rounding must not put them outside.
@@ -246,6 +251,7 @@ def test_few_images_have_finite_figures(tmp_path: Path, sizes: tuple[int, int]) 
         assert 0 < one.p_value <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("color", [0, 128, 255])
 @pytest.mark.parametrize("counts", [(1, 1), (5, 5), (2, 9)], ids=str)
 @pytest.mark.parametrize("extractor", [None, colors])
@@ -261,6 +267,7 @@ def test_equal_constant_images_are_0_apart(
         assert math.isfinite(distance.ratio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extractor", [None, colors])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("counts", [(10, 10), (6, 20)], ids=str)

@@ -538,6 +538,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
 def test_a_killed_export_leaves_no_half_file_and_the_next_one_completes(
     killed: Callable[..., int], folder: Path, tmp_path: Path, moment: tuple[str, str, int]
@@ -551,6 +552,7 @@ def test_a_killed_export_leaves_no_half_file_and_the_next_one_completes(
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7, 8])
 def test_a_killed_overwrite_keeps_foreign_files_and_the_next_one_completes(
     killed: Callable[..., int], folder: Path, chosen: Selection, tmp_path: Path, count: int

@@ -26,8 +26,8 @@ from imgsubset.errors import OutputError, UsageError
 from imgsubset.files import PARTIAL
 
 Program = Callable[..., Run]
-FAST = {"candidates": 16, "chains": 1, "steps": 10, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
-ARGUMENTS = "--candidates 16 --chains 1 --steps 10 --size 16 --channels 8 --device cpu --workers 0".split()
+FAST = {"candidates": 16, "chains": 1, "steps": 4, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
+ARGUMENTS = "--candidates 16 --chains 1 --steps 4 --size 16 --channels 8 --device cpu --workers 0".split()
 NUMBERS = (1, 13, 130, 1300, 2, 20, 21, 210, 2100, 3)
 
 
@@ -159,6 +159,7 @@ def test_voc_annotations_and_masks_arrive_and_masks_are_never_chosen(
     assert found["counts"]["foreign"] == 0
 
 
+@pytest.mark.slow
 def test_the_score_of_a_subset_with_masks_is_that_of_its_images(imgsubset: Program, tmp_path: Path, out: Path) -> None:
     source = voc(tmp_path / "voc")
     images = run_select(imgsubset, source, out, n=4)
@@ -331,6 +332,7 @@ def test_an_identical_run_does_nothing(imgsubset: Program, tmp_path: Path, out: 
     assert tree(out) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["a label here", "a label there", "a new label there", "coco", "metadata"])
 def test_a_run_is_not_done_if_labels_have_changed(imgsubset: Program, tmp_path: Path, out: Path, what: str) -> None:
     source = coco(tmp_path)
@@ -416,6 +418,7 @@ export(selection, destination)
 
 
 # A sync each for the marker, its folder, ten images and eighteen labels; a link for each image and label.
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "count"), [("fsync", 9), ("link", 25), ("fsync", 34)])
 def test_an_export_that_is_killed_among_its_labels_is_completed(
     imgsubset: Program, tmp_path: Path, out: Path, call: str, count: int
@@ -503,13 +506,14 @@ DEFAULTS = """
 n = 4
 candidates = 16
 chains = 1
-steps = 10
+steps = 4
 size = 16
 channels = [8]
 device = "cpu"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "usable", "counts"),
     [
