@@ -99,6 +99,7 @@ def test_row01_flipped_bytes_are_pixels_or_one_line(tmp_path: Path, kind: str) -
         assert len(text) < 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--strict"]], ids=str)
 def test_row01_every_kind_of_damage_in_one_run(imgsubset: Program, tmp_path: Path, more: list[str]) -> None:
     folder, bad = tmp_path / "source", {"empty.jpg", "lfs.jpg", "page.jpg"}
@@ -552,6 +553,7 @@ APART: dict[str, tuple[str, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "place"),
     [
@@ -627,6 +629,7 @@ def test_row10_no_room_for_decoding_is_no_traceback(tmp_path: Path) -> None:
     assert run.stderr.count(b"\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
 @pytest.mark.parametrize("call", ["write", "fsync", "mkdir", "open", "rename"])
 def test_row10_any_error_of_the_disk_at_any_call(
@@ -717,6 +720,7 @@ def test_rows13_14_the_program_names_the_file(
 # Rows 16 and 17: sizes and sources that are hardly any
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 5])
 @pytest.mark.parametrize("count", [5, 6])
 def test_row17_fewer_images_than_channels(imgsubset: Program, tmp_path: Path, n: int, count: int) -> None:

@@ -143,6 +143,7 @@ def test_a_quiet_batch_prints_only_its_failures(batch: Batch, tmp_path: Path) ->
     assert batch(THREE, "-q") == Run(0, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_loss", ["1e-9", "0"])
 def test_a_job_above_its_highest_loss_has_failed(batch: Batch, tmp_path: Path, max_loss: str) -> None:
     text = job(f'destination = "out/one"\nmax-loss = {max_loss}') + (
@@ -270,6 +271,7 @@ def test_a_key_in_both_spellings_is_refused(batch: Batch, tmp_path: Path) -> Non
     check_refused(run, tmp_path / "out", "kernel")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "name", "value"),
     [
@@ -386,7 +388,7 @@ def test_an_unknown_key_is_named_with_the_nearest(
         ("device = 'tpu'", "tpu"),
     ],
 )
-@pytest.mark.parametrize("place", ["job", "defaults"])
+@pytest.mark.parametrize("place", ["job", pytest.param("defaults", marks=pytest.mark.slow)])
 def test_a_wrong_value_is_named_before_any_work(
     batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, culprit: str, place: str
 ) -> None:

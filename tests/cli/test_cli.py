@@ -438,6 +438,7 @@ def test_all_usable_images_are_the_source_itself(imgsubset: Program, folder: Pat
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 30])
 @pytest.mark.parametrize("kind", ["constant", "equal"])
 def test_any_of_equal_images_are_the_source_itself(imgsubset: Program, tmp_path: Path, kind: str, n: int) -> None:
@@ -535,6 +536,7 @@ def test_verbose_shows_every_skipped_file(imgsubset: Program, tmp_path: Path, mo
     assert ("... and 2 more; -v shows all of them" in out) == (shown < 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["\x1b[31mred.jpg", "\udcff.jpg", "new\nline.jpg", "\u202ereversed.jpg", "\x9b5m.jpg"])
 @pytest.mark.parametrize("more", [[], ["--strict"]], ids=str)
 def test_no_raw_byte_of_a_name_reaches_the_terminal(
@@ -590,6 +592,7 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "CLASSES", {name: (count // 80, draw) for name, (count, draw) in demo.CLASSES.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_demo")
 def test_the_demo_draws_the_same_pictures_and_selects_from_them(imgsubset: Program, tmp_path: Path) -> None:
     run = imgsubset("demo", tmp_path / "one", "-n", 5, *FAST)

@@ -81,6 +81,7 @@ def loss_of(record: dict[str, Any]) -> float:
 GATED = pytest.mark.parametrize("gated", [select_gated, score_gated, compare_gated])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_deals")
 @GATED
 def test_a_loss_above_the_highest_is_exit_code_6_beside_the_results(
@@ -259,6 +260,7 @@ def test_a_manifest_itself_is_verified_as_its_folder(imgsubset: Program, out: Pa
     assert (run.code, path in run.out) == (7, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "code"), [("\0", 3), ("\ud800", 3), ("", 3), (".", 7), ("x" * 5000, 7), (3, 3), ("a/1.jpg/x", 7)]
 )
@@ -380,6 +382,7 @@ def test_the_cache_is_where_it_is_asked_to_be(look: Callable[..., Run], tmp_path
     assert cached(look("--cache", tmp_path / "kept")) == (8, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["default", "named"])
 def test_info_counts_and_clear_deletes(
     imgsubset: Program, look: Callable[..., Run], tmp_path: Path, where: str
@@ -442,6 +445,7 @@ def test_a_cache_that_cannot_be_written_is_a_note(imgsubset: Program, folder: Pa
     assert "nothing is cached" in " ".join(strict_json(imgsubset(*arguments, "--json").out)["warnings"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_deals")
 @pytest.mark.parametrize("command", ["score", "compare"])
 def test_other_commands_use_the_cache_too(
@@ -531,6 +535,7 @@ def test_a_subset_of_none_of_the_source_is_unusable(imgsubset: Program, folder: 
         check_failure(imgsubset("score", folder, tmp_path / "other", *more, *FEATURES), 3, "x.png")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_deals")
 @pytest.mark.parametrize("command", ["score", "compare"])
 def test_stdin_is_read_once(imgsubset: Program, folder: Path, stdin: Callable[[bytes], None], command: str) -> None:
@@ -661,6 +666,7 @@ def test_embeddings_of_more_than_the_source_lists_choose_from_the_source(
     assert [file["path"] for file in strict_json(run.out)["files"]] == ["6.bmp", "7.png", "a/1.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -804,6 +810,7 @@ AT: list[tuple[list[str], list[str], int, dict[int, list[str]]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "place", "code"),
     [

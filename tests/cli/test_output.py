@@ -154,6 +154,7 @@ def test_a_foreign_hard_link_to_a_source_in_the_destination_is_replaced(
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("absolute", [False, True])
 def test_a_source_file_that_is_a_link(
@@ -174,6 +175,7 @@ def test_a_source_file_that_is_a_link(
     assert imgsubset("select", folder, out, "-n", "100%", "--mode", mode, *FAST).out.count("nothing to do") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK])
 def test_a_hard_link_that_cannot_be_made_says_what_to_do_instead(
     imgsubset: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -489,6 +491,7 @@ def done(imgsubset: Program, folder: Path, tmp_path: Path, request: pytest.Fixtu
 COPIED = pytest.mark.parametrize("done", ["copy"], indirect=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [[], ["--workers", 2], ["--no-cache"], ["--cache", "elsewhere"], ["--cache-verify"], ["--seed", 0], ["-v"]],
@@ -540,6 +543,7 @@ def check_not_recognised(imgsubset: Program, arguments: tuple[object, ...], out:
     assert snapshot(out) == before
 
 
+@pytest.mark.slow
 @COPIED
 @pytest.mark.parametrize(
     "more",
@@ -706,6 +710,7 @@ def test_a_lost_ranking_is_not_taken_for_the_same(imgsubset: Program, folder: Pa
     check_not_recognised(imgsubset, arguments, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_destination_with_a_marker_is_made_anew(
     imgsubset: Program, done: tuple[object, ...], folder: Path, tmp_path: Path
 ) -> None:

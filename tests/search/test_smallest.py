@@ -165,6 +165,7 @@ def check_subset(selection: Selection) -> int:
     return n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.02, 0.3, 1.0, 5.0])
 def test_the_target_loss_is_met_with_few_images(source: Path, target: float) -> None:
     selection = select(source, "auto", Options(**QUICK, target_loss=target))

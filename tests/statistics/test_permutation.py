@@ -107,6 +107,7 @@ def test_a_set_is_exactly_0_from_itself_in_any_order(count: int, channels: int) 
         assert found.floor.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [(30, 17), (3, 3), (5, 64)], ids=str)
 def test_no_order_changes_a_bit(counts: tuple[int, int]) -> None:
     first, second = (made_up(count, 4, seed) for seed, count in enumerate(counts))
@@ -254,6 +255,7 @@ def test_constant_sets_that_are_equal_are_0_apart(counts: tuple[int, int], withi
     assert found.floor.abs().max().item() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [(10, 10), (6, 40), (40, 6)], ids=str)
 @pytest.mark.parametrize("within", [0.0, 1e-9, 0.5])
 def test_constant_sets_that_differ_lie_outside_the_floor(counts: tuple[int, int], within: float) -> None:

@@ -122,6 +122,7 @@ def copy_renamed(source: Path, target: Path, seed: int) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_names_and_folders_change_no_bit(root: Path, found: Comparison, tmp_path: Path, seed: int) -> None:
     one = copy_renamed(root / "one", tmp_path / "a", seed)
@@ -240,6 +241,7 @@ def test_sets_too_small_to_tell_apart_lie_within_the_floor(tmp_path: Path, sizes
             assert not distance.differs, (seed, name, distance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 10), (10, 1), (3, 5)], ids=str)
 def test_few_images_have_finite_figures(tmp_path: Path, sizes: tuple[int, int]) -> None:
     options = dataclasses.replace(OPTIONS, channels=(8, 16))

@@ -339,6 +339,7 @@ def test_the_loss_is_in_units_of_plain_random_subsets(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["parent", r"(p\d+)_"])
 def test_groups_through_the_program(imgsubset: Callable[..., Run], mixed: Path, rule: str) -> None:
     sizes = {"a": 40, "b": 20, "c": 10} if rule == "parent" else {f"p{number}": 5 for number in range(14)}

@@ -212,6 +212,7 @@ def test_dedupe_takes_another_copy_of_what_is_dropped(album: Path) -> None:
     assert {"more/copy.png", "more/21.jpg"} < set(found.chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [("03.png", "more/z.PNG"), ("20.png", "more/20.jpg")])
 def test_two_kept_copies_contradict_dedupe(
     imgsubset: Callable[..., Run], album: Path, tmp_path: Path, pair: tuple[str, str]

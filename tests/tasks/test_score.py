@@ -141,6 +141,7 @@ def alter(folder: Path, **options: object) -> None:
     (folder / "manifest.json").write_text(json.dumps(record))
 
 
+@pytest.mark.slow
 def test_a_manifest_of_embeddings_is_not_scored_by_the_network_unawares(source: Path, tmp_path: Path) -> None:
     from imgsubset.options import Embeddings
 
@@ -350,6 +351,7 @@ def test_images_that_are_all_the_same_are_scored_with_a_warning(tmp_path: Path) 
     assert found.score.loss == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_cache_and_the_processes_change_nothing(source: Path, selection: Selection, tmp_path: Path) -> None:
     for change in ({"cache": str(tmp_path / "cache")}, {"cache": str(tmp_path / "cache")}, {"workers": 2}):
         found = score(source, selection.chosen, dataclasses.replace(OPTIONS, **change))

@@ -171,6 +171,7 @@ def test_no_group_is_in_two_parts(tmp_path: Path) -> None:
     assert [part.chosen for part in again.values()] == [part.chosen for part in parts.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "asked"),
     [
@@ -350,6 +351,7 @@ def test_odd_parts_are_usage_errors(
     assert not (tmp_path / "sets").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["train=33%", "val=56%", "test=11%"], ["a=34%", "b=55%", "c=11%"]])
 def test_any_percentages_of_100_are_taken(
     imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path, words: list[str]

@@ -282,6 +282,7 @@ def test_overwrite_does_not_replace_a_folder_by_a_file(chosen: Selection, tmp_pa
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "listed",
     ["../outside.txt", "{absolute}", "linked/outside.txt", "a/../../outside.txt", "", ".", "sub", "\0", "x" * 300],
@@ -302,6 +303,7 @@ def test_a_forged_record_removes_nothing_outside(
     assert (tmp_path / "out" / "linked").is_symlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [
@@ -432,6 +434,7 @@ def test_a_file_that_changed_since_it_was_decoded_is_detected(
     assert not [name for name in names if copying.PARTIAL in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", range(1, 7))
 def test_an_error_in_a_copy_leaves_no_partial_file_and_the_next_run_completes(
     folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int

@@ -257,6 +257,7 @@ def test_templates_that_make_no_sense(imgsubset: Program, tmp_path: Path, out: P
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["symlink", "hardlink"])
 def test_sidecars_are_linked_as_images_are(imgsubset: Program, tmp_path: Path, out: Path, mode: str) -> None:
     source = yolo(tmp_path / "yolo")
@@ -387,6 +388,7 @@ def test_a_label_that_is_called_like_the_ranking(imgsubset: Program, tmp_path: P
     assert (out / "ranked.txt").read_bytes() == b"label"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.json", "ranked.txt", "metadata.csv"])
 def test_a_coco_file_whose_name_is_taken(imgsubset: Program, tmp_path: Path, out: Path, name: str) -> None:
     source = coco(tmp_path)
