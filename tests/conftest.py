@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import importlib
+import importlib.metadata
 import json
 import os
+import pkgutil
 import secrets
 import shutil
 import struct
@@ -22,9 +26,12 @@ import pytest
 import torch
 from PIL import Image
 
-from imgsubset import Options, Selection, cli
+import imgsubset as package
+from imgsubset import Options, Selection, cli, select
 from imgsubset.reading.images import Stamp
 from imgsubset.reading.listing import Listing
+from imgsubset.results.as_json import LIBRARIES
+from imgsubset.statistics import permutation
 from imgsubset.tasks.score import Score
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
@@ -153,12 +160,48 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(root)
 
 
+@pytest.fixture
+def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons with a rough noise floor, in a fiftieth of the time."""
+    monkeypatch.setattr(permutation, "two_sample", functools.partial(permutation.two_sample, draws=20))
+
+
+class Installed:
+    """What is installed under a name. Its version, which every result of the program tells, is read only once."""
+
+    def __init__(self, name: str) -> None:
+        self.found = DISTRIBUTION(name)
+        self.version = self.found.version
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.found, name)
+
+
+DISTRIBUTION = importlib.metadata.distribution
+importlib.metadata.distribution = functools.cache(Installed)  # type: ignore[assignment, arg-type]
+
+
+@functools.cache
+def import_everything() -> None:
+    """Import what is imported only when it is needed, by the package and by torch, and read the versions."""
+    for name in ("imgsubset", *LIBRARIES):
+        importlib.metadata.version(name)
+    for module in pkgutil.walk_packages(package.__path__, "imgsubset."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(3):
+            smooth(number, 9, 9).save(Path(folder, f"{number}.png"))
+        select(folder, 1, Options(candidates=2, chains=1, steps=1, size=16, device="cpu", workers=0))
+
+
 @contextlib.contextmanager
 def normal_user(folder: Path) -> Iterator[None]:
     """Act as somebody whom permissions bind."""
     if os.geteuid() != 0:
         yield
         return
+    import_everything()  # which another user may not reach
     os.seteuid(NOBODY)
     try:
         try:

@@ -34,7 +34,8 @@ from imgsubset.statistics import objective
 from imgsubset.writing.destination import MARKER
 
 Program = Callable[..., Run]
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--channels", "8,8", "--device", "cpu")
+SEARCH = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--channels", "8,8", "--device", "cpu")
+FAST = (*SEARCH, "--workers", 0)
 OPTIONS = Options(candidates=32, chains=1, steps=8, size=16, channels=(8, 8), device="cpu", workers=0)
 SIDE = 16
 # The module: the package's attributes of these names are functions.
@@ -74,6 +75,7 @@ def chosen(out: Path) -> list[str]:
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_row01_files_cut_off_anywhere(tmp_path: Path, kind: str) -> None:
     content = encoded(Image.fromarray(noise(1, 40, 30)), kind)
@@ -84,6 +86,7 @@ def test_row01_files_cut_off_anywhere(tmp_path: Path, kind: str) -> None:
     assert reasons.count("") <= len(reasons) // 20  # nothing but an end that holds no pixels may lack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_row01_flipped_bytes_are_pixels_or_one_line(tmp_path: Path, kind: str) -> None:
     content = encoded(smooth(2, 30, 20), kind)
@@ -96,6 +99,7 @@ def test_row01_flipped_bytes_are_pixels_or_one_line(tmp_path: Path, kind: str) -
         assert len(text) < 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--strict"]], ids=str)
 def test_row01_every_kind_of_damage_in_one_run(imgsubset: Program, tmp_path: Path, more: list[str]) -> None:
     folder, bad = tmp_path / "source", {"empty.jpg", "lfs.jpg", "page.jpg"}
@@ -116,7 +120,7 @@ def test_row01_every_kind_of_damage_in_one_run(imgsubset: Program, tmp_path: Pat
             if outcome(folder / name):
                 bad.add(name)
     before = tree(folder)
-    run = imgsubset("select", folder, tmp_path / "out", "-n", 4, "-v", *FAST, *more)
+    run = imgsubset("select", folder, tmp_path / "out", "-n", 4, "-v", *SEARCH, *more)
     if more:
         check_failure(run, 4, f"{len(bad)} files of source '{folder}' cannot be used")
         assert not (tmp_path / "out").exists()
@@ -151,7 +155,7 @@ else:
 def memory(path: Path) -> tuple[str, int]:
     """What a decoding process makes of a file, and the bytes that it takes."""
     command = [sys.executable, "-c", MEMORY, str(path)]
-    run = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60)
+    run = subprocess.run(command, capture_output=True, check=True, text=True, timeout=240)
     said, peak = run.stdout.splitlines()
     return said, int(peak)
 
@@ -209,6 +213,7 @@ def deflated(count: int) -> bytes:
     return zlib.compress(bytes(count), 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOMBS)
 def test_row02_a_bomb_takes_no_memory(tmp_path: Path, kind: str) -> None:
     content = BOMBS[kind]()
@@ -241,7 +246,7 @@ LARGE: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LARGE)
 def test_row02_a_hundred_megapixels_and_more_take_less_than_two_gigabytes(tmp_path: Path, kind: str) -> None:
     LARGE[kind](tmp_path / "x")
@@ -251,6 +256,7 @@ def test_row02_a_hundred_megapixels_and_more_take_less_than_two_gigabytes(tmp_pa
     assert peak < 2 * GIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1), (2, 65_000)], ids=str)
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 def test_row02_a_strip_takes_no_memory(tmp_path: Path, kind: str, size: tuple[int, int]) -> None:
@@ -308,7 +314,7 @@ def test_row03_no_external_program_is_started(
     for number, content in enumerate(RISKY.values()):
         create(tmp_path / "source" / f"{number}.jpg", content)
     smooth(0, 9, 9).save(tmp_path / "source" / "good.png")
-    run = imgsubset("select", tmp_path / "source", tmp_path / "out", "-n", 1, "--workers", workers, *FAST)
+    run = imgsubset("select", tmp_path / "source", tmp_path / "out", "-n", 1, "--workers", workers, *SEARCH)
     assert (run.code, run.err) == (0, "")
     assert f"skipped {len(RISKY)} files" in run.out
     assert chosen(tmp_path / "out") == ["good.png"]
@@ -390,7 +396,6 @@ def test_row04_scores_of_odd_pixels_are_finite(imgsubset: Program, tmp_path: Pat
 # Row 5: what is no file
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_row05_a_folder_full_of_what_is_no_file(imgsubset: Program, tmp_path: Path, workers: int) -> None:
     folder = tmp_path / "source"
@@ -407,7 +412,7 @@ def test_row05_a_folder_full_of_what_is_no_file(imgsubset: Program, tmp_path: Pa
         **{"loop": "..", "x.jpg/back": "../x.jpg", "all": "/", "again": "x.jpg"},
     }.items():
         (folder / name).symlink_to(target)
-    run = imgsubset("select", folder, tmp_path / "out", "-n", 4, "--workers", workers, *FAST)
+    run = imgsubset("select", folder, tmp_path / "out", "-n", 4, "--workers", workers, *SEARCH)
     assert (run.code, run.err) == (0, "")
     assert chosen(tmp_path / "out") == [f"x.jpg/{number}.png" for number in range(4)]
     assert "\nskipped 5 files:\n  dangling.png: dangling link\n  fifo.png: not a regular file\n" in run.out
@@ -443,7 +448,7 @@ def test_row07_every_name_is_copied_byte_by_byte(imgsubset: Program, tmp_path: P
     for number, name in enumerate(NAMES):
         create(folder / name, encoded(smooth(number, 9, 9), "PNG"))
     create(folder / "\x1b[31mbad.png")
-    run = imgsubset("select", folder, tmp_path / "out", "-n", "100%", "-v", "--workers", 1, *FAST)
+    run = imgsubset("select", folder, tmp_path / "out", "-n", "100%", "-v", "--workers", 1, *SEARCH)
     assert (run.code, run.err) == (0, "")
     assert all(char.isprintable() or char == "\n" for char in run.out)
     wanted = {os.fsencode(name): (folder / name).read_bytes() for name in NAMES}
@@ -548,6 +553,7 @@ APART: dict[str, tuple[str, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "place"),
     [
@@ -593,13 +599,13 @@ cli.main()
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_row10_a_file_size_limit_leaves_nothing_half(imgsubset: Program, tmp_path: Path) -> None:
     folder = tmp_path / "source"
     for number in range(3):
         create(folder / f"{number}.bmp", encoded(Image.fromarray(noise(number, 40, 40)), "BMP"))
     create(folder / "large.bmp", encoded(Image.fromarray(noise(9, 300, 300)), "BMP"))
-    arguments = ["select", folder, tmp_path / "out", "-n", "100%", *FAST, "--no-cache", "--workers", 0]
+    arguments = ["select", folder, tmp_path / "out", "-n", "100%", *FAST, "--no-cache"]
     run = subprocess.run(
         [sys.executable, "-c", LIMITED, "100000", *map(str, arguments)], capture_output=True, check=False
     )
@@ -611,17 +617,19 @@ def test_row10_a_file_size_limit_leaves_nothing_half(imgsubset: Program, tmp_pat
     assert len(tree(tmp_path / "out")) == 5
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_row10_no_room_for_decoding_is_no_traceback(tmp_path: Path) -> None:
     smooth(0, 9, 9).save(create(tmp_path / "source" / "1.png"))
-    arguments = ["select", tmp_path / "source", tmp_path / "out", "-n", 1, *FAST, "--no-cache", "--workers", 1]
+    arguments = ["select", tmp_path / "source", tmp_path / "out", "-n", 1, *SEARCH, "--no-cache", "--workers", 1]
     run = subprocess.run(
         [sys.executable, "-c", LIMITED, "1000", *map(str, arguments)], capture_output=True, check=False
     )
-    assert run.returncode in (3, 5)
-    assert b"Traceback" not in run.stderr
+    assert (run.returncode, run.stdout) == (3, b"")
+    assert run.stderr.startswith(b"imgsubset: error: ")
+    assert run.stderr.count(b"\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
 @pytest.mark.parametrize("call", ["write", "fsync", "mkdir", "open", "rename"])
 def test_row10_any_error_of_the_disk_at_any_call(
@@ -712,6 +720,7 @@ def test_rows13_14_the_program_names_the_file(
 # Rows 16 and 17: sizes and sources that are hardly any
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 5])
 @pytest.mark.parametrize("count", [5, 6])
 def test_row17_fewer_images_than_channels(imgsubset: Program, tmp_path: Path, n: int, count: int) -> None:
@@ -817,6 +826,8 @@ def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     monkeypatch.setattr(owner, name, fail)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_deals")
 @pytest.mark.parametrize(
     ("command", "stage"),
     [
@@ -827,8 +838,8 @@ def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
 def test_row18_the_cpu_does_what_a_gpu_has_no_memory_for(
     imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, command: str
 ) -> None:
-    few = ("--candidates", 32, "--chains", 1, "--steps", 8, "--size", 16)
-    search = few if command in ("select", "split") else few[-2:]
+    few = ("--candidates", 32, "--chains", 1, "--steps", 8, "--size", 16, "--channels", "8,8")
+    search = few if command in ("select", "split") else few[-4:]
     what: dict[str, tuple[object, ...]] = {
         "select": ("-n", 5, "--mode", "none"),
         "split": (tmp_path / "out", "a=3", "b=4", "--dry-run"),
@@ -898,6 +909,7 @@ def test_row21_the_order_of_the_files(
     assert select(pictures, 9, OPTIONS).ranked == usual
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_row21_the_number_of_processes(pictures: Path, usual: tuple[str, ...], workers: int) -> None:
     assert select(pictures, 9, replace(OPTIONS, workers=workers)).ranked == usual
@@ -917,7 +929,7 @@ def test_row21_which_images_are_cached_and_so_the_batches(
     assert select(pictures, 9, options).ranked == usual
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_row21_locale_time_zone_and_hash_seed(pictures: Path, usual: tuple[str, ...]) -> None:
     code = (
         "import sys; from imgsubset import select, Options; "
@@ -938,24 +950,27 @@ def test_row21_locale_time_zone_and_hash_seed(pictures: Path, usual: tuple[str, 
 # Row 22: the source
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_deals")
 @pytest.mark.parametrize("mode", ["copy", "symlink", "hardlink", "none"])
 def test_row22_no_run_changes_the_source(imgsubset: Program, folder: Path, tmp_path: Path, mode: str) -> None:
     create(folder / "bad.jpg")
     create(folder / "a" / "1.txt", b"label")
     before = tree(folder)
-    runs: list[tuple[object, ...]] = [
-        ("select", folder, tmp_path / "out", "-n", 4, "--mode", mode, "--ranked", *FAST),
-        ("select", folder, tmp_path / "out", "-n", 3, "--mode", mode, "--overwrite", *FAST),
-        ("select", folder, tmp_path / "bad", "-n", 3, "--mode", mode, "--strict", *FAST),
-        ("select", folder, tmp_path / "gate", "-n", 1, "--mode", mode, "--max-loss", "1e-9", *FAST),
+    runs: list[tuple[int, tuple[object, ...]]] = [
+        (0, ("select", folder, tmp_path / "out", "-n", 4, "--mode", mode, "--ranked", *FAST)),
+        (0, ("select", folder, tmp_path / "out", "-n", 3, "--mode", mode, "--overwrite", *FAST)),
+        (4, ("select", folder, tmp_path / "bad", "-n", 3, "--mode", mode, "--strict", *FAST)),
+        (6, ("select", folder, tmp_path / "gate", "-n", 1, "--mode", mode, "--max-loss", "1e-9", *FAST)),
     ]
     if mode == "copy":
         runs += [
-            ("split", folder, tmp_path / "split", "a=3", "b=5", "--mode", mode, *FAST),
-            ("verify", tmp_path / "out"),
-            ("score", folder, tmp_path / "out", "--size", 16),
-            ("compare", folder, tmp_path / "out", "--size", 16),
+            (0, ("split", folder, tmp_path / "split", "a=3", "b=5", "--mode", mode, *FAST)),
+            (0, ("verify", tmp_path / "out")),
+            (0, ("score", folder, tmp_path / "out", "--size", 16, "--workers", 0)),
+            (0, ("compare", folder, tmp_path / "out", "--size", 16, "--workers", 0)),
         ]
-    codes = [imgsubset(*run).code for run in runs]
-    assert set(codes) <= {0, 4, 5, 6}
-    assert tree(folder) == before
+    for code, arguments in runs:
+        run = imgsubset(*arguments)
+        assert run.code == code, run
+        assert tree(folder) == before

@@ -4,10 +4,12 @@ import importlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -16,9 +18,11 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import cli, errors
+from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
-FAST = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--device", "cpu", "--workers", 0)
+FEATURES = ("--size", 16, "--channels", "8,8", "--device", "cpu")
+FAST = ("--candidates", 16, "--chains", 1, "--steps", 4, *FEATURES, "--workers", 0)
 
 
 def files(run: Run) -> list[str]:
@@ -47,6 +51,7 @@ except SystemExit as ended:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -245,6 +250,36 @@ def test_an_interrupt_is_exit_code_130(
     assert (run.code, run.out, run.err.strip()) == (130, "", "imgsubset: interrupted")
 
 
+@pytest.fixture
+def default_sigint() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: a background shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_sigint")
+def test_the_first_interrupt_of_a_search_exports_the_best_so_far(
+    imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = Exchanges.step, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(Exchanges, "step", interrupted)
+    run = imgsubset("select", pictures, tmp_path / "out", "-n", 5, *FAST, "--steps", 1_000_000)
+    assert run.code == 130
+    assert "ending the search with the best so far" in run.err
+    manifest = strict_json((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["interrupted"] is True
+    assert [point["method"] for point in manifest["trace"]].count("exchanges") == len(calls) == 2
+    assert set(tree(tmp_path / "out")) == {"manifest.json", *(file["path"] for file in manifest["files"])}
+
+
 @pytest.mark.parametrize(
     ("n", "more", "code"),
     [
@@ -267,6 +302,7 @@ def test_json_of_a_failure_is_one_object(
     assert run.err == f"imgsubset: error: {record['error']}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
@@ -349,6 +385,7 @@ def test_a_dry_run_chooses_what_a_run_copies(imgsubset: Program, pictures: Path,
     assert strict_json(dry.out)["destination"] is None
 
 
+@pytest.mark.slow
 def test_one_seed_chooses_the_same_files_and_another_others(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     def chosen(seed: int, workers: int) -> list[str]:
         seeded = ("--seed", seed, "--workers", workers)
@@ -358,6 +395,7 @@ def test_one_seed_chooses_the_same_files_and_another_others(imgsubset: Program, 
     assert chosen(5, 0) != chosen(6, 0)
 
 
+@pytest.mark.slow
 def test_the_environment_and_the_place_change_nothing_and_streams_stay_clean(
     imgsubset: Program, pictures: Path, tmp_path: Path
 ) -> None:
@@ -400,6 +438,7 @@ def test_all_usable_images_are_the_source_itself(imgsubset: Program, folder: Pat
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 30])
 @pytest.mark.parametrize("kind", ["constant", "equal"])
 def test_any_of_equal_images_are_the_source_itself(imgsubset: Program, tmp_path: Path, kind: str, n: int) -> None:
@@ -460,7 +499,6 @@ def nasty(tmp_path: Path, bomb: bytes) -> Path:
     return source
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unusable_files_are_skipped_and_named_with_their_reasons(
     imgsubset: Program, nasty: Path, tmp_path: Path, workers: int
@@ -479,7 +517,6 @@ def test_unusable_files_are_skipped_and_named_with_their_reasons(
     assert manifest["counts"] == {"usable": 5, "chosen": 5, "rejected": 8, "ignored": 0, "cached": 0, "copies": 0}
 
 
-@pytest.mark.timeout(120)
 def test_strict_makes_unusable_files_an_error_before_anything_is_copied(
     imgsubset: Program, nasty: Path, tmp_path: Path
 ) -> None:
@@ -499,6 +536,7 @@ def test_verbose_shows_every_skipped_file(imgsubset: Program, tmp_path: Path, mo
     assert ("... and 2 more; -v shows all of them" in out) == (shown < 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["\x1b[31mred.jpg", "\udcff.jpg", "new\nline.jpg", "\u202ereversed.jpg", "\x9b5m.jpg"])
 @pytest.mark.parametrize("more", [[], ["--strict"]], ids=str)
 def test_no_raw_byte_of_a_name_reaches_the_terminal(
@@ -529,6 +567,7 @@ def test_an_unreadable_folder_is_named_and_strict_fails(imgsubset: Program, open
     check_failure(strict, 4, "'shut': cannot read folder: Permission denied")
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_gets_no_traceback(pictures: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "imgsubset", "select", str(pictures), str(tmp_path / "out"), "-n", "3"]
     command += map(str, FAST)
@@ -553,6 +592,7 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "CLASSES", {name: (count // 80, draw) for name, (count, draw) in demo.CLASSES.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_demo")
 def test_the_demo_draws_the_same_pictures_and_selects_from_them(imgsubset: Program, tmp_path: Path) -> None:
     run = imgsubset("demo", tmp_path / "one", "-n", 5, *FAST)

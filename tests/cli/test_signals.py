@@ -23,9 +23,9 @@ from imgsubset import Options, export, select
 from imgsubset.files import PARTIAL
 from imgsubset.writing.export import MARKER
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")]
 IMAGES = 70
-SECONDS = 5.0  # within which a signal ends the program
+SECONDS = 120.0  # within which a signal ends the program, however slow the machine is
 FAST = ("-n", 5, "--candidates", 64, "--chains", 1, "--size", 16, "--device", "cpu", "--workers", 2)
 
 # The program creates a file when it reaches a stage, and is slow there.
@@ -77,7 +77,8 @@ elif stage == "copy":
     copying._blocks = slow_blocks
 cli.main()
 """
-SLOW = {"list": 1.0, "decode": 0.1, "search": 0.2, "copy": 1.0}
+# So long that no machine gets out of the stage by itself, but where a signal waits for the step that is under way.
+SLOW = {"list": 1000.0, "decode": 1000.0, "search": 0.2, "copy": 0.5}
 STEPS = {"search": 10_000_000}
 
 
@@ -91,7 +92,7 @@ class Started:
 
     def wait(self) -> Started:
         """Until it is in its stage."""
-        until = time.monotonic() + 90
+        until = time.monotonic() + 240
         while not (self.folder / "reached").exists():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < until
@@ -175,10 +176,10 @@ def check_rerun(imgsubset: Callable[..., Run], folder: Path) -> None:
     assert imgsubset("verify", folder / "out").code == 0
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("stage", SLOW)
 def test_a_signal_ends_any_stage_in_order(begin: Begin, imgsubset: Callable[..., Run], stage: str) -> None:
-    runs = {name: begin(stage, name=name) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
+    names = ["SIGINT", "SIGTERM"] + ["SIGHUP"] * (stage == "list")  # all go one way
+    runs = {name: begin(stage, name=name) for name in names}
     for name, started in runs.items():
         started.wait()
         number = getattr(signal, name)
@@ -203,14 +204,14 @@ def test_a_signal_ends_any_stage_in_order(begin: Begin, imgsubset: Callable[...,
             assert not started.out.exists()
 
 
-@pytest.mark.timeout(200)
 def test_a_run_killed_in_any_stage_is_completed_by_the_next(begin: Begin, imgsubset: Callable[..., Run]) -> None:
-    runs = [begin(stage, name=stage) for stage in ("decode", "list", "search", "copy")]
+    # The decoding processes leave when they have decoded what they are at.
+    runs = [begin("decode", 0.2, name="decode"), *(begin(stage, name=stage) for stage in ("list", "search", "copy"))]
     for started in runs:
         started.wait().process.kill()
         assert started.process.wait() == -signal.SIGKILL
     for started in runs:
-        until = time.monotonic() + 30
+        until = time.monotonic() + SECONDS
         while started.others():
             assert time.monotonic() < until, "decoding processes outlive their parent"
             time.sleep(0.05)
@@ -220,7 +221,6 @@ def test_a_run_killed_in_any_stage_is_completed_by_the_next(begin: Begin, imgsub
         assert tree(started.folder / "source") == started.source
 
 
-@pytest.mark.timeout(120)
 def test_a_second_interrupt_of_the_search_leaves_at_once(begin: Begin) -> None:
     started = begin("search", seconds=1000).wait()
     started.process.send_signal(signal.SIGINT)
@@ -236,7 +236,6 @@ def test_a_second_interrupt_of_the_search_leaves_at_once(begin: Begin) -> None:
     assert started.left() == []
 
 
-@pytest.mark.timeout(120)
 def test_a_second_signal_does_not_wait_for_what_the_first_waits_for(
     begin: Begin, imgsubset: Callable[..., Run]
 ) -> None:
@@ -251,7 +250,6 @@ def test_a_second_signal_does_not_wait_for_what_the_first_waits_for(
         check_rerun(imgsubset, started.folder)
 
 
-@pytest.mark.timeout(120)
 def test_a_signal_that_the_parent_ignores_stays_ignored(begin: Begin) -> None:
     started = begin("search", ignored="SIGHUP").wait()  # as nohup does
     started.process.send_signal(signal.SIGHUP)
@@ -286,7 +284,7 @@ def shell(redirection: str, *arguments: object) -> tuple[int, str, str]:
         ["bash", "-c", f'set -o pipefail; "$@" {redirection}', "bash", *program],
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     return run.returncode, run.stdout.decode(), run.stderr.decode()
 
@@ -300,17 +298,40 @@ def shell(redirection: str, *arguments: object) -> tuple[int, str, str]:
         (">&- 2>&- <&-", 0, ""),
         (">/dev/full", 5, "imgsubset: error: cannot write to stdout: No space left on device\n"),
         (">/dev/full 2>/dev/full", 5, ""),
-        ("| true", 141, ""),
-        ("| head -n 1", 0, ""),
     ],
 )
-def test_a_stream_that_is_closed_full_or_left_gets_no_traceback(
+def test_a_stream_that_is_closed_or_full_gets_no_traceback(
     finished: Path, redirection: str, code: int, error: str
 ) -> None:
     found = shell(redirection, "verify", finished)
-    assert found[2] == error
-    # A reader of one line may have gone or not when the program writes.
-    assert found[0] == code or (redirection.startswith("|") and found[0] in (0, 141))
+    assert (found[0], found[2]) == (code, error)
+
+
+def unread(*arguments: object) -> tuple[int, bytes]:
+    """Run the program with nobody at the other end of its stdout; exit code and stderr."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "imgsubset", *map(str, arguments)],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=240,
+        )
+    finally:
+        os.close(writing)
+    return run.returncode, run.stderr
+
+
+def test_a_reader_that_has_left_is_an_exit_code(finished: Path) -> None:
+    assert unread("verify", finished) == (141, b"")
+
+
+@pytest.mark.xfail(reason="click prints help, and ends with 1 when nobody reads it", strict=True)
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_that_nobody_reads_gets_no_traceback(argument: str) -> None:
+    assert unread(argument) == (141, b"")
 
 
 @pytest.mark.parametrize("redirection", ["<&-", ">&- 2>&- <&-"])
@@ -321,18 +342,16 @@ def test_decoding_works_whichever_streams_are_closed(finished: Path, tmp_path: P
     assert set(tree(again)) == set(tree(finished))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"]], ids=str)
+@pytest.mark.parametrize("argument", ["--help", "--version"])
 @pytest.mark.parametrize(
-    "redirection",
+    ("redirection", "code", "expected"),
     [
-        ">&-",
-        "| true",
-        ">/dev/full",
+        (">&-", 0, ""),
+        (">/dev/full", 5, "imgsubset: error: cannot write to stdout: No space left on device\n"),
     ],
 )
-def test_help_gets_no_traceback(arguments: list[str], redirection: str) -> None:
-    _, _, error = shell(redirection, *arguments)
-    assert "Traceback" not in error
+def test_help_gets_no_traceback(argument: str, redirection: str, code: int, expected: str) -> None:
+    assert shell(redirection, argument) == (code, "", expected)
 
 
 def on_terminal(columns: int, *arguments: object, **environment: str) -> tuple[int, bytes]:
@@ -354,7 +373,7 @@ def on_terminal(columns: int, *arguments: object, **environment: str) -> tuple[i
     except OSError:  # Linux ends a terminal that nobody writes to by an error
         pass
     os.close(master)
-    return process.wait(60), written.replace(b"\r\n", b"\n")
+    return process.wait(240), written.replace(b"\r\n", b"\n")
 
 
 @pytest.mark.parametrize(

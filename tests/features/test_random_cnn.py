@@ -90,6 +90,7 @@ def test_maps_of_an_image_do_not_depend_on_the_others_of_its_chunk_or_its_place(
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
+@pytest.mark.slow
 def test_maps_do_not_depend_on_the_batch_but_for_rounding() -> None:
     network, pixels = RandomCNN(), random_pixels(32, 32)
     together = network(pixels)

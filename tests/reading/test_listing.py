@@ -199,7 +199,6 @@ def test_a_file_too_large_for_a_list_is_refused_unread(here: Path) -> None:
         list_images("huge.txt")
 
 
-@pytest.mark.timeout(30)
 def test_a_fifo_or_a_device_as_a_source_is_refused(here: Path) -> None:
     os.mkfifo("pipe")
     for name in ("pipe", "/dev/null"):
@@ -221,7 +220,6 @@ def test_a_text_file_that_may_not_be_read_is_an_input_error(open_folder: Path) -
         list_images(path)
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])  # as bash and zsh write it
 def test_the_output_of_a_command_is_a_list(here: Path, folder: str) -> None:
     if not os.path.isdir(folder):
@@ -242,7 +240,7 @@ def test_the_output_of_a_command_is_a_list(here: Path, folder: str) -> None:
     assert (found.paths, found.root, found.listed) == (("a/1.png", "b/1.png"), Path(), True)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_a_process_substitution_is_a_list(here: Path) -> None:
     program = "import sys; from imgsubset.reading.listing import list_images; print(list_images(sys.argv[1]).paths)"
     shell = f"'{sys.executable}' -c '{program}' <(printf 'b/1.png\\na/1.png\\n')"

@@ -165,6 +165,7 @@ def check_subset(selection: Selection) -> int:
     return n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.02, 0.3, 1.0, 5.0])
 def test_the_target_loss_is_met_with_few_images(source: Path, target: float) -> None:
     selection = select(source, "auto", Options(**QUICK, target_loss=target))
@@ -182,6 +183,7 @@ def test_the_target_loss_is_met_with_few_images(source: Path, target: float) -> 
         assert n < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [1, 4.5, 30, TOTAL])
 def test_the_target_size_is_met_with_few_images(source: Path, target: float) -> None:
     selection = select(source, "auto", Options(**QUICK, target_size=target))
@@ -190,6 +192,7 @@ def test_the_target_size_is_met_with_few_images(source: Path, target: float) -> 
     assert n <= math.ceil(target)  # better than at random
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_be_met_by_fewer_takes_the_whole(source: Path) -> None:
     selection = select(source, "auto", Options(**QUICK, target_loss=1e-9))
     assert check_subset(selection) == TOTAL

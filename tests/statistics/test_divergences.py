@@ -264,7 +264,7 @@ def numbers(low: float, high: float) -> st.SearchStrategy[float]:
 NORMAL = st.tuples(numbers(-10, 10), numbers(-2, 2)).map(lambda pair: (pair[0], 10 ** pair[1]))  # mean, sd
 NORMALS = st.integers(1, 4).flatmap(lambda channels: st.lists(NORMAL, min_size=channels, max_size=channels))
 PAIR = st.integers(1, 4).flatmap(lambda channels: st.lists(st.tuples(NORMAL, NORMAL), min_size=channels, max_size=4))
-examples = settings(max_examples=150, deadline=None, derandomize=True)
+examples = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def normals(pairs: list[tuple[float, float]]) -> Moments:

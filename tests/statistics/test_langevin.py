@@ -11,7 +11,7 @@ from imgsubset.statistics.divergences import DIVERGENCES
 from imgsubset.statistics.langevin import Langevin, noised_source, noised_subsets
 from imgsubset.statistics.moments import ImageMoments, Moments, maps_to_moments, subset_moments
 
-DRAWS = 20_000
+DRAWS = 4_000
 SIGMAS = 5.0  # standard errors; some hundred statistics are compared at once
 ALPHA, SIGMA2 = 0.8, 0.36
 

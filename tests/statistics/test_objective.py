@@ -170,6 +170,7 @@ def test_repeated_images_have_finite_losses(n: int, channels: int) -> None:
     assert objective.noised_loss(rows, 1.0, seeded(1)).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 7, 20, 119])
 def test_losses_do_not_depend_on_the_number_of_threads_or_on_batches(n: int) -> None:
     objective = Objective(images_of(MAPS), n, Weights())
@@ -255,6 +256,7 @@ def test_without_temperature_or_time_the_noise_ranks_as_the_loss_does(objective:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 5, 20, 60])
 @pytest.mark.parametrize("text", ["1,1,1,1,1", "frechet=1", "kl=1", "kl=1,frechet=0.1"])
 @pytest.mark.parametrize("cooling", [0.0, 1.0])

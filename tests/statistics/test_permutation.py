@@ -107,6 +107,7 @@ def test_a_set_is_exactly_0_from_itself_in_any_order(count: int, channels: int) 
         assert found.floor.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [(30, 17), (3, 3), (5, 64)], ids=str)
 def test_no_order_changes_a_bit(counts: tuple[int, int]) -> None:
     first, second = (made_up(count, 4, seed) for seed, count in enumerate(counts))
@@ -157,6 +158,7 @@ def test_the_floor_follows_from_the_generator_whatever_the_number_of_threads() -
     assert torch.equal(compared(first, second, 50).floor, expected.floor[:50])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(20, 20), (8, 40), (40, 8)], ids=str)
 def test_the_floor_is_that_of_a_plain_loop(sizes: tuple[int, int]) -> None:
     first, second = made_up(sizes[0], seed=1), made_up(sizes[1], seed=2)
@@ -230,11 +232,13 @@ def null() -> Array:
     return torch.stack(shares).numpy()
 
 
+@pytest.mark.slow
 def test_few_pairs_of_one_distribution_lie_outside_the_limit(null: Array) -> None:
     assert ((null <= 0.01).sum(0) <= 4).all()  # of 100, where 1 is expected
     assert ((null <= 0.05).sum(0) <= 12).all()
 
 
+@pytest.mark.slow
 def test_p_values_of_one_distribution_are_uniform(null: Array) -> None:
     for k in range(5):
         assert stats.kstest(null[:, k] - 0.005, "uniform").pvalue > 1e-3
@@ -251,6 +255,7 @@ def test_constant_sets_that_are_equal_are_0_apart(counts: tuple[int, int], withi
     assert found.floor.abs().max().item() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [(10, 10), (6, 40), (40, 6)], ids=str)
 @pytest.mark.parametrize("within", [0.0, 1e-9, 0.5])
 def test_constant_sets_that_differ_lie_outside_the_floor(counts: tuple[int, int], within: float) -> None:

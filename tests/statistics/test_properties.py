@@ -16,7 +16,7 @@ from imgsubset.statistics.divergences import DIVERGENCES, frechet, mix
 from imgsubset.statistics.langevin import Langevin, noised_source
 from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, maps_to_moments, standard, subset_moments
 
-examples = settings(max_examples=100, deadline=None, derandomize=True)
+examples = settings(max_examples=25, deadline=None, derandomize=True)
 BOUNDED = ("js", "hellinger")
 NORMAL = ("kl", "js", "wasserstein", "hellinger")  # those that compare a channel's normals
 SEEDS = st.integers(0, 2**32)

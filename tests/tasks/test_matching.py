@@ -266,7 +266,6 @@ def test_odd_names_are_matched(source_folder: Path) -> None:
     check(match_files(list_images("list"), source), names, source)
 
 
-@pytest.mark.timeout(30)
 def test_files_that_cannot_be_read_are_foreign(source: Source) -> None:
     copy(["z.png"])
     os.mkfifo("subset/pipe.png")
@@ -274,7 +273,6 @@ def test_files_that_cannot_be_read_are_foreign(source: Source) -> None:
     check(match_files(list_images("subset"), source), ["z.png"], source, ["dangling.png", "pipe.png"])
 
 
-@pytest.mark.timeout(30)
 def test_a_subset_that_changes_after_it_was_listed_is_foreign(source: Source) -> None:
     copy(SOME)
     listing = list_images("subset")

@@ -23,7 +23,7 @@ from imgsubset.statistics.objective import BASELINE_DRAWS, BASELINE_SEED, Object
 from imgsubset.tasks.score import recorded_options, score_of
 
 TOTAL, N = 40, 8
-OPTIONS = Options(workers=0, candidates=64, steps=20, device="cpu", channels=(4, 6), size=16)
+OPTIONS = Options(workers=0, candidates=16, steps=4, device="cpu", channels=(4, 6), size=16)
 OTHERS: dict[str, dict[str, Any]] = {
     "seed": {"seed": 5},
     "size": {"size": 24},
@@ -98,6 +98,7 @@ def test_the_manifest_holds_the_score_that_is_found(source: Path, out: Path) -> 
     assert [file["path"] for file in described["files"]] == list(found.paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("name", ["", "manifest.json"])
 def test_the_options_of_a_manifest_are_the_defaults(
@@ -140,6 +141,7 @@ def alter(folder: Path, **options: object) -> None:
     (folder / "manifest.json").write_text(json.dumps(record))
 
 
+@pytest.mark.slow
 def test_a_manifest_of_embeddings_is_not_scored_by_the_network_unawares(source: Path, tmp_path: Path) -> None:
     from imgsubset.options import Embeddings
 
@@ -155,7 +157,7 @@ def test_a_manifest_of_embeddings_is_not_scored_by_the_network_unawares(source: 
     assert found.score.loss == pytest.approx(selection.score.loss, rel=1e-6) or found.warnings
 
 
-OPTIONS_OF_EMBEDDINGS = Options(workers=0, candidates=64, steps=20, device="cpu")
+OPTIONS_OF_EMBEDDINGS = Options(workers=0, candidates=16, steps=4, device="cpu")
 
 
 def test_a_manifest_of_another_program_does_not_keep_a_folder_from_being_scored(
@@ -349,6 +351,7 @@ def test_images_that_are_all_the_same_are_scored_with_a_warning(tmp_path: Path) 
     assert found.score.loss == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_cache_and_the_processes_change_nothing(source: Path, selection: Selection, tmp_path: Path) -> None:
     for change in ({"cache": str(tmp_path / "cache")}, {"cache": str(tmp_path / "cache")}, {"workers": 2}):
         found = score(source, selection.chosen, dataclasses.replace(OPTIONS, **change))

@@ -15,8 +15,8 @@ from imgsubset import Embeddings, Options, Selection, score, split
 from imgsubset.errors import InputError, UsageError
 from imgsubset.tasks.split import part_sizes
 
-FAST = {"candidates": 16, "chains": 1, "steps": 20, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
-ARGUMENTS = "--candidates 16 --chains 1 --steps 20 --size 16 --channels 8 --device cpu --workers 0".split()
+FAST = {"candidates": 16, "chains": 1, "steps": 4, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
+ARGUMENTS = "--candidates 16 --chains 1 --steps 4 --size 16 --channels 8 --device cpu --workers 0".split()
 THREE = {"train": "80%", "val": "10%", "test": "10%"}
 WORDS = ("train=80%", "val=10%", "test=10%")
 
@@ -54,6 +54,7 @@ def test_sizes_of_parts(parts: dict[str, int | str], usable: int, sizes: list[in
     assert part_sizes(parts, usable) == dict(zip(parts, sizes, strict=True))
 
 
+@pytest.mark.slow
 def test_whole_percentages_of_100_take_every_image_of_any_source() -> None:
     for first in range(1, 99):
         for second in range(1, 100 - first):
@@ -111,6 +112,7 @@ def test_parts_that_do_not_cover_the_source(pictures: Path) -> None:
     assert alone["a"].score.loss < 0.6
 
 
+@pytest.mark.slow
 def test_the_small_parts_are_far_closer_than_those_of_a_random_split(tmp_path: Path) -> None:
     dice = np.random.default_rng(0)
     paths = [create(tmp_path / f"{number:04d}.png", b"x").name for number in range(600)]
@@ -169,6 +171,7 @@ def test_no_group_is_in_two_parts(tmp_path: Path) -> None:
     assert [part.chosen for part in again.values()] == [part.chosen for part in parts.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "asked"),
     [
@@ -266,6 +269,7 @@ def test_a_finished_split_is_left_alone(imgsubset: Callable[..., Run], pictures:
     assert tree(sets) == before
 
 
+@pytest.mark.slow
 def test_a_split_of_which_a_part_is_missing_is_completed(
     imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +281,7 @@ def test_a_split_of_which_a_part_is_missing_is_completed(
     assert {path: one[0] for path, one in tree(sets).items() if not path.endswith("manifest.json")} == before
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_a_split_and_keeps_foreign_files(
     imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path
 ) -> None:
@@ -303,6 +308,7 @@ def test_a_dry_run_of_a_split_writes_nothing(imgsubset: Callable[..., Run], pict
         assert chosen[0] == chosen[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["symlink", "hardlink"])
 def test_a_split_by_links(imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path, mode: str) -> None:
     if mode == "hardlink":
@@ -345,6 +351,7 @@ def test_odd_parts_are_usage_errors(
     assert not (tmp_path / "sets").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["train=33%", "val=56%", "test=11%"], ["a=34%", "b=55%", "c=11%"]])
 def test_any_percentages_of_100_are_taken(
     imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path, words: list[str]
@@ -363,6 +370,7 @@ def test_parts_that_the_source_cannot_fill(
     assert not (tmp_path / "sets").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b", "naïve 猫", "-x-", "tr=ain", "a\nb", "manifest.json", "~"])
 def test_parts_of_odd_names(imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path, name: str) -> None:
     if "=" in name:

@@ -129,7 +129,6 @@ def test_any_other_file_is_found(out: Path, name: str) -> None:
     assert (found.missing, found.changed, found.extra) == ((), (), (name,))
 
 
-@pytest.mark.timeout(30)
 def test_links_and_fifos_that_are_not_listed_are_found(out: Path, tmp_path: Path) -> None:
     create(tmp_path / "elsewhere" / "x.png")
     (out / "a" / "folder").symlink_to(tmp_path / "elsewhere")
@@ -140,7 +139,6 @@ def test_links_and_fifos_that_are_not_listed_are_found(out: Path, tmp_path: Path
     assert verify(out).extra == ("a/folder", "dangling", "loop", "pipe")
 
 
-@pytest.mark.timeout(30)
 def test_what_has_taken_the_place_of_a_file_is_found(out: Path) -> None:
     for name in ("4.png", "a/1.png", "b/3.png", "a/deep/2.png"):
         (out / name).unlink()
@@ -156,7 +154,6 @@ def test_what_has_taken_the_place_of_a_file_is_found(out: Path) -> None:
     assert found.extra == ()
 
 
-@pytest.mark.timeout(30)
 def test_a_fifo_in_the_place_of_a_folder_does_not_hang(out: Path) -> None:
     shutil.rmtree(out / "a")
     os.mkfifo(out / "a")
@@ -225,7 +222,6 @@ def test_no_descriptor_stays_open(out: Path, name: str) -> None:
 # Manifests
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("missing", ["folder", "manifest", "fifo", "folder in its place", "dangling"])
 def test_without_a_manifest_there_is_nothing_to_check(out: Path, missing: str) -> None:
     path = out / "manifest.json"

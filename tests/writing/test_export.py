@@ -9,10 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import conftest
 import pytest
 from conftest import create, normal_user, selection_of, strict_json, tree
 
@@ -281,6 +282,7 @@ def test_overwrite_does_not_replace_a_folder_by_a_file(chosen: Selection, tmp_pa
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "listed",
     ["../outside.txt", "{absolute}", "linked/outside.txt", "a/../../outside.txt", "", ".", "sub", "\0", "x" * 300],
@@ -301,6 +303,7 @@ def test_a_forged_record_removes_nothing_outside(
     assert (tmp_path / "out" / "linked").is_symlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [
@@ -408,7 +411,6 @@ def turn_into_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     ("alter", "text"),
     [
@@ -432,6 +434,7 @@ def test_a_file_that_changed_since_it_was_decoded_is_detected(
     assert not [name for name in names if copying.PARTIAL in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", range(1, 7))
 def test_an_error_in_a_copy_leaves_no_partial_file_and_the_next_run_completes(
     folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int
@@ -480,26 +483,57 @@ def test_a_copy_that_was_corrupted_on_the_way_is_detected(
     assert not [name for name in names if copying.PARTIAL in name]
 
 
+# For each line of its input, a process that exports and is killed before or after some call; answers with its end.
 KILLED = """
-import itertools, os, signal, sys
-sys.path.insert(0, sys.argv[1])
+import itertools, json, os, signal, sys
+sys.path[:0] = sys.argv[1:]
 from pathlib import Path
 from conftest import selection_of
 from imgsubset import export
-source, destination, call, when, count, overwrite = sys.argv[2:8]
-real, calls = getattr(os, call), itertools.count(1)
 
-def deadly(*arguments, **options):
-    last = next(calls) == int(count)
-    if last and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(*arguments, **options)
-    if last:
-        os.kill(os.getpid(), signal.SIGKILL)
+def run(source, destination, call, when, count, overwrite, chosen):
+    real, calls = getattr(os, call), itertools.count(1)
 
-setattr(os, call, deadly)
-export(selection_of(Path(source), sys.argv[8:]), destination, overwrite=overwrite == "True")
+    def deadly(*arguments, **options):
+        last = next(calls) == count
+        if last and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*arguments, **options)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(os, call, deadly)
+    export(selection_of(Path(source), chosen), destination, overwrite=overwrite)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            run(*json.loads(line))
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def killed() -> Iterator[Callable[..., int]]:
+    """Export in a process that is killed on the way; its exit code."""
+    tests = str(Path(conftest.__file__).parent)
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, tests]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def export_killed(folder: Path, out: Path, *rest: object) -> int:
+            process.stdin.write(json.dumps([str(folder), str(out), *rest]) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield export_killed
+        process.stdin.close()
+
+
 # Marker and its folder, six copies, the four folders with copies, manifest and its folder, the folder again.
 MOMENTS = [
     *[("fsync", "before", count) for count in (1, 2, 3, 5, 8, 9, 12, 13, 14, 15)],
@@ -507,13 +541,12 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
 def test_a_killed_export_leaves_no_half_file_and_the_next_one_completes(
-    folder: Path, tmp_path: Path, moment: tuple[str, str, int]
+    killed: Callable[..., int], folder: Path, tmp_path: Path, moment: tuple[str, str, int]
 ) -> None:
-    arguments = [Path(__file__).parent, folder, tmp_path / "out", *moment, False, *CHOSEN]
-    run = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, check=False)
-    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert killed(folder, tmp_path / "out", *moment, False, CHOSEN) == -signal.SIGKILL
     before = tree(folder)
     check_no_half_file(folder, tmp_path / "out")
     if moment != ("fsync", "before", 15):  # then it was done
@@ -522,16 +555,15 @@ def test_a_killed_export_leaves_no_half_file_and_the_next_one_completes(
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7, 8])
 def test_a_killed_overwrite_keeps_foreign_files_and_the_next_one_completes(
-    folder: Path, chosen: Selection, tmp_path: Path, count: int
+    killed: Callable[..., int], folder: Path, chosen: Selection, tmp_path: Path, count: int
 ) -> None:
     export(chosen, tmp_path / "out")
     create(tmp_path / "out" / "a" / "notes.txt", b"mine")
     later = ("a/2.png", "b/1.jpg")  # two copies in two folders
-    arguments = [Path(__file__).parent, folder, tmp_path / "out", "fsync", "before", count, True, *later]
-    run = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, check=False)
-    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert killed(folder, tmp_path / "out", "fsync", "before", count, True, later) == -signal.SIGKILL
     assert (tmp_path / "out/a/notes.txt").read_bytes() == b"mine"
     export(selection_of(folder, later), tmp_path / "out", overwrite=True)
     check_complete(folder, tmp_path / "out", later, {"a/notes.txt"})

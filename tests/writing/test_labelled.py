@@ -26,8 +26,8 @@ from imgsubset.errors import OutputError, UsageError
 from imgsubset.files import PARTIAL
 
 Program = Callable[..., Run]
-FAST = {"candidates": 16, "chains": 1, "steps": 10, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
-ARGUMENTS = "--candidates 16 --chains 1 --steps 10 --size 16 --channels 8 --device cpu --workers 0".split()
+FAST = {"candidates": 16, "chains": 1, "steps": 4, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
+ARGUMENTS = "--candidates 16 --chains 1 --steps 4 --size 16 --channels 8 --device cpu --workers 0".split()
 NUMBERS = (1, 13, 130, 1300, 2, 20, 21, 210, 2100, 3)
 
 
@@ -159,6 +159,7 @@ def test_voc_annotations_and_masks_arrive_and_masks_are_never_chosen(
     assert found["counts"]["foreign"] == 0
 
 
+@pytest.mark.slow
 def test_the_score_of_a_subset_with_masks_is_that_of_its_images(imgsubset: Program, tmp_path: Path, out: Path) -> None:
     source = voc(tmp_path / "voc")
     images = run_select(imgsubset, source, out, n=4)
@@ -256,6 +257,7 @@ def test_templates_that_make_no_sense(imgsubset: Program, tmp_path: Path, out: P
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["symlink", "hardlink"])
 def test_sidecars_are_linked_as_images_are(imgsubset: Program, tmp_path: Path, out: Path, mode: str) -> None:
     source = yolo(tmp_path / "yolo")
@@ -331,6 +333,7 @@ def test_an_identical_run_does_nothing(imgsubset: Program, tmp_path: Path, out: 
     assert tree(out) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["a label here", "a label there", "a new label there", "coco", "metadata"])
 def test_a_run_is_not_done_if_labels_have_changed(imgsubset: Program, tmp_path: Path, out: Path, what: str) -> None:
     source = coco(tmp_path)
@@ -385,6 +388,7 @@ def test_a_label_that_is_called_like_the_ranking(imgsubset: Program, tmp_path: P
     assert (out / "ranked.txt").read_bytes() == b"label"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.json", "ranked.txt", "metadata.csv"])
 def test_a_coco_file_whose_name_is_taken(imgsubset: Program, tmp_path: Path, out: Path, name: str) -> None:
     source = coco(tmp_path)
@@ -416,6 +420,7 @@ export(selection, destination)
 
 
 # A sync each for the marker, its folder, ten images and eighteen labels; a link for each image and label.
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "count"), [("fsync", 9), ("link", 25), ("fsync", 34)])
 def test_an_export_that_is_killed_among_its_labels_is_completed(
     imgsubset: Program, tmp_path: Path, out: Path, call: str, count: int
@@ -423,7 +428,7 @@ def test_an_export_that_is_killed_among_its_labels_is_completed(
     source = voc(tmp_path / "voc")
     create(source / "VOC/JPEGImages/metadata.jsonl", b'{"file_name": "image_130.jpg"}\n')
     arguments = [sys.executable, "-c", KILLED, str(source), str(out), call, str(count)]
-    run = subprocess.run(arguments, capture_output=True, timeout=100, check=False)
+    run = subprocess.run(arguments, capture_output=True, timeout=240, check=False)
     assert run.returncode == -signal.SIGKILL, run.stderr
     for path in tree(out):
         if not Path(path).name.startswith((PARTIAL, ".imgsubset-incomplete")):
@@ -503,13 +508,14 @@ DEFAULTS = """
 n = 4
 candidates = 16
 chains = 1
-steps = 10
+steps = 4
 size = 16
 channels = [8]
 device = "cpu"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "usable", "counts"),
     [
@@ -536,7 +542,7 @@ def test_constraints_in_a_batch(
     defaults = DEFAULTS.replace("n = 4\n", "") if "\nn = " in lines else DEFAULTS
     create(tmp_path / "jobs.toml", (defaults + job).encode())
     run = imgsubset("batch", tmp_path / "jobs.toml", "--json")
-    assert run.code in (0, 8), run
+    assert run.code == 0, run
     result = strict_json(run.out)["jobs"][0]
     assert result["status"] == "done", result
     assert result["result"]["counts"]["usable"] == usable
