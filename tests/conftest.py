@@ -28,11 +28,11 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import Options, Selection, cli, select
-from imgsubset.reading.images import Stamp
+from imgsubset.files import Stamp
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import LIBRARIES
+from imgsubset.results.records import Score
 from imgsubset.statistics import permutation
-from imgsubset.tasks.score import Score
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
 torch.set_num_threads(1)
@@ -219,9 +219,9 @@ def selection_of(source: Path, chosen: Sequence[str]) -> Selection:
     status = [(source / path).stat() for path in usable]
     zero = dict.fromkeys(["kl", "js", "wasserstein", "hellinger", "frechet"], 0.25)
     return Selection(
-        source=Listing(str(source), source, tuple(usable)),
+        source=Listing(str(source), source, tuple(usable), tuple(map(Stamp.of, status))),
         paths=tuple(usable),
-        stamps=tuple(Stamp(one.st_size, one.st_mtime_ns) for one in status),
+        stamps=tuple(map(Stamp.of, status)),
         indices=tuple(sorted(usable.index(path) for path in chosen)),
         ranking=tuple(usable.index(path) for path in chosen),
         score=Score(zero, zero, zero, 1.0, 50.0, float(len(chosen))),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imgsubset.statistics.moments import ImageMoments, standard
+from imgsubset.statistics.langevin import Langevin
+from imgsubset.statistics.moments import Block, ImageMoments, standard
+from imgsubset.statistics.objective import Objective, objective
+from imgsubset.weights import Weights
 
 
 def made_up_source(count: int, channels: int, seed: int = 0, positions: int = 16) -> ImageMoments:
@@ -17,6 +20,13 @@ def made_up_source(count: int, channels: int, seed: int = 0, positions: int = 16
     square = mean**2 + torch.rand(count, channels, generator=generator) + 0.5
     images = ImageMoments(torch.cat([mean, square], 1), positions)
     return standard(images).apply(images)
+
+
+def goal_of(
+    images: ImageMoments, n: int, weights: Weights | None = None, langevin: Langevin | None = None
+) -> Objective:
+    """The objective of one block."""
+    return objective((Block("made up", images),), n, weights or Weights(), langevin)
 
 
 def random_rows(chains: int, n: int, total: int, seed: int = 0) -> Tensor:

@@ -25,12 +25,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgsubset.cli.batch import read_jobs
-from imgsubset.cli.common import parse_channels, parse_seconds
+from imgsubset.cli.options import parse_channels, parse_seconds
 from imgsubset.cli.split import parse_parts
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
-from imgsubset.options import Options, Weights, subset_size
+from imgsubset.options import Options
 from imgsubset.reading.listing import parse_paths
+from imgsubset.tasks.sizes import subset_size
 from imgsubset.tasks.split import part_sizes
+from imgsubset.weights import Weights
 
 EXAMPLES = int(os.environ.get("IMGSUBSET_FUZZ", "0"))
 fuzzed = settings(

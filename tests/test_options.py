@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.options import DIVERGENCE_NAMES, Options, Weights, subset_size
+from imgsubset.options import Options
+from imgsubset.tasks.sizes import subset_size
+from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from conftest import create, normal_user, tree
 from imgsubset.errors import InputError
 from imgsubset.features import cache
 from imgsubset.features.cache import Cache, Cached, clear, contents
-from imgsubset.reading.images import Stamp
+from imgsubset.files import Stamp
 
 RECIPE = {"size": 64, "network": "a", "layers": [1, 2]}
 WIDTH = 8
@@ -33,7 +33,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from imgsubset.features import cache
-from imgsubset.reading.images import Stamp
+from imgsubset.files import Stamp
 root, folder, first, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 paths = [f"{number:04d}.png" for number in range(first, last)]
 status = [os.stat(root / path) for path in paths]

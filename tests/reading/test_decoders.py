@@ -17,9 +17,10 @@ from conftest import create, noise
 from PIL import Image
 
 from imgsubset.errors import InputError
+from imgsubset.files import Stamp
 from imgsubset.reading import decoders
 from imgsubset.reading.decoders import Chunk, chunk_length, decoded
-from imgsubset.reading.images import Stamp, decode, reason
+from imgsubset.reading.images import decode, reason
 from imgsubset.reading.listing import list_images
 
 Processes: TypeAlias = list[subprocess.Popen[bytes]]

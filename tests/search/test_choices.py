@@ -10,7 +10,7 @@ import torch
 from sources import made_up_source
 from torch import Tensor
 
-from imgsubset.options import Options, Weights
+from imgsubset.options import Options
 from imgsubset.search import exchange
 from imgsubset.search.choices import Choices, Stratum
 from imgsubset.search.exchange import Exchanges
@@ -19,6 +19,7 @@ from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.statistics.moments import ImageMoments, all_moments, standard
 from imgsubset.statistics.objective import Objective
 from imgsubset.tasks.quotas import quotas
+from imgsubset.weights import Weights
 
 COEFFICIENTS = {"kl": 100.0, "js": 300.0, "wasserstein": 80.0, "hellinger": 400.0, "frechet": 10.0}
 

@@ -8,11 +8,11 @@ import torch
 from reference import random_maps, standardised
 from torch import Tensor
 
-from imgsubset.options import Weights
 from imgsubset.search.draws import EXACT, ROUNDS, RandomDraws
 from imgsubset.search.loop import Found, Round, search
 from imgsubset.statistics.moments import ImageMoments, maps_to_moments
 from imgsubset.statistics.objective import Objective, random_subsets
+from imgsubset.weights import Weights
 
 
 def objective_of(total: int, n: int, weights: str = "1,1,1,1,1", channels: int = 4) -> Objective:

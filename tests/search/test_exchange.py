@@ -6,13 +6,14 @@ import pytest
 import torch
 from sources import made_up_source, random_rows
 
-from imgsubset.options import Options, Weights
+from imgsubset.options import Options
 from imgsubset.search import exchange
 from imgsubset.search.exchange import Exchanges
 from imgsubset.search.find import find
 from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.statistics.moments import all_moments
 from imgsubset.statistics.objective import Objective
+from imgsubset.weights import Weights
 
 COEFFICIENTS = {"kl": 100.0, "js": 300.0, "wasserstein": 80.0, "hellinger": 400.0, "frechet": 10.0}
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from sources import made_up_source
 
-from imgsubset.options import DIVERGENCE_NAMES
 from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.statistics.divergences import mix
 from imgsubset.statistics.moments import ImageMoments, Moments, all_moments
+from imgsubset.weights import DIVERGENCE_NAMES
 
 # What each divergence is of: coefficients of the order that calibration gives them.
 COEFFICIENTS = {"kl": 100.0, "js": 300.0, "wasserstein": 80.0, "hellinger": 400.0, "frechet": 10.0}

@@ -12,11 +12,11 @@ from sources import made_up_source, random_rows
 
 from imgsubset import Options, Selection, select
 from imgsubset.errors import InputError, UsageError
-from imgsubset.options import Weights
 from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.search.smallest import CLOSE, ENOUGH, resized, smallest
 from imgsubset.statistics.moments import all_moments
 from imgsubset.statistics.objective import Objective
+from imgsubset.weights import Weights
 
 QUICK = {"workers": 0, "candidates": 64, "steps": 30, "device": "cpu", "channels": (4, 6), "size": 16}
 TOTAL = 60

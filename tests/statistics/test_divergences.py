@@ -22,9 +22,9 @@ from reference import (
     wasserstein_by_quadrature,
 )
 
-from imgsubset.options import DIVERGENCE_NAMES
 from imgsubset.statistics.divergences import DIVERGENCES, MIN_VARIANCE, frechet, frechet_bound, mix
 from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, maps_to_moments, subset_moments
+from imgsubset.weights import DIVERGENCE_NAMES
 
 BY_QUADRATURE: dict[str, Callable[[float, float, float, float], float]] = {
     "kl": kl_by_quadrature,

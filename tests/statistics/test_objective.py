@@ -11,11 +11,11 @@ import torch
 from reference import Array, five, random_maps, standardised
 from torch import Tensor
 
-from imgsubset.options import DIVERGENCE_NAMES, Weights
 from imgsubset.statistics.divergences import mix
 from imgsubset.statistics.langevin import Langevin, noised_source, noised_subsets
 from imgsubset.statistics.moments import ImageMoments, maps_to_moments, subset_moments
 from imgsubset.statistics.objective import BASELINE_DRAWS, CPU_BLOCK, Objective, effective_size, random_subsets
+from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 TOTAL, CHANNELS = 120, 5
 MAPS = standardised(random_maps(TOTAL, CHANNELS, 2, seed=1))

@@ -11,10 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import random_maps, standardised
 
-from imgsubset.options import DIVERGENCE_NAMES, Weights
 from imgsubset.statistics.divergences import DIVERGENCES, frechet, mix
 from imgsubset.statistics.langevin import Langevin, noised_source
 from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, maps_to_moments, standard, subset_moments
+from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 examples = settings(max_examples=25, deadline=None, derandomize=True)
 BOUNDED = ("js", "hellinger")

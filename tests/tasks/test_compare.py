@@ -18,10 +18,10 @@ from torch import Tensor
 
 from imgsubset import Options, Weights, compare
 from imgsubset.errors import BadFilesError, InputError
-from imgsubset.options import DIVERGENCE_NAMES
 from imgsubset.results.as_json import describe_comparison
 from imgsubset.statistics import permutation as noisefloor
 from imgsubset.tasks.compare import Comparison, Distance
+from imgsubset.weights import DIVERGENCE_NAMES
 
 SIZE = 16
 OPTIONS = Options(workers=0, device="cpu", channels=(4, 6), size=SIZE)

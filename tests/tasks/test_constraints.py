@@ -15,7 +15,7 @@ from sources import made_up_source
 from imgsubset import Options, score, select, split
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import Source
-from imgsubset.reading.images import Stamp
+from imgsubset.files import Stamp
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.tasks.constraints import Constraints, constraints
 

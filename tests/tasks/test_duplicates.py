@@ -15,7 +15,7 @@ from sources import made_up_source
 
 from imgsubset import Options, select
 from imgsubset.features.source import Source, read_source
-from imgsubset.reading.images import Stamp
+from imgsubset.files import Stamp
 from imgsubset.reading.listing import Listing
 from imgsubset.statistics.moments import ImageMoments
 from imgsubset.tasks.constraints import constraints

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from imgsubset import Options, Selection, Weights, export, score, select
 from imgsubset.errors import BadFilesError, InputError, UsageError
-from imgsubset.options import DIVERGENCE_NAMES
 from imgsubset.results.as_json import describe_scored
 from imgsubset.statistics.objective import BASELINE_DRAWS, BASELINE_SEED, Objective, effective_size, random_subsets
 from imgsubset.tasks.score import recorded_options, score_of
+from imgsubset.weights import DIVERGENCE_NAMES
 
 TOTAL, N = 40, 8
 OPTIONS = Options(workers=0, candidates=16, steps=4, device="cpu", channels=(4, 6), size=16)
