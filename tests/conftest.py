@@ -16,7 +16,7 @@ import struct
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,14 @@ def normal_user(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def listing_of(root: Path, paths: Iterable[str] = (), name: str | None = None, **fields: Any) -> Listing:
+    """A listing of these paths as they are now, whether they are images or not; of absent ones with a stamp of 0."""
+    paths = tuple(paths)
+    files = [root / path for path in paths]
+    stamps = tuple(Stamp.of(file.stat()) if file.is_file() else Stamp(0, 0) for file in files)
+    return Listing(name or str(root), root, paths, stamps, **fields)
 
 
 def selection_of(source: Path, chosen: Sequence[str]) -> Selection:

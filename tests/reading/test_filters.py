@@ -4,23 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run, strict_json
+from conftest import Run, listing_of, strict_json
 
 from imgsubset.errors import UsageError
 from imgsubset.options import Options
 from imgsubset.reading.filters import candidates
-from imgsubset.reading.listing import Listing
 
 PATHS = ("a.jpg", "a.png", "b/a.jpg", "b/c/a.jpg", "b/c/d.png", "c/a.png", "c/b.jpg", "d.png")
 
 
 def kept(paths: tuple[str, ...] = PATHS, **options: object) -> tuple[str, ...]:
     """What is left of these paths, filtered once or twice."""
-    listing = Listing("source", Path("source"), paths, ignored=5)
+    listing = listing_of(Path("source"), paths, ignored=5)
     wanted = Options(**options)  # type: ignore[arg-type]
-    found = candidates(listing, wanted)
+    found = candidates(listing, wanted.reading)
     assert found.ignored - 5 == len(paths) - len(found.paths)
-    assert candidates(found, wanted).paths == found.paths
+    assert candidates(found, wanted.reading) is found
     return found.paths
 
 

@@ -83,9 +83,9 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
-    beside = sidecars(source.root, chosen, images, options.sidecars)
+    beside = sidecars(source, chosen, images, options.sidecars)
     copied = sorted({path for paths in beside.values() for path in paths})
-    written = filtered_metadata(source.root, chosen) if options.sidecars != "none" else {}
+    written = filtered_metadata(source, chosen) if options.sidecars != "none" else {}
     if options.coco is not None:
         if (name := Path(options.coco).name) in written:
             names = ", ".join(sorted(written))
