@@ -511,7 +511,7 @@ MOMENTS = [
 def test_a_killed_export_leaves_no_half_file_and_the_next_one_completes(
     folder: Path, tmp_path: Path, moment: tuple[str, str, int]
 ) -> None:
-    arguments = [Path(__file__).parent, folder, tmp_path / "out", *moment, False, *CHOSEN]
+    arguments = [Path(__file__).parents[1], folder, tmp_path / "out", *moment, False, *CHOSEN]
     run = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, check=False)
     assert run.returncode == -signal.SIGKILL, run.stderr
     before = tree(folder)
@@ -529,7 +529,7 @@ def test_a_killed_overwrite_keeps_foreign_files_and_the_next_one_completes(
     export(chosen, tmp_path / "out")
     create(tmp_path / "out" / "a" / "notes.txt", b"mine")
     later = ("a/2.png", "b/1.jpg")  # two copies in two folders
-    arguments = [Path(__file__).parent, folder, tmp_path / "out", "fsync", "before", count, True, *later]
+    arguments = [Path(__file__).parents[1], folder, tmp_path / "out", "fsync", "before", count, True, *later]
     run = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, check=False)
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert (tmp_path / "out/a/notes.txt").read_bytes() == b"mine"
