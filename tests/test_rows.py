@@ -304,6 +304,7 @@ def test_row03_a_risky_format_is_never_opened(tmp_path: Path, monkeypatch: pytes
         assert outcome(path) == "not an image of a supported format (JPEG, PNG, WEBP, BMP, GIF, TIFF)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_row03_no_external_program_is_started(
     imgsubset: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -488,6 +489,7 @@ FOLDED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", FOLDED, ids=ascii)
 def test_row08_a_collision_is_refused_before_anything_is_copied(
     imgsubset: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
@@ -884,6 +886,7 @@ def usual(pictures: Path) -> tuple[str, ...]:
     return select(pictures, 9, OPTIONS).ranked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["reversed", "shuffled"])
 def test_row21_the_order_of_the_files(
     pictures: Path, usual: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, order: str
@@ -915,6 +918,7 @@ def test_row21_the_number_of_processes(pictures: Path, usual: tuple[str, ...], w
     assert select(pictures, 9, replace(OPTIONS, workers=workers)).ranked == usual
 
 
+@pytest.mark.slow
 def test_row21_which_images_are_cached_and_so_the_batches(
     pictures: Path, usual: tuple[str, ...], tmp_path: Path
 ) -> None:

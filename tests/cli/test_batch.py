@@ -134,6 +134,7 @@ def test_json_of_a_batch_is_one_object(batch: Batch, tmp_path: Path) -> None:
     assert strict_json(second.out)["jobs"][0] == jobs[0] | {"status": "skipped"}
 
 
+@pytest.mark.slow
 def test_a_quiet_batch_prints_only_its_failures(batch: Batch, tmp_path: Path) -> None:
     run = batch(THREE, "-q")
     assert (run.code, run.out) == (8, "")
@@ -252,6 +253,7 @@ n = "50%"
         assert (result["options"]["steps"], result["options"]["candidates"]) == (4, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("default", "own", "value"),
     [

@@ -365,6 +365,7 @@ def test_quiet_prints_nothing(imgsubset: Program, pictures: Path, tmp_path: Path
     assert len(tree(tmp_path / "out")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "count"), [("10%", 12), ("0.1%", 1), ("100%", 120), ("7", 7), (" 7 ", 7)])
 def test_n_is_a_number_or_a_percentage(imgsubset: Program, pictures: Path, tmp_path: Path, n: str, count: int) -> None:
     run = imgsubset("select", pictures, tmp_path / "out", "-n", n, "--dry-run", "--json", *FAST)
@@ -525,6 +526,7 @@ def test_strict_makes_unusable_files_an_error_before_anything_is_copied(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("more", "shown"), [([], 10), (["-v"], 12)], ids=str)
 def test_verbose_shows_every_skipped_file(imgsubset: Program, tmp_path: Path, more: list[str], shown: int) -> None:
     source = tmp_path / "source"

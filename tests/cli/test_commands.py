@@ -340,6 +340,7 @@ def test_one_changed_file_is_decoded_again(
     assert decodings[1:] == [("6.bmp",), (), ("8.png",)]
 
 
+@pytest.mark.slow
 def test_other_features_share_nothing(look: Callable[..., Run]) -> None:
     look()
     assert cached(look("--seed", 1)) == (0, 8)
@@ -475,6 +476,7 @@ def scored(run: Run) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.slow
 def test_the_options_of_a_manifest_are_the_defaults_of_its_score(
     imgsubset: Program, folder: Path, tmp_path: Path
 ) -> None:
@@ -501,6 +503,7 @@ def test_the_options_of_a_manifest_are_the_defaults_of_its_score(
     assert f"{first['score']['loss']:.3f}" in text
 
 
+@pytest.mark.slow
 def test_where_the_cache_is_does_not_come_from_a_manifest(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
     run = imgsubset("select", folder, tmp_path / "out", "-n", 4, "--cache", tmp_path / "kept", "--strict", *FAST)
     assert run.code == 0

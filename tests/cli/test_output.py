@@ -109,6 +109,7 @@ def test_json_of_a_selection_is_its_manifest(imgsubset: Program, folder: Path, t
     assert record == manifest_of(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_ranked_adds_one_file_that_verify_knows(imgsubset: Program, folder: Path, tmp_path: Path, mode: str) -> None:
     out = tmp_path / "out"
@@ -280,6 +281,7 @@ def test_a_list_names_paths_that_open_from_the_current_folder(
     assert (tmp_path / "list.txt").read_text().splitlines() == chosen(tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", [False, True])
 def test_a_list_to_stdout_sends_the_summary_to_stderr(
     imgsubset: Program, folder: Path, tmp_path: Path, null: bool
@@ -330,6 +332,7 @@ def test_a_dry_run_writes_the_list_alone(imgsubset: Program, folder: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_a_list_names_can_be_scored_and_selected(
     imgsubset: Program, folder: Path, tmp_path: Path, stdin: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -598,6 +601,7 @@ def rename(source: Path, path: str) -> None:
     (source / path).rename(source / path.replace(".", "_."))
 
 
+@pytest.mark.slow
 @COPIED
 @pytest.mark.parametrize("chosen_one", [False, True])
 @pytest.mark.parametrize("alter", [touch, remove, add, grow, rename])
@@ -731,6 +735,7 @@ def test_overwrite_does_the_same_again(imgsubset: Program, done: tuple[object, .
     assert before != after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", LINKS)
 def test_links_whose_source_is_gone_are_not_taken_for_the_same(
     imgsubset: Program, folder: Path, tmp_path: Path, mode: str

@@ -94,6 +94,7 @@ def test_what_a_template_leads_to_is_no_candidate() -> None:
 FAST = "--candidates 64 --chains 1 --steps 40 --size 16 --channels 8 --device cpu --workers 0".split()
 
 
+@pytest.mark.slow
 def test_the_excluded_are_as_if_they_were_not_there(
     imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path
 ) -> None:

@@ -220,6 +220,7 @@ def test_a_text_file_that_may_not_be_read_is_an_input_error(open_folder: Path) -
         list_images(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])  # as bash and zsh write it
 def test_the_output_of_a_command_is_a_list(here: Path, folder: str) -> None:
     if not os.path.isdir(folder):

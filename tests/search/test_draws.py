@@ -57,6 +57,7 @@ def test_the_best_never_gets_worse_and_is_what_is_returned(objective: Objective,
     assert float(objective.loss(found.rows, torch.float64)) == pytest.approx(best[-1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_best_few_are_kept_in_order(objective: Objective) -> None:
     method = RandomDraws(objective, 400, torch.Generator().manual_seed(3))
     found = search(method, objective.loss, keep=5)
@@ -135,6 +136,7 @@ def test_a_tiny_folder_is_searched_to_the_optimum(weights: str) -> None:
     assert float(found.losses) == pytest.approx(float(losses.min()), rel=1e-3)  # sums in float32, n < C
 
 
+@pytest.mark.slow
 def test_more_candidates_come_closer(objective: Objective) -> None:
     few, many = (sum(float(drawn(objective, candidates, seed).losses) for seed in range(10)) for candidates in (2, 500))
     assert many < 0.8 * few

@@ -61,6 +61,7 @@ def test_a_permutation_is_cut_into_disjoint_subsets() -> None:
     assert rows[0].tolist() != rows[3].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("total", "n"), [(7, 4), (6, 5), (9, 3)])
 def test_every_row_pair_and_place_is_equally_likely(total: int, n: int) -> None:
     permutations = 8000
@@ -160,6 +161,7 @@ def test_images_that_are_all_the_same_have_loss_0_whichever_are_chosen(maps: Arr
     assert objective.noised_loss(rows, 1.0, seeded(1)).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3, 30, 100])
 @pytest.mark.parametrize("channels", [4, 32])
 def test_repeated_images_have_finite_losses(n: int, channels: int) -> None:
@@ -276,6 +278,7 @@ def test_the_lowest_of_all_are_all_in_order(objective: Objective) -> None:
     assert objective.noised_lowest(rows, 30, 1.0, seeded(1)).tolist() == losses.argsort().tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 10, 40])
 def test_sums_in_float32_are_near_float64_for_fewer_images_than_channels(n: int) -> None:
     objective = Objective(images_of(standardised(random_maps(100, 48, 2, seed=5))), n, Weights())

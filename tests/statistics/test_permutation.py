@@ -143,6 +143,7 @@ def test_units_and_offsets_of_the_channels_do_not_matter() -> None:
     assert found.floor.mean(0).tolist() == pytest.approx(expected.floor.mean(0).tolist(), rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_floor_follows_from_the_generator_whatever_the_number_of_threads() -> None:
     first, second = made_up(20, seed=1), made_up(30, seed=2)
     before = torch.get_num_threads()
@@ -209,6 +210,7 @@ def test_few_images_have_finite_values(sizes: tuple[int, int], channels: int) ->
     assert (found.floor > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "shift", "scale"), [((100, 100), 1.5, 1.0), ((200, 200), 0.0, 3.0), ((20, 200), 3.0, 1)]
 )
@@ -267,6 +269,7 @@ def test_constant_sets_that_differ_lie_outside_the_floor(counts: tuple[int, int]
     assert (found.values > found.floor.mean(0)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_constant_set_and_one_that_varies_differ(turned: bool) -> None:
     sets = [repeated(20, 5.0, 0.0), made_up(20)]
@@ -288,6 +291,7 @@ def test_a_channel_that_varies_in_neither_set_adds_no_difference() -> None:
     assert torch.equal(found.floor, expected.floor)
 
 
+@pytest.mark.slow
 def test_a_channel_that_varies_in_one_set_alone_is_a_difference() -> None:
     first, second = made_up(30, seed=1), made_up(20, seed=2)
 

@@ -137,6 +137,7 @@ def generated(seed: int) -> tuple[list[int], list[list[int]]]:
     return owner, list(members.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_no_group_is_cut_whatever_is_kept_and_dropped(seed: int) -> None:
     owner, members = generated(seed)
@@ -322,6 +323,7 @@ def test_classes_of_a_file(imgsubset: Callable[..., Run], mixed: Path, tmp_path:
     assert "'a/p0_01.png'" in run.err
 
 
+@pytest.mark.slow
 def test_the_loss_is_in_units_of_plain_random_subsets(
     imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path
 ) -> None:
@@ -407,6 +409,7 @@ def test_a_file_of_paths_that_cannot_be_read(imgsubset: Callable[..., Run], mixe
     assert "gone.txt" in run.err
 
 
+@pytest.mark.slow
 def test_the_dropped_belong_to_the_source_and_the_excluded_do_not(
     imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path
 ) -> None:

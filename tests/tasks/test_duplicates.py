@@ -155,6 +155,7 @@ def test_constant_pictures_of_different_colours_are_different(tmp_path: Path) ->
     assert found.copies == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (90, 3, 200)])
 def test_a_folder_of_copies_of_one_picture(
     imgsubset: Callable[..., Run], tmp_path: Path, colour: tuple[int, int, int]
@@ -197,6 +198,7 @@ def test_dedupe_never_chooses_two_copies_and_bars_nothing_else(album: Path, seed
     assert all(len(twins & set(few.chosen)) <= 1 for twins in COPIES + NEARLY)
 
 
+@pytest.mark.slow
 def test_dedupe_leaves_the_first_by_path_unless_another_is_kept(album: Path) -> None:
     found = select(album, 36, Options(**vars(FAST) | {"dedupe": True}))
     assert set(found.chosen) == {path for path in found.paths if "/" not in path} - {"07.png"}
@@ -230,6 +232,7 @@ def test_dedupe_does_not_go_with_groups(imgsubset: Callable[..., Run], album: Pa
     assert "dedupe" in run.err
 
 
+@pytest.mark.slow
 def test_different_pictures_stay_beside_an_outlier(album: Path, tmp_path: Path) -> None:
     root = shutil.copytree(album, tmp_path / "album")
     Image.fromarray(noise(1, 96, 80)).save(root / "noise.png")

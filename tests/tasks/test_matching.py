@@ -315,6 +315,7 @@ def test_a_manifest_names_the_images_even_without_its_copies(source: Source, exp
     check(match_manifest(read_manifest("alone.json"), source), names, source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["changed", "gone", "undecodable", "unknown"])
 def test_what_a_manifest_lists_and_the_source_has_no_more_is_foreign(exported: Path, fault: str) -> None:
     names = chosen(exported)

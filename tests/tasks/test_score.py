@@ -123,6 +123,7 @@ def test_where_there_is_no_manifest_there_are_no_recorded_options(out: Path) -> 
     assert recorded_options(out) is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_manifest_from_a_machine_with_a_gpu_is_scored_here(source: Path, selection: Selection, out: Path) -> None:
     alter(out, device="cuda")
@@ -236,6 +237,7 @@ def test_the_percentile_of_a_random_subset_is_uniform(objective: Objective) -> N
     assert stats.kstest(shares, "uniform").pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_random_subsets_of_a_folder_have_percentiles_all_over(source: Path) -> None:
     rng = np.random.default_rng(1)
     paths = np.array(sorted(str(path.relative_to(source)) for path in source.rglob("*.png")))
@@ -287,6 +289,7 @@ def test_any_number_of_images_is_scored(source: Path, count: int) -> None:
 # What is not in the source
 
 
+@pytest.mark.slow
 def test_foreign_files_are_named_and_left_out_only_when_asked(source: Path, selection: Selection, out: Path) -> None:
     smooth(99, 16, 16).save(out / "new.png")
     with pytest.raises(InputError, match=r"1 file of subset '.*out' is not in source.*'new\.png': not in the source"):
