@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.statistics.langevin import Langevin
-from imgsubset.statistics.moments import Block, ImageMoments, standard
-from imgsubset.statistics.objective import Objective, objective
+from imgsubset.statistics.moments import Block, ImageMoments, all_moments, standard
+from imgsubset.statistics.objective import Objective, Term, objective
 from imgsubset.weights import Weights
 
 
@@ -27,6 +28,13 @@ def goal_of(
 ) -> Objective:
     """The objective of one block."""
     return objective((Block("made up", images),), n, weights or Weights(), langevin)
+
+
+def form_of(images: ImageMoments, coefficients: dict[str, float]) -> Quadratic:
+    """The second-order form of a mix with these coefficients, in one block."""
+    source = all_moments(images)
+    term = Term(Block("made up", images), source, source.mean.new_zeros(2, 5), coefficients)
+    return quadratic_form(Objective((term,), 1, Langevin()))
 
 
 def random_rows(chains: int, n: int, total: int, seed: int = 0) -> Tensor:

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, product
 
 import pytest
+import sources
 import torch
-from sources import made_up_source
+from sources import goal_of, made_up_source
 from torch import Tensor
 
-from imgsubset.options import Options
+from imgsubset.options import Options, Search
 from imgsubset.search import exchange
 from imgsubset.search.choices import Choices, Stratum
 from imgsubset.search.exchange import Exchanges
 from imgsubset.search.find import find
-from imgsubset.search.quadratic import Quadratic, quadratic_form
-from imgsubset.statistics.moments import ImageMoments, all_moments, standard
-from imgsubset.statistics.objective import Objective
+from imgsubset.search.quadratic import Quadratic
+from imgsubset.statistics.moments import ImageMoments, standard
 from imgsubset.tasks.quotas import quotas
 from imgsubset.weights import Weights
 
@@ -29,7 +29,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def form_of(images: ImageMoments) -> Quadratic:
-    return quadratic_form(images, all_moments(images), COEFFICIENTS)
+    return sources.form_of(images, COEFFICIENTS)
 
 
 def choices_of(
@@ -187,10 +187,10 @@ def quota_case(name: str) -> tuple[Choices, list[list[int]]]:
 @pytest.mark.parametrize("seed", range(8))
 def test_finds_the_optimum_of_exhaustive_search_among_the_allowed(name: str, seed: int) -> None:
     choices, possible = quota_case(name)
-    objective = Objective(made_up_source(choices.total, 4, seed), choices.n, Weights())
+    objective = goal_of(made_up_source(choices.total, 4, seed), choices.n, Weights())
     losses = objective.loss(torch.tensor(possible), torch.float64)
     options = Options(candidates=6, chains=4, steps=200)
-    found = find(objective, options, seeded(seed), lambda: False, lambda *_: None, choices=choices)
+    found = find(objective, options.search, seeded(seed), lambda: False, lambda *_: None, choices=choices)
     assert float(found.losses[0]) == pytest.approx(float(losses.min()), rel=1e-4)
     assert sorted(found.rows[0].tolist()) in [sorted(one) for one in possible]
     assert float(losses.min()) < 0.9 * float(losses.median())
@@ -230,18 +230,18 @@ def test_bookkeeping_within_strata_stays_exact(singles_only: bool) -> None:
 @pytest.mark.parametrize("singles_only", [True, False], ids=["rows", "groups"])
 def test_a_search_of_constrained_choices_only_sees_allowed_subsets(singles_only: bool) -> None:
     choices, units, wanted, fixed = mixed(singles_only)
-    objective = Objective(made_up_source(2000, 8), choices.n, Weights())
-    found = find(objective, Options(candidates=64, steps=80), seeded(0), lambda: False, lambda *_: None, None, choices)
+    objective = goal_of(made_up_source(2000, 8), choices.n, Weights())
+    found = find(objective, Search(candidates=64, steps=80), seeded(0), lambda: False, lambda *_: None, None, choices)
     check_allowed(found.rows, choices, units, wanted, fixed)
     assert {point.method for point in found.trace} == {"draws", "exchanges"}
-    again = find(objective, Options(candidates=64, steps=80), seeded(0), lambda: False, lambda *_: None, None, choices)
+    again = find(objective, Search(candidates=64, steps=80), seeded(0), lambda: False, lambda *_: None, None, choices)
     assert torch.equal(found.rows, again.rows)
 
 
 def test_only_the_fixed_rows_are_one_choice() -> None:
     choices = choices_of(10, {0: singles(range(7))}, {0: 0}, fixed=[7, 9])
-    objective = Objective(made_up_source(10, 3), choices.n, Weights())
-    found = find(objective, Options(candidates=4), seeded(0), lambda: False, lambda *_: None, None, choices)
+    objective = goal_of(made_up_source(10, 3), choices.n, Weights())
+    found = find(objective, Options(candidates=4).search, seeded(0), lambda: False, lambda *_: None, None, choices)
     assert found.rows[0].tolist() == [7, 9]
 
 
@@ -268,9 +268,9 @@ def test_quotas_cost_little_loss(classes: Callable[[ImageMoments], list[int]]) -
         counts = Counter(labels)
         wanted = dict(zip(sorted(counts), quotas([counts[k] for k in sorted(counts)], n), strict=True))
         units = {k: singles(row for row in range(total) if labels[row] == k) for k in counts}
-        objective = Objective(images, n, Weights())
+        objective = goal_of(images, n, Weights())
         for choices in (None, choices_of(total, units, wanted)):
-            found = find(objective, options, seeded(seed), lambda: False, lambda *_: None, None, choices)
+            found = find(objective, options.search, seeded(seed), lambda: False, lambda *_: None, None, choices)
             if choices is None:
                 without += float(found.losses[0])
             else:
@@ -292,7 +292,7 @@ def test_groups_are_chosen_better_than_at_random(seed: int) -> None:
     images = standard(raw).apply(raw)
     groups = [(owner == group).nonzero()[:, 0].tolist() for group in range(150)]
     choices = choices_of(len(owner), {0: groups}, {0: len(owner) // 10})
-    objective = Objective(images, choices.n, Weights())
+    objective = goal_of(images, choices.n, Weights())
     average = float(objective.loss(choices.draw(512, seeded(99))).mean())
     found = find(
         objective, Options(candidates=1024, steps=80), seeded(0), lambda: False, lambda *_: None, None, choices

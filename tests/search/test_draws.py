@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from reference import random_maps, standardised
+from sources import goal_of
 from torch import Tensor
 
 from imgsubset.search.draws import EXACT, ROUNDS, RandomDraws
@@ -17,7 +18,7 @@ from imgsubset.weights import Weights
 
 def objective_of(total: int, n: int, weights: str = "1,1,1,1,1", channels: int = 4) -> Objective:
     maps = torch.tensor(standardised(random_maps(total, channels, 2, seed=1)), dtype=torch.float32)
-    return Objective(ImageMoments(maps_to_moments(maps), 4), n, Weights.parse(weights))
+    return goal_of(ImageMoments(maps_to_moments(maps), 4), n, Weights.parse(weights))
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,15 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
+import sources
 import torch
-from sources import made_up_source, random_rows
+from sources import goal_of, made_up_source, random_rows
 
-from imgsubset.options import Options
+from imgsubset.options import Options, Search
 from imgsubset.search import exchange
 from imgsubset.search.exchange import Exchanges
 from imgsubset.search.find import find
-from imgsubset.search.quadratic import Quadratic, quadratic_form
-from imgsubset.statistics.moments import all_moments
-from imgsubset.statistics.objective import Objective
+from imgsubset.search.quadratic import Quadratic
 from imgsubset.weights import Weights
 
 COEFFICIENTS = {"kl": 100.0, "js": 300.0, "wasserstein": 80.0, "hellinger": 400.0, "frechet": 10.0}
@@ -20,7 +19,7 @@ COEFFICIENTS = {"kl": 100.0, "js": 300.0, "wasserstein": 80.0, "hellinger": 400.
 
 def form_of(count: int, channels: int, seed: int = 0) -> Quadratic:
     images = made_up_source(count, channels, seed)
-    return quadratic_form(images, all_moments(images), COEFFICIENTS)
+    return sources.form_of(images, COEFFICIENTS)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -52,10 +51,10 @@ def test_long_run_frequencies_are_boltzmann(monkeypatch: pytest.MonkeyPatch, poo
 
 @pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 20))])
 def test_finds_the_optimum_of_exhaustive_search(seed: int) -> None:
-    objective = Objective(made_up_source(12, 4), 4, Weights())
+    objective = goal_of(made_up_source(12, 4), 4, Weights())
     losses = objective.loss(torch.tensor(list(combinations(range(12), 4))), torch.float64)
     options = Options(candidates=8, chains=4, steps=400)
-    found = find(objective, options, seeded(seed), lambda: False, lambda *_: None)
+    found = find(objective, options.search, seeded(seed), lambda: False, lambda *_: None)
     assert float(found.losses[0]) == pytest.approx(float(losses.min()), rel=1e-4)
 
 
@@ -90,17 +89,17 @@ def test_the_whole_source_stays_as_it_is() -> None:
 
 @pytest.mark.slow
 def test_same_seed_same_subset_with_any_number_of_threads() -> None:
-    objective = Objective(made_up_source(3000, 64), 200, Weights())
+    objective = goal_of(made_up_source(3000, 64), 200, Weights())
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 4, 2):
             torch.set_num_threads(count)
-            found.append(find(objective, Options(candidates=64, steps=80), seeded(7), lambda: False, lambda *_: None))
+            found.append(find(objective, Search(candidates=64, steps=80), seeded(7), lambda: False, lambda *_: None))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0].rows, found[1].rows)
     assert torch.equal(found[0].rows, found[2].rows)
-    other = find(objective, Options(candidates=64, steps=80), seeded(8), lambda: False, lambda *_: None)
+    other = find(objective, Search(candidates=64, steps=80), seeded(8), lambda: False, lambda *_: None)
     assert not torch.equal(found[0].rows, other.rows)
 
 
@@ -116,9 +115,9 @@ def test_temperature_falls_geometrically_and_ends_at_0() -> None:
 
 @pytest.mark.slow
 def test_exchanges_beat_the_draws_they_start_from_and_the_trace_says_so() -> None:
-    objective = Objective(made_up_source(2000, 8), 100, Weights())
-    plain = find(objective, Options(candidates=256, steps=0), seeded(0), lambda: False, lambda *_: None)
-    found = find(objective, Options(candidates=256, steps=200), seeded(0), lambda: False, lambda *_: None)
+    objective = goal_of(made_up_source(2000, 8), 100, Weights())
+    plain = find(objective, Options(candidates=256, steps=0).search, seeded(0), lambda: False, lambda *_: None)
+    found = find(objective, Options(candidates=256, steps=200).search, seeded(0), lambda: False, lambda *_: None)
     assert {point.method for point in plain.trace} == {"draws"}
     assert {point.method for point in found.trace} == {"draws", "exchanges"}
     assert float(found.losses[0]) < 0.3 * float(plain.losses[0])
@@ -129,7 +128,7 @@ def test_exchanges_beat_the_draws_they_start_from_and_the_trace_says_so() -> Non
 
 
 def test_stop_ends_the_search_with_the_best_so_far() -> None:
-    objective = Objective(made_up_source(500, 4), 50, Weights())
+    objective = goal_of(made_up_source(500, 4), 50, Weights())
     asked = 0
 
     def stop() -> bool:
@@ -137,23 +136,23 @@ def test_stop_ends_the_search_with_the_best_so_far() -> None:
         asked += 1
         return asked == 10  # the draws take 8 rounds
 
-    found = find(objective, Options(candidates=64, steps=400), seeded(0), stop, lambda *_: None)
+    found = find(objective, Options(candidates=64, steps=400).search, seeded(0), stop, lambda *_: None)
     assert found.stopped
     assert [point.method for point in found.trace] == ["draws"] * 8 + ["exchanges"] * 2
 
 
 @pytest.mark.slow
 def test_a_time_limit_ends_the_search_cooled_down() -> None:
-    objective = Objective(made_up_source(2000, 8), 100, Weights())
+    objective = goal_of(made_up_source(2000, 8), 100, Weights())
     options = Options(candidates=64, steps=10**6, time_limit=1.0)
-    found = find(objective, options, seeded(0), lambda: False, lambda *_: None)
+    found = find(objective, options.search, seeded(0), lambda: False, lambda *_: None)
     assert found.trace[-1].temperature == 0
     assert found.trace[-1].work < 10**6
     assert not found.stopped
 
 
 def test_a_time_limit_that_the_draws_used_up_still_ends_the_search() -> None:
-    objective = Objective(made_up_source(2000, 8), 100, Weights())
+    objective = goal_of(made_up_source(2000, 8), 100, Weights())
     options = Options(candidates=64, steps=10**6, time_limit=1e-6)
-    found = find(objective, options, seeded(0), lambda: False, lambda *_: None)
+    found = find(objective, options.search, seeded(0), lambda: False, lambda *_: None)
     assert [point.method for point in found.trace].count("exchanges") == 1

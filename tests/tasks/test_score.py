@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import create, smooth, strict_json
 from scipy import stats
-from sources import made_up_source, random_rows
+from sources import goal_of, made_up_source, random_rows
 from torch import Tensor
 
 from imgsubset import Options, Selection, Weights, export, score, select
@@ -199,14 +199,14 @@ def test_ratios_are_the_divergences_in_units_of_random_subsets(selection: Select
 
 @pytest.fixture(scope="module")
 def objective() -> Objective:
-    return Objective(made_up_source(300, 6), 20, Weights())
+    return goal_of(made_up_source(300, 6), 20, Weights())
 
 
 def baseline_losses(objective: Objective) -> np.ndarray:
     """Losses of the random subsets of the baseline, drawn and mixed once more."""
     generator = torch.Generator().manual_seed(BASELINE_SEED)
-    rows = random_subsets(len(objective.images), objective.n, BASELINE_DRAWS, generator)
-    values = objective.divergences(rows).numpy()
+    rows = random_subsets(objective.total, objective.n, BASELINE_DRAWS, generator)
+    values = objective.divergences(rows)[:, 0].numpy()
     shares = np.array([0.2] * 5)
     losses: np.ndarray = (values / values.mean(0) * shares).sum(1)
     return losses
@@ -219,7 +219,7 @@ def test_the_percentile_is_the_share_of_random_subsets_that_are_closer(objective
         result = score_of(objective, rows[None])
         assert result.percentile == pytest.approx(100 * np.mean(losses < result.loss), abs=1e-6)
         assert result.effective_size == pytest.approx(effective_size(result.loss, 20, 300))
-        expected = objective.divergences(rows[None], torch.float64)[0].tolist()
+        expected = objective.divergences(rows[None], torch.float64)[0, 0].tolist()
         assert list(result.divergences.values()) == pytest.approx(expected)
 
 
