@@ -28,8 +28,10 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import Options, Selection, cli, select
+from imgsubset.features.source import Source, read_source
 from imgsubset.files import Stamp
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.filters import list_candidates
+from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import LIBRARIES
 from imgsubset.results.records import Score
 from imgsubset.statistics import permutation
@@ -219,6 +221,11 @@ def listing_of(root: Path, paths: Iterable[str] = (), name: str | None = None, *
     files = [root / path for path in paths]
     stamps = tuple(Stamp.of(file.stat()) if file.is_file() else Stamp(0, 0) for file in files)
     return Listing(name or str(root), root, paths, stamps, **fields)
+
+
+def read(source: AnySource, options: Options) -> Source:
+    """The moments of the images of a source, from its name."""
+    return read_source(list_candidates(source, options.reading), options)
 
 
 def selection_of(source: Path, chosen: Sequence[str]) -> Selection:

@@ -17,6 +17,7 @@ from conftest import Run, create, noise, strict_json, tree
 from PIL import Image
 
 from imgsubset.files import PARTIAL
+from imgsubset.reading.listing import Listing
 from imgsubset.writing.export import MARKER
 
 Program = Callable[..., Run]
@@ -237,9 +238,9 @@ def test_a_source_that_changes_before_it_is_linked_is_detected(
 ) -> None:
     real = export.link_file
 
-    def late(source: Path, *arguments: Any) -> Any:
-        os.utime(source, ns=(0, 10**18))
-        return real(source, *arguments)
+    def late(source: Listing, path: str, *arguments: Any, **named: Any) -> Any:
+        os.utime(source.locate(path), ns=(0, 10**18))
+        return real(source, path, *arguments, **named)
 
     monkeypatch.setattr(export, "link_file", late)
     run = imgsubset("select", folder, tmp_path / "out", "-n", 3, "--mode", mode, *FAST)
@@ -497,7 +498,7 @@ COPIED = pytest.mark.parametrize("done", ["copy"], indirect=True)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
-    [[], ["--workers", 2], ["--no-cache"], ["--cache", "elsewhere"], ["--cache-verify"], ["--seed", 0], ["-v"]],
+    [[], ["--workers", 2], ["--no-cache"], ["--cache", "elsewhere"], ["--seed", 0], ["-v"]],
     ids=str,
 )
 def test_the_same_run_does_nothing(
@@ -508,7 +509,7 @@ def test_the_same_run_does_nothing(
     more: list[object],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(importlib.import_module("imgsubset.cli.run"), "select", None)
+    monkeypatch.setattr(importlib.import_module("imgsubset.tasks.select"), "select", None)
     before = snapshot(tmp_path / "out")
     run = imgsubset(*done, *more)
     assert (run.code, run.err) == (0, "")

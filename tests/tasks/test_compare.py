@@ -139,9 +139,8 @@ def test_the_number_of_decoding_processes_changes_no_bit(root: Path, found: Comp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verify", [False, True])
-def test_the_cache_changes_no_bit(root: Path, found: Comparison, tmp_path: Path, verify: bool) -> None:
-    options = dataclasses.replace(OPTIONS, cache=str(tmp_path / "cache"), cache_verify=verify)
+def test_the_cache_changes_no_bit(root: Path, found: Comparison, tmp_path: Path) -> None:
+    options = dataclasses.replace(OPTIONS, cache=str(tmp_path / "cache"))
     compare(root / "one", root / "dark", options)
     for _ in range(2):
         again = compare(root / "one", root / "other", options)
