@@ -53,7 +53,7 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 def outcome(path: Path) -> str:
     """The reason why a file cannot be decoded; empty if it can."""
     try:
-        _, (pixels,) = decode(path, [SIDE])
+        (pixels,) = decode(path, [SIDE]).pixels
     except Exception as error:
         return reason(error, path)
     assert len(pixels) == SIDE * SIDE * 3
@@ -327,7 +327,7 @@ def test_row03_no_external_program_is_started(
 
 
 def shown(path: Path) -> np.ndarray:
-    return np.frombuffer(decode(path, [SIDE])[1][0], np.uint8).reshape(SIDE, SIDE, 3).astype(int)
+    return np.frombuffer(decode(path, [SIDE]).pixels[0], np.uint8).reshape(SIDE, SIDE, 3).astype(int)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"])

@@ -124,15 +124,18 @@ def write_json(path: Path, record: object) -> None:
     write_whole(path, json.dumps(record, indent=1).encode() + b"\n")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one step, in place of any earlier one."""
+def write_whole(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
+    """Write a file in one step, in place of any earlier one. Unless it is durable, a power cut may leave half of it."""
     with new_file(path) as (file, new):
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
         os.fchmod(file.fileno(), 0o644)
+        file.close()  # which is when others on a network see it whole
         new.replace(path)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -73,7 +73,7 @@ def test_maps_are_never_negative_and_partly_zero() -> None:
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_maps_of_an_image_do_not_depend_on_the_others_of_its_chunk_or_its_place(size: int) -> None:
-    length = chunk_length([size])
+    length = chunk_length(size)
     network = RandomCNN()
     image = random_pixels(1, size, seed=1)[0]
     found = []

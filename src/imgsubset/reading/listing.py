@@ -227,8 +227,8 @@ class _Walk:
                     return
         except FileNotFoundError:
             problem = "dangling link"
-        except OSError as error:  # a link to itself
-            problem = f"cannot follow link: {error.strerror or error}"
+        except OSError as error:  # a link to itself, for one
+            problem = f"{'cannot follow link: ' if entry.is_symlink() else ''}{error.strerror or error}"
         if image:
             self.rejected.append(RejectedFile(path, problem))
         else:
