@@ -32,6 +32,7 @@ from imgsubset.reading.decoders import Chunk
 from imgsubset.reading.images import decode, reason
 from imgsubset.search.exchange import Exchanges
 from imgsubset.statistics import objective
+from imgsubset.writing import copying as copies
 from imgsubset.writing.destination import MARKER
 
 Program = Callable[..., Run]
@@ -641,11 +642,11 @@ def test_row10_any_error_of_the_disk_at_any_call(
     """The first call that is about a copy fails; the run ends with 5 and its line, and the next one completes."""
     out = tmp_path / "out"
     failing = {
-        "write": (copying, "_blocks"),
+        "write": (copies, "blocks"),
         "fsync": (copying.os, "fsync"),
         "mkdir": (Path, "mkdir"),
-        "open": (copying, "_new_file"),
-        "rename": (copying, "_rename"),
+        "open": (copies, "new_file"),
+        "rename": (copies, "_rename"),
     }
     owner, name = failing[call]
     real = getattr(owner, name)

@@ -211,11 +211,11 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
 ) -> None:
     real, calls = export.link_file, []
 
-    def failing(*arguments: Any) -> Any:
+    def failing(*arguments: Any, **named: Any) -> Any:
         calls.append(arguments)
         if len(calls) == k:
             raise fault
-        return real(*arguments)
+        return real(*arguments, **named)
 
     monkeypatch.setattr(export, "READERS", 1)
     arguments = ("select", folder, tmp_path / "out", "-n", 5, "--mode", mode, *FAST)
@@ -682,7 +682,6 @@ def content(text: bytes) -> Callable[[Path], None]:
         delete_copy,
         truncate_copy,
         lambda out: (out / "manifest.json").unlink(),
-        edit(interrupted=True),
         edit(program={"name": "imgsubset", "version": "0.0.1"}),
         edit(request=...),
         edit(source_digest=...),
@@ -705,6 +704,18 @@ def test_what_is_not_whole_is_not_taken_for_the_same(
 ) -> None:
     alter(tmp_path / "out")
     check_not_recognised(imgsubset, done, tmp_path / "out")
+
+
+def test_the_best_so_far_of_an_interrupted_search_gives_way(
+    imgsubset: Program, done: tuple[object, ...], tmp_path: Path
+) -> None:
+    edit(interrupted=True)(tmp_path / "out")
+    run = imgsubset(*done)
+    assert (run.code, run.err) == (0, "")
+    assert "nothing to do" not in run.out
+    assert strict_json((tmp_path / "out" / "manifest.json").read_text())["interrupted"] is False
+    edit(interrupted=True, request={})(tmp_path / "out")  # of another request
+    check_failure(imgsubset(*done), 5, "is not empty")
 
 
 def test_a_lost_ranking_is_not_taken_for_the_same(imgsubset: Program, folder: Path, tmp_path: Path) -> None:

@@ -108,8 +108,7 @@ def test_a_stop_ends_it_with_the_best_so_far(after: int) -> None:
 
 @pytest.fixture(scope="module")
 def form() -> Quadratic:
-    images = made_up_source(TOTAL, 4)
-    return quadratic_form(goal_of(images, 10))
+    return quadratic_form(goal_of(made_up_source(TOTAL, 4), 10))
 
 
 @pytest.mark.parametrize("chains", [1, 3])
@@ -196,7 +195,6 @@ def test_a_target_that_cannot_be_met_by_fewer_takes_the_whole(source: Path) -> N
     assert selection.score.loss == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 30])
 def test_the_trace_has_every_size(source: Path, steps: int) -> None:
     names: set[str] = set()
@@ -213,7 +211,6 @@ def test_the_trace_has_every_size(source: Path, steps: int) -> None:
     assert {f"n={n}" for n in sizes} == {name.split()[-1] for name in names if "n=" in name}
 
 
-@pytest.mark.slow
 def test_the_result_follows_from_the_seed(source: Path) -> None:
     options = Options(**QUICK, target_loss=0.4)
     first, again = (select(source, "auto", options) for _ in range(2))

@@ -316,7 +316,6 @@ def test_js_and_hellinger_are_symmetric(
     assert forth == pytest.approx(back, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", UNIVARIATE)
 @examples
 @given(pairs=PAIR, scale=numbers(-1, 1), sign=st.sampled_from((-1, 1)), shift=numbers(-10, 10))
