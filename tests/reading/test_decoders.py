@@ -132,7 +132,7 @@ Misbehave: TypeAlias = Callable[..., Path]
 def misbehave(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Misbehave:
     """Have the decoding processes run some code before each file, where `name` is the file's name."""
 
-    def patch(at_a_file: str, at_the_start: str = "", seconds: float = 1.0) -> Path:
+    def patch(at_a_file: str, at_the_start: str = "", seconds: float = 3.0) -> Path:
         folder = tmp_path_factory.mktemp("reached")
         code = WORKER.format(folder=str(folder), at_a_file=indent(at_a_file, "    "), at_the_start=at_the_start)
         monkeypatch.setattr(decoders, "SERVE", code)
@@ -286,7 +286,7 @@ def leave_at_the_end(chunks: Iterator[Chunk], processes: Processes) -> None:
     assert len(list(chunks)) == 5
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("leave", [leave_by_exception, leave_early, leave_at_once, leave_at_the_end, leave_when_stuck])
 def test_no_process_and_no_open_file_is_left(many: Path, started: Processes, leave: Any) -> None:
     before = open_files()
@@ -321,7 +321,7 @@ def test_a_process_that_cannot_be_started_leaves_no_other_behind(
     assert open_files() == before
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(240)
 def test_processes_that_cannot_start_are_an_error_and_not_replaced(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +333,7 @@ def test_processes_that_cannot_start_are_an_error_and_not_replaced(
     assert_gone(started)
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(240)
 def test_processes_that_never_begin_are_an_error_and_no_hang(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,7 +347,7 @@ def test_processes_that_never_begin_are_an_error_and_no_hang(
 STUCK = ["sum(iter(int, 1))", "time.sleep(1000)", "os.kill(os.getpid(), signal.SIGSTOP)"]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", STUCK)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_file_at_which_a_process_is_stuck_is_refused(
@@ -358,23 +358,23 @@ def test_a_file_at_which_a_process_is_stuck_is_refused(
     misbehave(f"if name in {names}: {how}")
     began = time.monotonic()
     chunks = collect(many, workers)
-    assert time.monotonic() - began < 20
-    check(many, chunks, refused=dict.fromkeys(names, "not decoded within 1 s"))
+    assert time.monotonic() - began < 120
+    check(many, chunks, refused=dict.fromkeys(names, "not decoded within 3 s"))
     assert len(started) == workers + 3
     assert_gone(started)
     assert open_files() == before
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_a_stuck_file_among_few_is_refused(many: Path, misbehave: Misbehave) -> None:
     misbehave("while name == '001.png': pass")
     with decoded(files(many)[:3], [SIDE]) as chunks:
-        check(many, list(chunks), refused={"001.png": "not decoded within 1 s"})
+        check(many, list(chunks), refused={"001.png": "not decoded within 3 s"})
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_the_time_limit_is_of_each_file(many: Path, started: Processes, misbehave: Misbehave) -> None:
-    misbehave("time.sleep(0.6)", seconds=1.2)
+    misbehave("time.sleep(2.0)", seconds=4.0)
     with decoded(files(many)[:4], [SIDE], 1) as chunks:
         check(many, list(chunks))
     assert len(started) == 1
@@ -387,7 +387,7 @@ DEATHS = {
 }
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", DEATHS)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_file_at_which_a_process_dies_is_refused(
@@ -404,7 +404,7 @@ def test_a_file_at_which_a_process_dies_is_refused(
     assert open_files() == before
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(
     tmp_path: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,7 +424,7 @@ def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(
     assert_gone(started)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_an_idle_process_that_is_killed_is_an_error(many: Path, started: Processes, misbehave: Misbehave) -> None:
     misbehave("", at_the_start="c.Connection = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", seconds=60)
     with pytest.raises(InputError, match="a decoding process was killed by signal 9; is there enough memory"):
@@ -432,7 +432,7 @@ def test_an_idle_process_that_is_killed_is_an_error(many: Path, started: Process
     assert_gone(started)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_too_many_deaths_are_an_error(
     many: Path, started: Processes, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -452,7 +452,7 @@ def test_too_many_deaths_are_an_error(
     assert open_files() == before
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("count", "at_a_file", "at_the_start"),
     [
@@ -486,7 +486,7 @@ def test_a_process_that_goes_on_just_before_it_is_killed_loses_no_file(
     assert_gone(started)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_a_process_that_no_signal_reaches_is_left_alone(
     many: Path, started: Processes, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,14 +494,14 @@ def test_a_process_that_no_signal_reaches_is_left_alone(
     monkeypatch.setattr(POPEN, "kill", lambda process: process is started[0] or KILL(process))
     misbehave("if name == '010.png': time.sleep(1000)")
     try:
-        check(many, collect(many, 1), refused={"010.png": "not decoded within 1 s"})
+        check(many, collect(many, 1), refused={"010.png": "not decoded within 3 s"})
         assert started[0].poll() is None
         assert_gone(started[1:])
     finally:
         KILL(started[0])
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_a_looping_process_ends_although_its_parent_was_killed(many: Path, misbehave: Misbehave) -> None:
     folder = misbehave("while name == '010.png': reach('loop', 0)", "d.DECODE_SECONDS = 0.02")
     code = (
