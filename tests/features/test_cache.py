@@ -275,6 +275,7 @@ def test_segments_that_vanish_while_they_are_read_are_absent(store: Path, monkey
 # Damage
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_changes_a_number(store: Path) -> None:
     put(store, 0, 10)
     put(store, 10, 30)
@@ -385,6 +386,7 @@ def test_a_cache_that_may_only_be_read_is_read_and_kept(open_folder: Path) -> No
     assert tree(store) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_turns_the_cache_off(store: Path) -> None:
     put(store, 0, 10)
     program = """
@@ -416,6 +418,7 @@ def test_a_cache_deleted_under_a_run_is_made_anew(store: Path) -> None:
     assert whole(get(store, 3), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [32, 3])
 def test_processes_put_and_get_at_once(store: Path, many: int) -> None:
     program = """
@@ -442,6 +445,7 @@ for at in range(0, len(names), 15):
     assert (len(segments(store)) < 30) == (many == 3)
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_rows_that_are_right(store: Path) -> None:
     program = """
 cache.MANY = 8

@@ -149,6 +149,7 @@ def assert_gone(processes: Processes) -> None:
             os.kill(process.pid, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_chunks_hold_what_each_file_decodes_to(many: Path, started: Processes, workers: int) -> None:
     chunks = collect(many, workers)
@@ -231,11 +232,13 @@ def test_a_large_size_makes_chunks_of_fewer_images(tmp_path: Path) -> None:
     check(tmp_path, collect(tmp_path, 2, size), size)
 
 
+@pytest.mark.slow
 def test_no_more_processes_start_than_there_are_chunks(many: Path, started: Processes) -> None:
     collect(many, 50)
     assert len(started) == 5
 
 
+@pytest.mark.slow
 def test_few_images_start_one_process_unless_told_otherwise(
     tmp_path: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +289,7 @@ def leave_at_the_end(chunks: Iterator[Chunk], processes: Processes) -> None:
     assert len(list(chunks)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("leave", [leave_by_exception, leave_early, leave_at_once, leave_at_the_end, leave_when_stuck])
 def test_no_process_and_no_open_file_is_left(many: Path, started: Processes, leave: Any) -> None:
@@ -321,6 +325,7 @@ def test_a_process_that_cannot_be_started_leaves_no_other_behind(
     assert open_files() == before
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_processes_that_cannot_start_are_an_error_and_not_replaced(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
@@ -333,6 +338,7 @@ def test_processes_that_cannot_start_are_an_error_and_not_replaced(
     assert_gone(started)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_processes_that_never_begin_are_an_error_and_no_hang(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
@@ -347,6 +353,7 @@ def test_processes_that_never_begin_are_an_error_and_no_hang(
 STUCK = ["sum(iter(int, 1))", "time.sleep(1000)", "os.kill(os.getpid(), signal.SIGSTOP)"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", STUCK)
 @pytest.mark.parametrize("workers", [1, 3])
@@ -365,6 +372,7 @@ def test_a_file_at_which_a_process_is_stuck_is_refused(
     assert open_files() == before
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_stuck_file_among_few_is_refused(many: Path, misbehave: Misbehave) -> None:
     misbehave("while name == '001.png': pass")
@@ -372,6 +380,7 @@ def test_a_stuck_file_among_few_is_refused(many: Path, misbehave: Misbehave) -> 
         check(many, list(chunks), refused={"001.png": "not decoded within 3 s"})
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_time_limit_is_of_each_file(many: Path, started: Processes, misbehave: Misbehave) -> None:
     misbehave("time.sleep(2.0)", seconds=4.0)
@@ -387,6 +396,7 @@ DEATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", DEATHS)
 @pytest.mark.parametrize("workers", [1, 3])
@@ -404,6 +414,7 @@ def test_a_file_at_which_a_process_dies_is_refused(
     assert open_files() == before
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(
     tmp_path: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
@@ -432,6 +443,7 @@ def test_an_idle_process_that_is_killed_is_an_error(many: Path, started: Process
     assert_gone(started)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_too_many_deaths_are_an_error(
@@ -452,6 +464,7 @@ def test_too_many_deaths_are_an_error(
     assert open_files() == before
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("count", "at_a_file", "at_the_start"),
@@ -486,6 +499,7 @@ def test_a_process_that_goes_on_just_before_it_is_killed_loses_no_file(
     assert_gone(started)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_process_that_no_signal_reaches_is_left_alone(
     many: Path, started: Processes, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch
@@ -501,6 +515,7 @@ def test_a_process_that_no_signal_reaches_is_left_alone(
         KILL(started[0])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_looping_process_ends_although_its_parent_was_killed(many: Path, misbehave: Misbehave) -> None:
     folder = misbehave("while name == '010.png': reach('loop', 0)", "d.DECODE_SECONDS = 0.02")

@@ -381,6 +381,7 @@ def test_a_large_picture_in_bands_is_nearly_the_same(
     assert banded.max() < 8
 
 
+@pytest.mark.slow
 def test_a_picture_above_the_limit_is_decoded_right(tmp_path: Path) -> None:
     side = 4200
     assert side * side > images.BAND_PIXELS
@@ -442,6 +443,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, bomb: bytes) -> None:
     assert "400000000 pixels" in text
 
 
+@pytest.mark.slow
 def test_a_bomb_in_a_text_chunk_is_refused(tmp_path: Path) -> None:
     text = (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
     assert "too large" in why(create(tmp_path / "x.png", png_bytes(1, 1, 8, 0, b"\0\0", [text])))

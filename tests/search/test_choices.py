@@ -81,6 +81,7 @@ def test_free_choices_draw_what_random_subsets_are() -> None:
     assert max(counts.values()) < 240
 
 
+@pytest.mark.slow
 def test_units_and_rows_are_inverse() -> None:
     units = {0: [[4, 0, 9], [1, 8, 3], [2, 6], [7, 11], [5]], 1: singles([12, 10, 14])}
     choices = choices_of(16, units, {0: 6, 1: 2}, fixed=[13, 15])
@@ -102,6 +103,7 @@ def test_units_of_each_size_are_taken_as_often_as_at_random() -> None:
         assert share == pytest.approx(1 / 3, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])
 def test_whole_groups_come_as_near_to_n_as_any_union_of_groups(seed: int) -> None:
     dice = random.Random(seed)
@@ -173,6 +175,7 @@ def quota_case(name: str) -> tuple[Choices, list[list[int]]]:
     return choices_of(18, {0: pairs}, {0: 6}), [[*a, *b, *c] for a, b, c in combinations(pairs, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quotas", "groups"])
 @pytest.mark.parametrize("seed", range(8))
 def test_finds_the_optimum_of_exhaustive_search_among_the_allowed(name: str, seed: int) -> None:
