@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from conftest import Run, create, smooth, strict_json, tree
 
-from imgsubset import Embeddings, Options, Selection, score, split
-from imgsubset.errors import InputError, UsageError
+from imgsubset import Embeddings, Options, Selection, score, split, split_into
+from imgsubset.errors import InputError, OutputError, UsageError
+from imgsubset.search import find
 from imgsubset.tasks.split import part_sizes
 
 FAST = {"candidates": 16, "chains": 1, "steps": 4, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
@@ -215,6 +216,30 @@ def test_dropped_and_excluded_images_and_copies_are_in_no_part(pictures: Path, t
 def test_what_a_split_does_not_take(pictures: Path, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="a split takes neither"):
         split(pictures, THREE, Options(**options, **FAST))
+
+
+def test_an_interrupted_split_gives_way_as_a_whole(pictures: Path, tmp_path: Path) -> None:
+    partly = split_into(pictures, THREE, tmp_path / "sets", Options(**FAST), stop=lambda: True)
+    assert all(part.interrupted for part in partly.values())  # the rest too, which follows from the others
+    whole = split_into(pictures, THREE, tmp_path / "sets", Options(**FAST))
+    assert not any(part.done or part.interrupted for part in whole.values())
+    chosen = [path for part in whole.values() for path in part.chosen]
+    assert len(set(chosen)) == len(chosen) == 120
+    for name, part in whole.items():
+        assert set(tree(tmp_path / "sets" / name)) == {"manifest.json", *part.chosen}
+
+
+def test_parts_of_another_split_are_not_completed(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split_into(pictures, THREE, tmp_path / "sets", Options(**FAST))
+    shutil.rmtree(tmp_path / "sets/val")
+    before = tree(tmp_path / "sets")
+    search, other = find.find, Options(candidates=3, steps=0).search
+    monkeypatch.setattr(find, "find", lambda *a, **more: search(a[0], other, *a[2:], **more))  # as time limits do
+    with pytest.raises(OutputError, match=r"train' holds part of another split; --overwrite"):
+        split_into(pictures, THREE, tmp_path / "sets", Options(**FAST))
+    assert tree(tmp_path / "sets") == before
 
 
 # Through the program

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from imgsubset.devices import or_on_cpu
-from imgsubset.errors import InputError, UsageError
+from imgsubset.errors import InputError, OutputError, UsageError
 from imgsubset.options import Embeddings, Options, merged
 from imgsubset.progress import Clock, Progress, silent
 from imgsubset.reading.filters import list_candidates
@@ -74,7 +75,10 @@ def split(
                 generator = new_generator(read, options.search)
                 result = of_size(read, allowed, min(sizes[name], len(rest)), run, generator, taken=taken)
             more = group_notes(allowed, sizes[name], result.n)
-            found[name] = selection_of(read, allowed, result, _asked(name, parts), run, more)
+            selection = selection_of(read, allowed, result, _asked(name, parts), run, more)
+            # What an interrupted part leaves is not what the full one will leave.
+            cut_off = selection.interrupted or any(part.interrupted for part in found.values())
+            found[name] = replace(selection, interrupted=cut_off)
             taken.update(found[name].indices)
         return {name: found[name] for name in parts}
 
@@ -98,7 +102,8 @@ def split_into(
 
     destination  None splits and writes nothing; the other arguments are those of `split` and `export`
 
-    Raises what `split` and `export` do.
+    Raises what `split` and `export` do, and OutputError if parts that are there already are not of this split, as
+    happens with a time limit: parts of two splits may share images.
     """
     options = merged(options, words)
     _check(parts, options)
@@ -119,6 +124,9 @@ def split_into(
         return ready
     placed = {}
     found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=progress)
+    for name, part in ready.items():
+        if part.chosen != found[name].chosen:
+            raise OutputError(f"'{part.destination}' holds part of another split; --overwrite replaces all parts")
     for name, selection in found.items():
         exported = None
         if name in replaced:
