@@ -43,14 +43,14 @@ class Ingested:
     reasons: dict[int, str]
 
     @classmethod
-    def known(cls, total: int, found: Sequence[int], parts: Sequence[Cached], device: torch.device) -> Ingested:
-        """The places that were found in each of the caches, with parts of what these gave."""
-        images = []
+    def known(cls, total: int, stamps: dict[int, Stamp], parts: Sequence[Cached], device: torch.device) -> Ingested:
+        """What was found in each of the caches, whose answers are the parts: at the places with these stamps."""
+        found, images = list(stamps), []
         for part in parts if found else ():
             rows = torch.from_numpy(part.rows[np.isin(part.places, found)]).to(device)
             images.append(ImageMoments(rows.new_empty(total, rows.shape[1]), part.positions))
             images[-1].table[found] = rows
-        return cls(total, tuple(images), {}, {})
+        return cls(total, tuple(images), stamps, {})
 
     def blocks(self, names: Sequence[tuple[str, float]]) -> tuple[Block, ...]:
         """The usable images, as blocks of these names and weights."""
@@ -80,11 +80,8 @@ def ingest(
     try:
         for batch, moments in _through_networks(chunks, networks, device):
             if not done.images:
-                tables = [one.table.new_empty(done.total, one.table.shape[1]) for one in moments]
-                images = tuple(
-                    ImageMoments(*pair) for pair in zip(tables, (one.positions for one in moments), strict=True)
-                )
-                done = replace(done, images=images)
+                images = [replace(one, table=one.table.new_empty(done.total, one.table.shape[1])) for one in moments]
+                done = replace(done, images=tuple(images))
             rows = []
             length = len(moments[0]) // len(batch)
             for number, chunk in enumerate(batch):

@@ -175,8 +175,7 @@ def _from_images(
                 cache.put([names[place] for place in places], stamps, rows, images.positions)
 
         where = torch_device(device)
-        done = Ingested.known(len(listing.paths), found, known, where)
-        done.stamps.update((place, listing.stamps[place]) for place in found)
+        done = Ingested.known(len(listing.paths), {place: listing.stamps[place] for place in found}, known, where)
         networks = [(space.make(), space.size) for space in spaces]
         done = ingest(
             chunks, missing, done, networks, where, lambda count: progress("decode", count, len(missing)), store

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from imgsubset.errors import InputError
-from imgsubset.files import Stamp, open_regular, read_whole
+from imgsubset.files import Stamp, open_regular, read_whole, sha256_of
 from imgsubset.options import Reading
 
 SUFFIXES = frozenset(
@@ -73,6 +73,11 @@ class Listing:
     def stamp(self, path: str) -> Stamp:
         """What a file of the source is now. Raises OSError."""
         return Stamp.of(os.stat(self.locate(path)))  # noqa: PTH116
+
+    def sha256(self, path: str) -> str:
+        """SHA-256 of a file of the source, in hex. Raises OSError."""
+        with self.open(path) as file:
+            return sha256_of(file)
 
     def names(self, folder: str) -> list[str]:
         """All names in a folder of the source but hidden ones; none if it is no folder. Raises OSError."""

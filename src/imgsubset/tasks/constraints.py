@@ -50,9 +50,11 @@ class Allowed:
         return not (self.names or self.groups or self.keep or self.barred)
 
     def bounds(self) -> tuple[int, int]:
-        """The fewest and the most rows that a subset may have."""
+        """The fewest and the most rows that a subset may have. Raises InputError if there can be none."""
         fixed, units = self._fixed(), self._open(self.barred)
         most = len(fixed) + sum(size * len(found) for (_, size), found in units.items())
+        if not most:
+            raise InputError("no image of the source may be chosen: all of them are dropped")
         low, high = max(1, len(fixed)) - 1, most
         while high - low > 1:  # with classes, the kept images of one may need a larger n than their number
             middle = (low + high) // 2

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from imgsubset.features.source import Source
-from imgsubset.files import sha256_of
 from imgsubset.statistics.moments import Block, row_keys
 
 # Root mean square over channels of the difference of two images' features, in units of the source's variance. JPEG
@@ -35,8 +34,7 @@ def exact_duplicates(source: Source) -> list[tuple[int, ...]]:
     for place in dict.fromkeys(int(one) for pair in zip(same, same + 1, strict=True) for one in pair):
         row = int(order[place])
         try:
-            with source.listing.open(source.paths[row]) as file:
-                digest = sha256_of(file)
+            digest = source.listing.sha256(source.paths[row])
         except OSError:
             continue  # it has gone: copying would say so, if it is chosen
         by_content[source.stamps[row].size, digest].append(row)

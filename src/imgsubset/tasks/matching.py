@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from posixpath import basename
 
 from imgsubset.features.source import Source
-from imgsubset.files import READERS, sha256_of
+from imgsubset.files import READERS
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.writing.manifest import Manifest
 
@@ -70,7 +70,7 @@ def match_manifest(manifest: Manifest, source: Source) -> Matched:
         if path not in index.place:
             return index.why_not(path)
         try:
-            same = digest is None or digest_of(source.listing, path) == digest
+            same = digest is None or source.listing.sha256(path) == digest
         except OSError as error:
             return error.strerror or str(error)
         return None if same else "not what it was when it was chosen"
@@ -111,7 +111,7 @@ class _Index:
             if os.path.samefile(subset.locate(path), self.listing.locate(candidate)):  # noqa: PTH121
                 return True
             same_size = subset.stamp(path).size == self.listing.stamp(candidate).size
-            return same_size and digest_of(subset, path) == digest_of(self.listing, candidate)
+            return same_size and subset.sha256(path) == self.listing.sha256(candidate)
         except OSError:
             return False
 
@@ -120,14 +120,14 @@ class _Index:
         rows = self.of_size.get(subset.stamp(path).size, ())
         if not rows:
             return []
-        digest, name = digest_of(subset, path), basename(path)
+        digest, name = subset.sha256(path), basename(path)
         equal = [row for row in rows if self._digest(row) == digest]
         return sorted(equal, key=lambda row: basename(self.source.paths[row]) != name)
 
     def _digest(self, row: int) -> str:
         if row not in self.digests:
             try:
-                self.digests[row] = digest_of(self.listing, self.source.paths[row])
+                self.digests[row] = self.listing.sha256(self.source.paths[row])
             except OSError:
                 self.digests[row] = ""
         return self.digests[row]
@@ -138,9 +138,3 @@ class _Index:
             return f"cannot be used in the source either: {self.unusable[path]}"
         known = "of other content than in" if path in self.place else "not in"
         return f"{known} the source '{self.source.listing.name}'"
-
-
-def digest_of(listing: Listing, path: str) -> str:
-    """SHA-256 of a listed file, in hex. Raises OSError."""
-    with listing.open(path) as file:
-        return sha256_of(file)

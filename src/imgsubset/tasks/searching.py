@@ -107,13 +107,11 @@ def smallest_size(
     from imgsubset.statistics.objective import effective_size
 
     total, options = len(source.paths), run.options.search
-    least, most = allowed.bounds()
     if options.target_size is not None and options.target_size > total:
         raise InputError(
             f"a target size of {options.target_size:,.0f} is asked for, but the source has only {total:,} images"
         )
-    if not most:
-        raise InputError("no image of the source may be chosen: all of them are dropped")
+    least, most = allowed.bounds()
     limit = options.time_limit and options.time_limit / ATTEMPTS
     search = replace(run, options=merged(run.options, {"time_limit": limit}))
     attempts: list[Result] = []

@@ -58,8 +58,6 @@ def split(
     def work(device: str, notes: tuple[str, ...]) -> dict[str, Selection]:
         read, allowed = prepared(listing, options, device, embeddings=embeddings, clock=clock, progress=progress)
         _, most = allowed.bounds()
-        if not most:
-            raise InputError("no image of the source may be chosen: all of them are dropped")
         sizes = part_sizes(parts, most)
         covering = sum(sizes.values()) == most
         taken: set[int] = set()

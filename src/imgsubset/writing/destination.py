@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
-from imgsubset.files import PARTIAL, Stamp, files_in, sha256_of
+from imgsubset.files import PARTIAL, Stamp, files_in
 from imgsubset.options import Reading
 from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.listing import Listing
@@ -138,14 +138,9 @@ def interrupted(wanted: Mapping[str, object], destination: str | os.PathLike[str
 
 def _same_labels(along: Companions, source: Listing, recorded: Mapping[str, str]) -> bool:
     """Whether the labels of the chosen images are those that were recorded; a ranking does not count."""
-    now = {path: _sha256(source, path) for path in along.copied}
+    now = {path: source.sha256(path) for path in along.copied}
     now |= {path: hashlib.sha256(content).hexdigest() for path, content in along.written.items()}
     return now == {path: digest for path, digest in recorded.items() if path in now or path != RANKED}
-
-
-def _sha256(source: Listing, path: str) -> str:
-    with source.open(path) as file:
-        return sha256_of(file)
 
 
 def folds_case(folder: Path) -> bool:
