@@ -281,6 +281,42 @@ def test_the_first_interrupt_of_a_search_exports_the_best_so_far(
     assert set(tree(tmp_path / "out")) == {"manifest.json", *(file["path"] for file in manifest["files"])}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("default_sigint")
+@pytest.mark.parametrize("parts", [[], ["one=5", "two=7", "three=9"]], ids=["select", "split"])
+def test_what_an_interrupted_run_has_copied_is_replaced_by_the_same_command(
+    imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]
+) -> None:
+    def arguments(out: Path) -> list[object]:
+        what = ["split", pictures, out, *parts] if parts else ["select", pictures, out, "-n", 5]
+        return [*what, *FAST, "--steps", 200]
+
+    def manifests(out: Path) -> list[dict[str, Any]]:
+        files = sorted(out.rglob("manifest.json"))
+        return [strict_json(file.read_text()) for file in files]
+
+    step, calls = Exchanges.step, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    assert imgsubset(*arguments(tmp_path / "undisturbed")).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchanges, "step", interrupted)
+        assert imgsubset(*arguments(tmp_path / "out")).code == 130
+    assert [found["interrupted"] for found in manifests(tmp_path / "out")] == [True] * max(1, len(parts))
+    run = imgsubset(*arguments(tmp_path / "out"))
+    assert (run.code, run.err) == (0, "")
+    for found, expected in zip(manifests(tmp_path / "out"), manifests(tmp_path / "undisturbed"), strict=True):
+        assert (found["files"], found["score"]) == (expected["files"], expected["score"])
+        assert found["interrupted"] is False
+    assert set(tree(tmp_path / "out")) == set(tree(tmp_path / "undisturbed"))
+    assert "nothing to do" in imgsubset(*arguments(tmp_path / "out")).out
+
+
 @pytest.mark.parametrize(
     ("n", "more", "code"),
     [
