@@ -9,7 +9,6 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from conftest import Run
 from PIL import Image
 
 import imgsubset as package
-from imgsubset import Options, cli, errors
+from imgsubset import cli, errors
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SMALL = {"candidates": 64, "steps": 20}
@@ -100,15 +99,12 @@ def test_the_command_lines_run_as_pasted(photos: Path, imgsubset: Callable[..., 
 
 
 def with_a_small_search(task: Callable[..., Any]) -> Callable[..., Any]:
-    def run(source: object, what: object, options: Options = Options(), **named: object) -> Any:  # noqa: B008 (frozen)
-        return task(source, what, replace(options, **SMALL), **named)
-
-    return run
+    return lambda *arguments, **named: task(*arguments, **named | SMALL)
 
 
 @pytest.mark.slow
 def test_the_python_examples_run_as_pasted(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("select", "split"):
+    for name in ("select", "select_into", "split", "split_into"):
         monkeypatch.setattr(package, name, with_a_small_search(getattr(package, name)))
     assert blocks("python")
     for number, code in enumerate(blocks("python")):
