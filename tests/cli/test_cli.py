@@ -18,7 +18,9 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import cli, errors
+from imgsubset.cli import signals
 from imgsubset.options import OPTION_NAMES
+from imgsubset.progress import silent
 from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
@@ -279,6 +281,38 @@ def test_the_first_interrupt_of_a_search_exports_the_best_so_far(
     assert manifest["interrupted"] is True
     assert [point["method"] for point in manifest["trace"]].count("exchanges") == len(calls) == 2
     assert set(tree(tmp_path / "out")) == {"manifest.json", *(file["path"] for file in manifest["files"])}
+
+
+@pytest.mark.parametrize(
+    ("stage", "searching"),
+    [
+        ("draw", True),
+        ("exchange", True),
+        ("train: draw", True),
+        ("draw: exchange", True),
+        ("exchange n=1,000", True),
+        ("decode", False),
+        ("rank", False),
+        ("draw: rank", False),
+        ("copy", False),
+    ],
+)
+def test_an_interrupt_asks_the_search_to_end_and_ends_any_other_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str, searching: bool
+) -> None:
+    def leave(number: int) -> None:
+        raise signals.EndedBySignal(number)
+
+    monkeypatch.setattr(signals, "leave", leave)
+    interrupt = signals.Interrupt(silent)
+    assert interrupt() is False  # as the search asks
+    interrupt.progress(stage, 1, 2)
+    if searching:
+        interrupt.handle(signal.SIGINT, None)
+        assert interrupt() is True
+        assert "ending the search with the best so far" in capsys.readouterr().err
+    with pytest.raises(signals.EndedBySignal):
+        interrupt.handle(signal.SIGINT, None)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
 from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
-from imgsubset.cli.output import Group, complain, discard_stdout, say
+from imgsubset.cli.output import complain, discard_stdout, say
 from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave
 from imgsubset.cli.split import split_command
@@ -31,7 +31,6 @@ CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<5}{meaning}" for code, mean
 
 
 @click.group(
-    cls=Group,
     commands=COMMANDS,
     epilog=CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -8,7 +8,7 @@ import click
 from platformdirs import user_cache_path
 
 from imgsubset.cli import options as opt
-from imgsubset.cli.output import Group, Output
+from imgsubset.cli.output import Command, Output
 from imgsubset.results.as_json import describe_cache
 from imgsubset.results.as_text import cache_summary, printable
 
@@ -19,12 +19,12 @@ CACHE_OPTIONS = [
 ]  # fmt: skip
 
 
-@click.group("cache", cls=Group)
+@click.group("cache")
 def cache_group() -> None:
     """Show or empty the cache of images' moments."""
 
 
-@cache_group.command("info")
+@cache_group.command("info", cls=Command)
 @opt.add(CACHE_OPTIONS)
 def info_command(folder: Path, out: Output) -> None:
     """Show what is kept, one line for each network and decoding policy."""
@@ -34,7 +34,7 @@ def info_command(folder: Path, out: Output) -> None:
     out.show(describe_cache(folder, files), cache_summary(folder, files))
 
 
-@cache_group.command("clear")
+@cache_group.command("clear", cls=Command)
 @opt.add(CACHE_OPTIONS)
 def clear_command(folder: Path, out: Output) -> None:
     """Delete what is kept; other files in the folder stay."""

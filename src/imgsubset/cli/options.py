@@ -131,8 +131,9 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in arguments.items() if name not in FIELDS}
     if "no_cache" in rest:
         values = {name: arguments[name] for name in FIELDS if arguments.get(name) is not None}
-        for name in values.keys() & SPECIAL.keys():
-            values[name] = SPECIAL[name].get("parse", lambda word: word)(values[name])
+        for name, special in SPECIAL.items():
+            if name in values and "parse" in special:
+                values[name] = special["parse"](values[name])
         folder = values.get("cache") or str(user_cache_path("imgsubset"))
         values["cache"] = None if rest.pop("no_cache") else folder
         rest["options"] = Options(**values)

@@ -84,12 +84,6 @@ class Command(click.Command):
             raise click.exceptions.Exit(error.exit_code) from error
 
 
-class Group(click.Group):
-    """Commands of this program."""
-
-    command_class = Command
-
-
 def discard_stdout() -> None:
     """Let what is left in the buffer go nowhere at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
