@@ -871,6 +871,28 @@ def test_row18_paths_from_an_iterator_are_there_for_the_cpu_too(
     assert len(select(iter(paths), 5, replace(OPTIONS, device="auto")).chosen) == 5
 
 
+# Row 20: a run that is cut off and started again
+
+
+def test_row20_what_was_decoded_before_a_cut_is_not_decoded_again(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "STORED", 16)
+    options = replace(OPTIONS, cache=str(tmp_path / "cache"), workers=1)
+    seen = []
+
+    def cut(stage: str, done: int, total: int, note: str = "") -> None:
+        seen.append(done)
+        if sum(seen) >= 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        select(pictures, 9, options, progress=cut)
+    again = select(pictures, 9, options)
+    assert again.cached >= sum(seen) - 16
+    assert again.ranked == select(pictures, 9, OPTIONS).ranked
+
+
 # Row 21: what must not matter
 
 

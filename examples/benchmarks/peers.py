@@ -47,7 +47,7 @@ class Problem:
 
     @property
     def images(self) -> ImageMoments:
-        return self.objective.images
+        return self.objective.terms[0].block.images
 
     @cached_property
     def vectors(self) -> np.ndarray:
@@ -190,4 +190,4 @@ def k_center(problem: Problem, seed: int) -> Pick:
 
 
 def _form(problem: Problem) -> Quadratic:
-    return quadratic_form(problem.images, problem.objective.source, problem.objective.coefficients)
+    return quadratic_form(problem.objective)

@@ -11,7 +11,6 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
@@ -104,6 +103,8 @@ def finished(
     The source must be as it was by paths, sizes and times, its labels by content, and the destination complete by
     names and sizes.
     """
+    from importlib.metadata import version  # 10 ms, which `--help` need not wait for
+
     folder = Path(destination)
     try:
         found = read_manifest(folder)
