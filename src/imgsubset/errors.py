@@ -1,19 +1,22 @@
-"""Every error that imgsubset raises on purpose.
-
-    ImgsubsetError             exit code 1
-    ├── UsageError             2   an option, weight or path that makes no sense
-    ├── InputError             3   a source that cannot be used: no images, too few, unreadable
-    ├── BadFilesError          4   files that could not be decoded, when `strict` asks for all of them
-    ├── OutputError            5   a destination that could not be written
-    └── VerdictError               all worked, but the answer is bad
-        ├── GateError          6   a loss above what was allowed
-        ├── VerifyError        7   a subset that is not what its manifest says
-        └── BatchError         8   jobs of a batch failed
-
-Anything else that escapes is a bug.
-"""
+"""Every error that imgsubset raises on purpose, and what its command line ends with. Any other is a bug."""
 
 from __future__ import annotations
+
+EXIT_CODES = {
+    0: "done",
+    1: "an error inside imgsubset",
+    2: "usage: an option, weight or path that makes no sense",
+    3: "input unusable: no images, or fewer than n",
+    4: "files that cannot be used, under --strict",
+    5: "the destination cannot be written",
+    6: "the loss is above --max-loss",
+    7: "verify: files are missing, changed or new",
+    8: "batch: some jobs failed",
+    129: "ended by SIGHUP",
+    130: "interrupted",
+    141: "nobody reads stdout any more",
+    143: "ended by SIGTERM",
+}
 
 
 class ImgsubsetError(Exception):

@@ -18,7 +18,9 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import cli, errors
+from imgsubset.cli import signals
 from imgsubset.options import OPTION_NAMES
+from imgsubset.progress import silent
 from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
@@ -279,6 +281,74 @@ def test_the_first_interrupt_of_a_search_exports_the_best_so_far(
     assert manifest["interrupted"] is True
     assert [point["method"] for point in manifest["trace"]].count("exchanges") == len(calls) == 2
     assert set(tree(tmp_path / "out")) == {"manifest.json", *(file["path"] for file in manifest["files"])}
+
+
+@pytest.mark.parametrize(
+    ("stage", "searching"),
+    [
+        ("draw", True),
+        ("exchange", True),
+        ("train: draw", True),
+        ("draw: exchange", True),
+        ("exchange n=1,000", True),
+        ("decode", False),
+        ("rank", False),
+        ("draw: rank", False),
+        ("copy", False),
+    ],
+)
+def test_an_interrupt_asks_the_search_to_end_and_ends_any_other_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str, searching: bool
+) -> None:
+    def leave(number: int) -> None:
+        raise signals.EndedBySignal(number)
+
+    monkeypatch.setattr(signals, "leave", leave)
+    interrupt = signals.Interrupt(silent)
+    assert interrupt() is False  # as the search asks
+    interrupt.progress(stage, 1, 2)
+    if searching:
+        interrupt.handle(signal.SIGINT, None)
+        assert interrupt() is True
+        assert "ending the search with the best so far" in capsys.readouterr().err
+    with pytest.raises(signals.EndedBySignal):
+        interrupt.handle(signal.SIGINT, None)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("default_sigint")
+@pytest.mark.parametrize("parts", [[], ["one=5", "two=7", "three=9"]], ids=["select", "split"])
+def test_what_an_interrupted_run_has_copied_is_replaced_by_the_same_command(
+    imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]
+) -> None:
+    def arguments(out: Path) -> list[object]:
+        what = ["split", pictures, out, *parts] if parts else ["select", pictures, out, "-n", 5]
+        return [*what, *FAST, "--steps", 200]
+
+    def manifests(out: Path) -> list[dict[str, Any]]:
+        files = sorted(out.rglob("manifest.json"))
+        return [strict_json(file.read_text()) for file in files]
+
+    step, calls = Exchanges.step, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    assert imgsubset(*arguments(tmp_path / "undisturbed")).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchanges, "step", interrupted)
+        assert imgsubset(*arguments(tmp_path / "out")).code == 130
+    assert [found["interrupted"] for found in manifests(tmp_path / "out")] == [True] * max(1, len(parts))
+    run = imgsubset(*arguments(tmp_path / "out"))
+    assert (run.code, run.err) == (0, "")
+    for found, expected in zip(manifests(tmp_path / "out"), manifests(tmp_path / "undisturbed"), strict=True):
+        assert (found["files"], found["score"]) == (expected["files"], expected["score"])
+        assert found["interrupted"] is False
+    assert set(tree(tmp_path / "out")) == set(tree(tmp_path / "undisturbed"))
+    assert "nothing to do" in imgsubset(*arguments(tmp_path / "out")).out
 
 
 @pytest.mark.parametrize(

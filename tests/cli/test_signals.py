@@ -20,6 +20,7 @@ from conftest import Run, noise, strict_json, tree
 from PIL import Image
 
 from imgsubset import Options, export, select
+from imgsubset.features import ingest
 from imgsubset.files import PARTIAL
 from imgsubset.writing.export import MARKER
 
@@ -165,14 +166,15 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         run.process.communicate()
 
 
-def check_rerun(imgsubset: Callable[..., Run], folder: Path) -> None:
-    """The same command, undisturbed, makes the whole selection and leaves nothing else."""
+def check_rerun(imgsubset: Callable[..., Run], folder: Path) -> list[str]:
+    """The same command, undisturbed, makes the whole selection and leaves nothing else; the files that it chooses."""
     run = imgsubset("select", folder / "source", folder / "out", *FAST, "--steps", 8)
     assert (run.code, run.err) == (0, "")
     files = [file["path"] for file in strict_json((folder / "out" / "manifest.json").read_text())["files"]]
     assert len(files) == 5
     assert set(tree(folder / "out")) == {*files, "manifest.json"}
     assert imgsubset("verify", folder / "out").code == 0
+    return files
 
 
 @pytest.mark.parametrize("stage", SLOW)
@@ -203,7 +205,11 @@ def test_a_signal_ends_any_stage_in_order(begin: Begin, imgsubset: Callable[...,
             assert not started.out.exists()
 
 
-def test_a_run_killed_in_any_stage_is_completed_by_the_next(begin: Begin, imgsubset: Callable[..., Run]) -> None:
+def test_a_run_killed_in_any_stage_is_completed_by_the_next(
+    begin: Begin, imgsubset: Callable[..., Run], tmp_path: Path
+) -> None:
+    make_source(tmp_path)
+    undisturbed = check_rerun(imgsubset, tmp_path)
     # The decoding processes leave when they have decoded what they are at.
     runs = [begin("decode", 0.2, name="decode"), *(begin(stage, name=stage) for stage in ("list", "search", "copy"))]
     for started in runs:
@@ -216,8 +222,46 @@ def test_a_run_killed_in_any_stage_is_completed_by_the_next(begin: Begin, imgsub
             time.sleep(0.05)
         assert [path for path in tree(started.folder) if path.startswith("tmp/")] == []
         assert "manifest.json" not in tree(started.out)
-        check_rerun(imgsubset, started.folder)
+        assert check_rerun(imgsubset, started.folder) == undisturbed
         assert tree(started.folder / "source") == started.source
+
+
+# It ends, as by a kill, when it has been told that so many images are decoded.
+DYING = """
+import os, sys
+from imgsubset import select
+from imgsubset.features import ingest
+
+ingest.STORED = int(sys.argv[1])
+left = int(sys.argv[2])
+
+def progress(stage, done, total, note=""):
+    global left
+    left -= done if stage == "decode" else 0
+    if left <= 0:
+        os._exit(9)
+
+select(sys.argv[3], 5, cache=sys.argv[4], size=16, device="cpu", workers=1, progress=progress)
+"""
+
+
+def test_a_run_killed_while_it_decodes_decodes_little_again(imgsubset: Callable[..., Run], tmp_path: Path) -> None:
+    assert ingest.STORED == 2048  # what the README and the cache speak of
+    stored, decoded, total = 64, 160, 320
+    (tmp_path / "source").mkdir()
+    for number in range(total):
+        Image.fromarray(noise(number, 9, 9)).save(tmp_path / "source" / f"{number}.png")
+        os.utime(tmp_path / "source" / f"{number}.png", ns=(10**18, 10**18 + 1))
+    where = (tmp_path / "source", tmp_path / "cache")
+    killed = subprocess.run([sys.executable, "-c", DYING, *map(str, (stored, decoded, *where))], check=False)
+    assert killed.returncode == 9
+    arguments = ("select", tmp_path / "source", "--mode", "none", "--json", *FAST, "--steps", 8)
+    again, fresh = imgsubset(*arguments, "--cache", tmp_path / "cache"), imgsubset(*arguments, "--no-cache")
+    assert (again.code, fresh.code) == (0, 0)
+    found, expected = strict_json(again.out), strict_json(fresh.out)
+    assert decoded - stored < found["counts"]["cached"] <= decoded
+    assert found["files"] == expected["files"]
+    assert found["score"] == expected["score"]
 
 
 def test_a_second_interrupt_of_the_search_leaves_at_once(begin: Begin) -> None:

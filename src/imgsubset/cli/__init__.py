@@ -16,32 +16,24 @@ from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
 from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
-from imgsubset.cli.output import Group, complain, discard_stdout, say
+from imgsubset.cli.output import complain, discard_stdout, say
 from imgsubset.cli.select import demo_command, select_command
-from imgsubset.cli.signals import EndedBySignal, handled
+from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave
 from imgsubset.cli.split import split_command
-from imgsubset.errors import OutputError
+from imgsubset.errors import EXIT_CODES, OutputError
 from imgsubset.results.as_text import printable
 
-EXIT_CODES = """\b
-Exit codes:
-  0    done
-  1    an error inside imgsubset
-  2    usage: an option, weight or path that makes no sense
-  3    input unusable: no images, or fewer than n
-  4    files that cannot be used, under --strict
-  5    the destination cannot be written
-  6    the loss is above --max-loss
-  7    verify: files are missing, changed or new
-  8    batch: some jobs failed
-  129  ended by SIGHUP
-  130  interrupted
-  141  nobody reads stdout any more
-  143  ended by SIGTERM"""
+COMMANDS = [
+    *(select_command, split_command, score_command, compare_command, verify_command),
+    *(batch_command, cache_group, demo_command),
+]
+CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items())])
 
 
 @click.group(
-    cls=Group, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    commands=COMMANDS,
+    epilog=CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="imgsubset")
 def program() -> None:
@@ -56,18 +48,11 @@ def program() -> None:
     """
 
 
-for _command in (
-    *(select_command, split_command, score_command, compare_command, verify_command),
-    *(batch_command, cache_group, demo_command),
-):
-    program.add_command(_command)
-
-
 def main() -> None:
     """The entry point of the `imgsubset` command."""
     _open_streams()
     try:
-        with handled():
+        with handled(leave, *FATAL):
             code = _run()
     except EndedBySignal as ended:
         complain("interrupted")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
-from imgsubset.cli.options import PATH, collect_embeddings, collect_options, output_options
-from imgsubset.cli.output import Command, show
-from imgsubset.cli.run import Job, run
-from imgsubset.cli.select import select_command
+from imgsubset.cli import options as opt
+from imgsubset.cli.output import PRINTING, Command, Output
+from imgsubset.cli.select import Job, run, select_command
 from imgsubset.cli.signals import EndedBySignal
-from imgsubset.errors import BatchError, GateError, ImgsubsetError, InputError, UsageError
-from imgsubset.files import read_whole
+from imgsubset.errors import BatchError, ImgsubsetError, UsageError
+from imgsubset.files import read_named
 from imgsubset.options import unknown
 from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import batch_summary, printable
@@ -28,45 +27,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRINTING = {"as_json", "quiet", "verbose"}  # of the batch, not of a job
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a job: done; skipped, since an earlier run had done it; failed; stopped, by a signal;
-    or not run, after that."""
-
-    name: str
-    status: str
-    placed: Placed | None = None
-    error: ImgsubsetError | None = None
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C ended its search."""
-        return self.placed is not None and self.placed.interrupted
-
-    @property
-    def row(self) -> tuple[str, str, int | None, float | None]:
-        """Its line in the summary: name, status, n and loss."""
-        n, loss = (len(self.placed.chosen), self.placed.loss) if self.placed else (None, None)
-        return self.name, self.status, n, loss
-
-    def describe(self) -> dict[str, Any]:
-        """The record of the result, for json.dumps."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "error": str(self.error) if self.error else None,
-            "exit_code": self.error.exit_code if self.error else 0,
-            "result": describe_placed(self.placed) if self.placed else None,
-        }
+Keys = Mapping[str, click.Parameter]
+KEYS: Keys = {  # of a job: the parameters of `select` by their longest names, but for those of the batch
+    max(one.opts, key=len).lstrip("-"): one for one in select_command.params if one.name not in PRINTING
+}
 
 
 @click.command("batch", cls=Command, short_help="Do the selections that a TOML file describes.")
-@click.argument("file", metavar="JOBS.toml", type=PATH)
-@output_options
-def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
+@click.argument("file", metavar="JOBS.toml", type=opt.PATH)
+@opt.add(opt.OUTPUT)
+def batch_command(file: Path, out: Output) -> None:
     """Do the selections that a TOML file describes, and go on after those that fail.
 
     \b
@@ -80,44 +50,47 @@ def batch_command(file: Path, as_json: bool, quiet: bool, verbose: bool) -> None
     A job whose destination holds just what it would make is skipped.
     """
     jobs = read_jobs(file)
-    results: list[Result] = []
-    interrupted, signalled = False, None
+    records: list[dict[str, Any]] = []
+    end: BaseException | None = None
     for number, (name, job) in enumerate(jobs.items(), 1):
-        if interrupted or signalled:
-            results.append(Result(name, "not run"))
+        if end:
+            records.append(_record(name, "not run"))
             continue
-        if not quiet:
+        if not out.quiet:
             click.echo(f"[{number}/{len(jobs)}] {printable(name)}", err=True)
-        try:
-            results.append(_do(name, job, quiet))
-            interrupted = results[-1].interrupted
-        except EndedBySignal as ended:
-            results.append(Result(name, "stopped"))
-            signalled = ended
-    errors = {one.name: str(one.error) for one in results if one.error}
-    show(
-        {"jobs": [one.describe() for one in results]},
-        batch_summary([one.row for one in results], errors),
-        as_json,
-        quiet,
-    )
-    if signalled:
-        raise signalled
-    if interrupted:
-        raise click.exceptions.Exit(130)
-    if errors:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in errors.items())
-        raise BatchError(f"{len(errors):,} of {len(jobs):,} jobs of '{file}' failed: {reasons}")
+        record, end = _do(name, job, out)
+        records.append(record)
+    out.show({"jobs": records}, batch_summary(records))
+    if end:
+        raise end
+    if reasons := [f"{one['name']}: {one['error']}" for one in records if one["error"]]:
+        raise BatchError(f"{len(reasons):,} of {len(jobs):,} jobs of '{file}' failed: {'; '.join(reasons)}")
 
 
-def _do(name: str, job: Job, quiet: bool) -> Result:
+def _do(name: str, job: Job, out: Output) -> tuple[dict[str, Any], BaseException | None]:
+    """Do a job; its record, and what ends the batch after it."""
     try:
-        placed = run(job, quiet)
-    except GateError as error:
-        return Result(name, "failed", cast("Placed", error.result), error)
+        placed, verdict = run(job, out)
     except ImgsubsetError as error:
-        return Result(name, "failed", error=error)
-    return Result(name, "skipped" if placed.done else "done", placed)
+        return _record(name, "failed", error=error), None
+    except EndedBySignal as signalled:
+        return _record(name, "stopped"), signalled
+    status = "failed" if verdict else "skipped" if placed.done else "done"
+    return _record(name, status, placed, verdict), click.exceptions.Exit(130) if placed.interrupted else None
+
+
+def _record(
+    name: str, status: str, placed: Placed | None = None, error: ImgsubsetError | None = None
+) -> dict[str, Any]:
+    """What became of a job: done; skipped, since an earlier run had done it; failed; stopped, by a signal; or not run,
+    after that."""
+    return {
+        "name": name,
+        "status": status,
+        "error": str(error) if error else None,
+        "exit_code": error.exit_code if error else 0,
+        "result": describe_placed(placed) if placed else None,
+    }
 
 
 def read_jobs(file: Path) -> dict[str, Job]:
@@ -126,14 +99,11 @@ def read_jobs(file: Path) -> dict[str, Job]:
     Raises InputError if it cannot be read, UsageError naming what makes no sense in it.
     """
     try:
-        content = tomllib.loads(read_whole(file).decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read '{file}': {error.strerror or error}") from None
+        content = tomllib.loads(read_named(file, f"'{file}'").decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"'{file}' is not TOML: {error}") from None
-    _check_keys(content, {"defaults", "jobs"}, f"'{file}'")
-    where = f"[defaults] of '{file}'"
-    defaults = _normal(_table(content.get("defaults", {}), where), where)
+    content = _table(content, f"'{file}'", {"defaults", "jobs"})
+    defaults = _table(content.get("defaults", {}), f"[defaults] of '{file}'", KEYS)
     tables = _table(content.get("jobs", {}), f"[jobs] of '{file}'")
     if not tables:
         raise UsageError(f"'{file}' has no jobs; each is a table [jobs.NAME]")
@@ -141,7 +111,7 @@ def read_jobs(file: Path) -> dict[str, Job]:
     owners: dict[str, str] = {}
     for name, table in tables.items():
         where = f"[jobs.{name}] of '{file}'"
-        jobs[name] = job = _job(defaults | _normal(_table(table, where), where), where, file.parent)
+        jobs[name] = job = _job(defaults | _table(table, where, KEYS), where, file.parent)
         if job.destination is not None:
             other = owners.setdefault(os.path.realpath(job.destination), name)
             if other != name:
@@ -149,86 +119,58 @@ def read_jobs(file: Path) -> dict[str, Job]:
     return jobs
 
 
+def _table(value: Any, where: str, known: Keys | set[str] | None = None) -> dict[str, Any]:
+    """A table; with dashes in its keys, where these are options or others that are known."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{where} is not a table")
+    if known is None:
+        return value
+    table: dict[str, Any] = {}
+    for key, one in value.items():
+        dashed = key.replace("_", "-")
+        if dashed in table:
+            raise UsageError(f"'{dashed}' stands twice in {where}")
+        if dashed not in known:
+            raise UsageError(unknown(dashed, f"unknown key '{dashed}' in {where}", known))
+        table[dashed] = one
+    return table
+
+
 def _job(values: Mapping[str, Any], where: str, folder: Path) -> Job:
     """A job from its keys, by way of the command line that they stand for: one meaning, one set of checks."""
-    parameters = job_parameters()
-    words: list[str] = []
-    positional = {}
-    for key, value in values.items():
-        parameter = parameters[key]
-        text = _text(value, parameter, f"'{key}' in {where}")
-        if isinstance(parameter.type, click.Path) and text is not None:
-            text = str(folder / text)
-        if isinstance(parameter, click.Argument):
-            positional[key] = text
-        elif text is None:
-            words += [f"--{key}"] if value else []
-        elif isinstance(parameter, click.Option) and parameter.multiple:
-            words += [f"--{key}={one}" for one in text.split("\n") if one]
-        else:
-            option = max(parameter.opts, key=len)
-            words += [f"{option}={text}"] if option.startswith("--") else [option, text]
-    if "source" not in positional:
+    if "source" not in values:
         raise UsageError(f"{where} has no source")
-    words += ["--", *(str(positional[key]) for key in ("source", "destination") if key in positional)]
+    words = {key: _words(key, value, f"'{key}' in {where}", folder) for key, value in values.items()}
+    places = ["--", *words.pop("source"), *words.pop("destination", [])]
     try:
-        context = select_command.make_context("select", words)
-        with context:
-            arguments = {name: value for name, value in context.params.items() if name not in PRINTING}
-            return Job(**collect_embeddings(collect_options(arguments)))
+        with select_command.make_context("select", [*chain(*words.values()), *places]) as context:
+            return Job(**opt.collect({name: value for name, value in context.params.items() if name not in PRINTING}))
     except click.ClickException as error:
         raise UsageError(f"{where}: {error.format_message()}") from None
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
 
 
-def job_parameters() -> dict[str, click.Parameter]:
-    """The parameters of `select` that a job may have, by key."""
-    return {_key(one): one for one in select_command.params if one.name not in PRINTING}
-
-
-def _key(parameter: click.Parameter) -> str:
-    """The key of a parameter: its longest name without dashes."""
-    return max(parameter.opts, key=len).lstrip("-")
-
-
-def _normal(table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A table of options with dashes in its keys, all of which are known."""
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if (dashed := key.replace("_", "-")) in values:
-            raise UsageError(f"'{dashed}' stands twice in {where}")
-        values[dashed] = value
-    _check_keys(values, job_parameters(), where)
-    return values
-
-
-def _table(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UsageError(f"{where} is not a table")
-    return value
-
-
-def _check_keys(table: Mapping[str, Any], known: Mapping[str, Any] | set[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise UsageError(unknown(key, f"unknown key '{key}' in {where}", known))
-
-
-def _text(value: Any, parameter: click.Parameter, what: str) -> str | None:
-    """A value as the command line writes it; None for a flag, which has none."""
+def _words(key: str, value: Any, what: str, folder: Path) -> list[str]:
+    """A key and its value as the command line has them."""
+    parameter = KEYS[key]
+    name = max(parameter.opts, key=len)
     if isinstance(parameter, click.Option) and parameter.is_flag:
-        if isinstance(value, bool):
-            return None
-        raise UsageError(f"{what} = {value!r} is neither true nor false")
-    wanted: tuple[type, ...] = (str,) if isinstance(parameter.type, click.Path) else (str, int, float)
-    if parameter.name == "weights" and isinstance(value, dict):
-        value = ",".join(f"{name}={one}" for name, one in value.items())
-    elif isinstance(value, list) and all(isinstance(one, (str, int, float)) for one in value):
-        if isinstance(parameter, click.Option) and parameter.multiple:
-            value = "\n".join(map(str, value))
-        elif parameter.name in ("channels", "weights"):
-            value = ",".join(map(str, value))
-    if isinstance(value, bool) or not isinstance(value, wanted) or "\0" in str(value):
-        raise UsageError(f"{what} = {value!r} is not {'a path' if wanted == (str,) else 'a text or a number'}")
-    return str(value)
+        if not isinstance(value, bool):
+            raise UsageError(f"{what} = {value!r} is neither true nor false")
+        return [name] * value
+    texts = value if parameter.multiple and isinstance(value, list) else [value]
+    if key == "weights" and isinstance(value, dict):
+        texts = [",".join(f"{one}={number}" for one, number in value.items())]
+    elif key in ("weights", "channels") and isinstance(value, list):
+        texts = [",".join(map(str, value))]
+    is_path = isinstance(parameter.type, click.Path)
+    for text in texts:
+        if isinstance(text, bool) or not isinstance(text, str if is_path else (str, int, float)) or "\0" in str(text):
+            raise UsageError(f"{what} = {text!r} is not {'a path' if is_path else 'a text or a number'}")
+    texts = [str(folder / text) if is_path else str(text) for text in texts]
+    if parameter.multiple:
+        texts = [line for text in texts for line in text.split("\n") if line]
+    if isinstance(parameter, click.Argument):
+        return texts
+    return [f"{name}={text}" for text in texts] if name.startswith("--") else [name, *texts]

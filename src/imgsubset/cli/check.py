@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from imgsubset.cli.options import (
-    FEATURE_OPTIONS,
-    GATE,
-    PATH,
-    WHICH_OPTIONS,
-    embeddings_record,
-    given,
-    open_source,
-    options_record,
-    output_options,
-)
-from imgsubset.cli.output import Bars, Command, show
+from imgsubset.cli import options as opt
+from imgsubset.cli.output import Command, Output
 from imgsubset.errors import UsageError, VerifyError
-from imgsubset.options import Embeddings, Options, merged
+from imgsubset.options import Options, merged
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe_comparison, describe_scored, describe_verification
 from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
@@ -29,23 +20,14 @@ from imgsubset.tasks.verify import verify
 
 
 @click.command("score", cls=Command, short_help="Say how close a subset is to its source.")
-@click.argument("source", metavar="SRC", type=PATH)
-@click.argument("subset", metavar="SUBSET", type=PATH)
-@options_record(FEATURE_OPTIONS, WHICH_OPTIONS)
-@embeddings_record
-@GATE
+@click.argument("source", metavar="SRC", type=opt.PATH)
+@click.argument("subset", metavar="SUBSET", type=opt.PATH)
+@opt.add(opt.FEATURES, opt.WHICH, opt.EMBEDDINGS)
+@opt.GATE
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
-@output_options
+@opt.add(opt.OUTPUT)
 def score_command(
-    source: Path,
-    subset: Path,
-    options: Options,
-    embeddings: Embeddings | None,
-    max_loss: float | None,
-    skip_foreign: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
+    source: Path, subset: Path, options: Options, max_loss: float | None, out: Output, **more: Any
 ) -> None:
     """Say how close the images of SUBSET are to those of SRC.
 
@@ -53,53 +35,43 @@ def score_command(
     are found in SRC by content. Where it is or holds a manifest, the options in that are the defaults here.
     """
     _one_stdin(source, subset)
-    members: Path | Listing = open_source(subset) if str(subset) == "-" else subset
+    members: Path | Listing = opt.open_source(subset) if str(subset) == "-" else subset
     recorded = recorded_options(subset) if isinstance(members, Path) else None
     if recorded is not None:
-        options = merged(recorded, given(options, embeddings is not None))
-    with Bars(quiet) as bars:
-        scored = score(
-            open_source(source), members, options, skip_foreign=skip_foreign, embeddings=embeddings, progress=bars
-        )
-    show(describe_scored(scored), scored_summary(scored, verbose), as_json, quiet)
+        options = merged(recorded, opt.given(options))
+    with out.bars() as bars:
+        scored = score(opt.open_source(source), members, options, progress=bars, **more)
+    out.show(describe_scored(scored), scored_summary(scored, out.verbose))
     check_gate(scored.score.loss, max_loss)
 
 
 @click.command("compare", cls=Command, short_help="Say how far apart two folders are.")
-@click.argument("first", metavar="A", type=PATH)
-@click.argument("second", metavar="B", type=PATH)
-@options_record(FEATURE_OPTIONS, WHICH_OPTIONS)
-@GATE
-@output_options
-def compare_command(
-    first: Path,
-    second: Path,
-    options: Options,
-    max_loss: float | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
+@click.argument("first", metavar="A", type=opt.PATH)
+@click.argument("second", metavar="B", type=opt.PATH)
+@opt.add(opt.FEATURES, opt.WHICH)
+@opt.GATE
+@opt.add(opt.OUTPUT)
+def compare_command(first: Path, second: Path, options: Options, max_loss: float | None, out: Output) -> None:
     """Compare the images of B with those of A, which need not have an image in common.
 
     A and B are folders, text files of paths, or '-' for paths on stdin; A is the reference. Beside each divergence
     stands what two random samples of these sizes from one distribution would show.
     """
     _one_stdin(first, second)
-    with Bars(quiet) as bars:
-        comparison = compare(open_source(first), open_source(second), options, progress=bars)
-    show(describe_comparison(comparison), comparison_summary(comparison, verbose), as_json, quiet)
+    with out.bars() as bars:
+        comparison = compare(opt.open_source(first), opt.open_source(second), options, progress=bars)
+    out.show(describe_comparison(comparison), comparison_summary(comparison, out.verbose))
     check_gate(comparison.loss.value, max_loss)
 
 
 @click.command("verify", cls=Command, short_help="Check a subset against its manifest.")
-@click.argument("destination", metavar="DST", type=PATH)
-@output_options
-def verify_command(destination: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
+@click.argument("destination", metavar="DST", type=opt.PATH)
+@opt.add(opt.OUTPUT)
+def verify_command(destination: Path, out: Output) -> None:
     """Check the files in DST against its manifest: missing, changed and extra ones make exit code 7."""
-    with Bars(quiet) as bars:
+    with out.bars() as bars:
         found = verify(destination, bars)
-    show(describe_verification(found), verification_summary(found, verbose), as_json, quiet)
+    out.show(describe_verification(found), verification_summary(found, out.verbose))
     if not found.good:
         counts = f"{len(found.missing):,} missing, {len(found.changed):,} changed, {len(found.extra):,} extra"
         raise VerifyError(f"'{destination}' is not what its manifest says: {counts}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +13,66 @@ from click.core import ParameterSource
 from platformdirs import user_cache_path
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.files import read_whole
+from imgsubset.files import read_named
 from imgsubset.options import DEVICES, FIELDS, LOSS, STRATIFY, Embeddings, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
-Decorated = Callable[..., Any]
-# What only the command line has to say of an option; the rest is derived from its record.
+NAME = click.Path(readable=False)  # of a file, as a text
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def parse_channels(text: str) -> tuple[int, ...]:
+    """Numbers separated by commas."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"channels '{text}' are not whole numbers separated by commas") from None
+
+
+def parse_seconds(text: str) -> float:
+    """A time such as 30s, 5m, 1.5h, or a number of seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        return float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
+    except ValueError:
+        raise UsageError(f"time limit '{text}' is not a time such as 30s, 5m or 1h") from None
+
+
+def read_paths(file: Path) -> tuple[str, ...]:
+    """The paths that a text file lists."""
+    return tuple(parse_paths(read_named(file, f"'{file}'")))
+
+
+# What only the command line has to say of an option, and how it reads a word; the rest is derived from its record.
 SPECIAL: dict[str, dict[str, Any]] = {
-    "weights": {"metavar": "W", "default_text": "all 1"},
+    "weights": {"parse": Weights.parse, "metavar": "W", "default_text": "all 1"},
     "device": {"type": click.Choice(DEVICES)},
     "size": {"metavar": "PIXELS"},
-    "channels": {"metavar": "C,C,..."},
+    "channels": {"parse": parse_channels, "metavar": "C,C,..."},
     "workers": {"metavar": "N", "default_text": "one a core; one for few images"},
-    "cache": {"type": click.Path(readable=False), "metavar": "DIR", "default_text": "the user's cache folder"},
+    "cache": {"type": NAME, "metavar": "DIR", "default_text": "the user's cache folder"},
     "include": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "exclude": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "sidecars": {"metavar": "auto|none|PATTERN"},
     "stratify": {"type": click.Choice(STRATIFY), "is_flag": False, "flag_value": "share", "metavar": "[=equal]"},
-    "labels": {"type": PATH, "metavar": "FILE.csv"},
+    "labels": {"type": NAME, "metavar": "FILE.csv"},
     "group_by": {"metavar": "parent|REGEX"},
-    "drop": {"type": PATH, "metavar": "FILE"},
-    "coco": {"type": PATH, "metavar": "FILE.json"},
-    "keep": {"type": PATH, "metavar": "FILE"},
-    "target_loss": {"type": float, "metavar": "X"},
-    "target_size": {"type": float, "metavar": "M"},
+    "drop": {"parse": read_paths, "type": PATH, "metavar": "FILE"},
+    "coco": {"type": NAME, "metavar": "FILE.json"},
+    "keep": {"parse": read_paths, "type": PATH, "metavar": "FILE"},
+    "target_loss": {"metavar": "X"},
+    "target_size": {"metavar": "M"},
     "candidates": {"metavar": "K"},
     "chains": {"metavar": "R"},
-    "time_limit": {"metavar": "TIME", "type": str},
+    "time_limit": {"parse": parse_seconds, "metavar": "TIME", "type": str},
 }
 
 
-def _option(name: str) -> Callable[[Decorated], Decorated]:
+def _option(name: str) -> Decorator:
     """The click option of a field of a record of options."""
-    field, own = FIELDS[name], dict(SPECIAL.get(name, {}))
+    field, own = FIELDS[name], {key: value for key, value in SPECIAL.get(name, {}).items() if key != "parse"}
     default, kind = field.default, field.type.removesuffix(" | None")
     text = field.metadata["meaning"] + own.pop("more", "") + "."
     if default_text := own.pop("default_text", None):
@@ -62,143 +87,80 @@ def _option(name: str) -> Callable[[Decorated], Decorated]:
     return click.option(f"--{name.replace('_', '-')}", help=text, **own)
 
 
-FEATURE_OPTIONS: list[Callable[[Decorated], Decorated]] = [
+FEATURES: list[Decorator] = [
     *map(_option, ("weights", "seed", "device", "size", "channels", "kernel_size", "workers", "cache")),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
     _option("strict"),
 ]
-WHICH_OPTIONS = [*map(_option, ("include", "exclude", "sidecars"))]
-CLASS_OPTIONS = [*map(_option, ("stratify", "labels", "group_by", "drop", "dedupe", "coco"))]
-ONE_SUBSET_OPTIONS = [_option("keep")]
-TARGET_OPTIONS = [*map(_option, ("target_loss", "target_size"))]
-SEARCH_OPTIONS = [
+WHICH = [*map(_option, ("include", "exclude", "sidecars"))]
+CLASSES = [*map(_option, ("stratify", "labels", "group_by", "drop", "dedupe", "coco"))]
+ONE_SUBSET = [_option("keep")]
+TARGET = [*map(_option, ("target_loss", "target_size"))]
+SEARCH = [
     *map(_option, ("candidates", "chains", "steps", "time_limit", "temperature", "friction", "langevin_time")),
 ]
-EMBEDDING_OPTIONS = [
+EMBEDDINGS: list[Decorator] = [
     click.option("--embeddings", type=PATH, metavar="FILE.npy",
                  help="Features computed elsewhere, a row an image, in place of the random CNN's."),
     click.option("--paths", type=PATH, metavar="FILE", help="The images of these rows, relative to SRC, one a line."),
     click.option("--pca", type=int, metavar="K",
                  help="Principal components of them to keep; 0 is all.  [default: 64 of more than 256]"),
 ]  # fmt: skip
+GATE = click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")
+OUTPUT: list[Decorator] = [
+    click.option("--json", "as_json", is_flag=True, help="Print a JSON object, not the summary."),
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+    click.option("-v", "--verbose", is_flag=True, help="Show every skipped file."),
+]
 
 
-def check_limit(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
-    """A loss that may be asked for."""
-    if value is not None and not value >= 0:
-        raise click.BadParameter(f"{value} is not a number of at least 0")
-    return value
+def add(*groups: Iterable[Decorator]) -> Decorator:
+    """Give a command these options, in the order in which help shows them."""
 
-
-GATE = click.option(
-    "--max-loss", type=float, metavar="X", callback=check_limit, help="Fail (exit 6) if the loss is above this."
-)
-
-
-def options_record(*groups: Sequence[Callable[[Decorated], Decorated]]) -> Callable[[Decorated], Decorated]:
-    """Add groups of options; the command receives them as one `options` record."""
-
-    def decorate(command: Decorated) -> Decorated:
-        @wraps(command)
-        def collected(**arguments: Any) -> Any:
-            return command(**collect_options(arguments))
-
-        return with_options(collected, [option for group in groups for option in group])
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed([*chain(*groups)]):
+            command = option(command)
+        return command
 
     return decorate
 
 
-def with_options(command: Decorated, options: Sequence[Callable[[Decorated], Decorated]]) -> Decorated:
-    """Add options in the order in which help shows them."""
-    for option in reversed(options):
-        command = option(command)
-    return command
+def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with a record `options` in place of those that are fields of it, and `embeddings`, a record or None, in
+    place of three; of each, where a command has them."""
+    rest = {name: value for name, value in arguments.items() if name not in FIELDS}
+    if "no_cache" in rest:
+        values = {name: arguments[name] for name in FIELDS if arguments.get(name) is not None}
+        for name, special in SPECIAL.items():
+            if name in values and "parse" in special:
+                values[name] = special["parse"](values[name])
+        folder = values.get("cache") or str(user_cache_path("imgsubset"))
+        values["cache"] = None if rest.pop("no_cache") else folder
+        rest["options"] = Options(**values)
+    if "embeddings" in rest:
+        features, paths, pca = (rest.pop(name) for name in ("embeddings", "paths", "pca"))
+        if (features is None) != (paths is None):
+            raise UsageError("--embeddings and --paths go together: the rows and the images that they belong to")
+        if features is None and pca is not None:
+            raise UsageError(f"--pca {pca} goes with --embeddings")
+        rest["embeddings"] = None if features is None else Embeddings(features, paths, pca)
+    limit = rest.get("max_loss")
+    if limit is not None and not limit >= 0:
+        raise UsageError(f"--max-loss {limit} is not a number of at least 0")
+    return rest
 
 
-def collect_options(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments with one `options` record in place of those that are fields of it."""
-    rest = {name: value for name, value in arguments.items() if name not in {*FIELDS, "no_cache"}}
-    values = {name: value for name, value in arguments.items() if name in FIELDS}
-    values["cache"] = cache_folder(values["cache"], arguments["no_cache"])
-    values["weights"] = Weights() if values["weights"] is None else Weights.parse(values["weights"])
-    values["channels"] = parse_channels(values["channels"])
-    values["time_limit"] = parse_seconds(values.get("time_limit"))
-    for name in ("keep", "drop"):
-        values[name] = read_paths(values[name]) if values.get(name) is not None else ()
-    for name in ("labels", "coco"):
-        values[name] = None if values.get(name) is None else str(values[name])
-    return rest | {"options": Options(**values)}
-
-
-def given(options: Options, embeddings: bool) -> dict[str, Any]:
+def given(options: Options) -> dict[str, Any]:
     """The options that go before those in a manifest: the user's own, and what a manifest does not say."""
-    source = click.get_current_context().get_parameter_source
-    recorded = {*options.that_decide(LOSS)} - ({*vars(options.features)} if embeddings else set())
+    context = click.get_current_context()
+    recorded = {*options.that_decide(LOSS)}
+    if context.params["embeddings"] is not None:
+        recorded -= {*vars(options.features)}
     return {
         name: value
         for name, value in options.that_decide().items()
-        if name not in recorded or source(name) not in (None, ParameterSource.DEFAULT)
+        if name not in recorded or context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
     }
-
-
-def embeddings_record(command: Decorated) -> Decorated:
-    """Add the options of embeddings; the command receives them as one `embeddings` record, or None."""
-
-    @wraps(command)
-    def collected(**arguments: Any) -> Any:
-        return command(**collect_embeddings(arguments))
-
-    return with_options(collected, EMBEDDING_OPTIONS)
-
-
-def collect_embeddings(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments with one `embeddings` record in place of the three."""
-    rest = dict(arguments)
-    values, paths, pca = (rest.pop(name) for name in ("embeddings", "paths", "pca"))
-    if (values is None) != (paths is None):
-        raise UsageError("--embeddings and --paths go together: the rows and the images that they belong to")
-    if values is None and pca is not None:
-        raise UsageError(f"--pca {pca} goes with --embeddings")
-    return rest | {"embeddings": None if values is None else Embeddings(values, paths, pca)}
-
-
-def output_options(command: Decorated) -> Decorated:
-    """--json, -q and -v."""
-    command = click.option("-v", "--verbose", is_flag=True, help="Show every skipped file.")(command)
-    command = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")(command)
-    return click.option("--json", "as_json", is_flag=True, help="Print a JSON object, not the summary.")(command)
-
-
-def cache_folder(folder: str | None, disabled: bool = False) -> str | None:
-    """The folder of the cache, the user's own unless another is given; None if there is to be none."""
-    return None if disabled else folder or str(user_cache_path("imgsubset"))
-
-
-def parse_channels(text: str) -> tuple[int, ...]:
-    """Numbers separated by commas."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"channels '{text}' are not whole numbers separated by commas") from None
-
-
-def parse_seconds(text: str | None) -> float | None:
-    """A time such as 30s, 5m, 1.5h, or a number of seconds."""
-    if text is None:
-        return None
-    units = {"s": 1, "m": 60, "h": 3600}
-    try:
-        return float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
-    except ValueError:
-        raise UsageError(f"time limit '{text}' is not a time such as 30s, 5m or 1h") from None
-
-
-def read_paths(file: Path) -> tuple[str, ...]:
-    """The paths that a text file lists."""
-    try:
-        return tuple(parse_paths(read_whole(file)))
-    except OSError as error:
-        raise InputError(f"cannot read '{file}': {error.strerror or error}") from None
 
 
 def open_source(source: Path) -> Listing:

@@ -6,18 +6,59 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import click
 from tqdm import tqdm
 
+from imgsubset.cli.options import collect
 from imgsubset.errors import ImgsubsetError, OutputError, VerdictError
 from imgsubset.options import REMOVED, unknown
+from imgsubset.progress import Progress
 from imgsubset.results.as_text import printable
+
+PRINTING = ("as_json", "quiet", "verbose")
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command prints: JSON, nothing but errors, every skipped file."""
+
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+    def show(self, record: dict[str, Any], text: str, err: bool = False) -> None:
+        """Print what came out, in the form that was asked for."""
+        if self.as_json:
+            say(json.dumps(record, indent=1))
+        elif not self.quiet:
+            say(text, err=err)
+
+    @contextlib.contextmanager
+    def bars(self) -> Iterator[Progress]:
+        """Progress bars on stderr, one a stage; none off a terminal or when quiet."""
+        # None: tqdm asks whether stderr is a terminal. One that is dumb cannot go back in a line.
+        hidden = self.quiet or sys.stderr is None or os.environ.get("TERM") == "dumb" or None
+        bars: dict[str, tqdm[Any]] = {}
+
+        def progress(stage: str, done: int, total: int, note: str = "") -> None:
+            if not done:  # a stage that has no parts to tell of
+                return
+            if stage not in bars:
+                bar = tqdm(desc=stage, total=total, disable=hidden, unit="", leave=False)
+                bars[stage] = shown.enter_context(bar)
+            bars[stage].set_postfix_str(note, refresh=False)
+            bars[stage].update(done)
+
+        with contextlib.ExitStack() as shown:
+            yield progress
 
 
 class Command(click.Command):
-    """A command whose failures become one line, or one JSON object, and the exit code of their kind."""
+    """A command whose function receives `out`, and `options` and `embeddings` where it has these."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and say of an option that was taken out what became of it."""
@@ -30,28 +71,17 @@ class Command(click.Command):
             raise click.UsageError(unknown(name.lstrip("-"), f"no such option {name}", {}), ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command. Its failure becomes one line, with --json one object too, and the exit code of its kind."""
+        arguments = dict(ctx.params)
+        out = Output(**{name: arguments.pop(name, False) for name in PRINTING})
+        assert self.callback is not None
         try:
-            return super().invoke(ctx)
+            return ctx.invoke(self.callback, out=out, **collect(arguments))
         except ImgsubsetError as error:
-            if ctx.params.get("as_json") and not isinstance(error, VerdictError):  # whose result is printed already
+            if out.as_json and not isinstance(error, VerdictError):  # whose result is printed already
                 say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
             complain(f"error: {printable(str(error))}")
             raise click.exceptions.Exit(error.exit_code) from error
-
-
-class Group(click.Group):
-    """Commands of this program."""
-
-    command_class = Command
-
-
-def show(record: dict[str, Any], text: str, as_json: bool, quiet: bool, err: bool = False) -> None:
-    """Print what came out, in the form that was asked for."""
-    if as_json:
-        say(json.dumps(record, indent=1))
-    elif not quiet:
-        say(text, err=err)
 
 
 def discard_stdout() -> None:
@@ -75,28 +105,3 @@ def say(text: str | bytes, err: bool = False) -> None:
         if isinstance(error, BrokenPipeError):
             raise click.exceptions.Exit(128 + 13) from None  # as SIGPIPE would end it
         raise OutputError(f"cannot write to {'stderr' if err else 'stdout'}: {error.strerror}") from None
-
-
-class Bars:
-    """Progress bars on stderr, one a stage; none off a terminal or when quiet."""
-
-    def __init__(self, quiet: bool) -> None:
-        # None: tqdm asks whether stderr is a terminal. One that is dumb cannot go back in a line.
-        hidden = quiet or sys.stderr is None or os.environ.get("TERM") == "dumb"
-        self.disable = True if hidden else None
-        self.bars: dict[str, tqdm[Any]] = {}
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        if not done:  # a stage that has no parts to tell of
-            return
-        if stage not in self.bars:
-            self.bars[stage] = tqdm(desc=stage, total=total, disable=self.disable, unit="", leave=False)
-        self.bars[stage].set_postfix_str(note, refresh=False)
-        self.bars[stage].update(done)
-
-    def __exit__(self, *_: object) -> None:
-        for bar in self.bars.values():
-            bar.close()

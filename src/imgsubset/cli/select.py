@@ -2,53 +2,73 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
-from imgsubset.cli.options import (
-    CLASS_OPTIONS,
-    FEATURE_OPTIONS,
-    GATE,
-    ONE_SUBSET_OPTIONS,
-    PATH,
-    SEARCH_OPTIONS,
-    TARGET_OPTIONS,
-    WHICH_OPTIONS,
-    embeddings_record,
-    options_record,
-    output_options,
-)
-from imgsubset.cli.output import Bars, Command, show
-from imgsubset.cli.run import Job, run
-from imgsubset.errors import GateError, UsageError
-from imgsubset.options import Options
+from imgsubset.cli import options as opt
+from imgsubset.cli.output import Command, Output, say
+from imgsubset.cli.signals import interruptible
+from imgsubset.errors import GateError, OutputError, UsageError
+from imgsubset.files import write_whole
+from imgsubset.options import Embeddings, Options
+from imgsubset.reading.filters import list_candidates
+from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import placed_summary
 from imgsubset.results.records import Placed
+from imgsubset.tasks.select import select_into
+from imgsubset.tasks.sizes import check_size
 from imgsubset.writing.export import MODES
 
 
+@dataclass(frozen=True)
+class Job:
+    """What `select` is asked to do; the fields are its options."""
+
+    source: Path
+    destination: Path | None
+    n: str
+    options: Options
+    embeddings: Embeddings | None = None
+    mode: str = "copy"
+    overwrite: bool = False
+    ranked: bool = False
+    dry_run: bool = False
+    list_file: Path | None = None
+    null: bool = False
+    max_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        check_size(self.n, self.options.search)
+        if self.destination is None and self.mode != "none" and not self.dry_run:
+            raise UsageError(f"--mode {self.mode} needs a destination DST; '--mode none' does without")
+        if self.null and self.list_file is None:
+            raise UsageError("-0 goes with --list")
+
+
 @click.command("select", cls=Command, short_help="Choose n images and copy them.")
-@click.argument("source", metavar="SRC", type=PATH)
-@click.argument("destination", metavar="[DST]", type=PATH, required=False)
+@click.argument("source", metavar="SRC", type=opt.PATH)
+@click.argument("destination", metavar="[DST]", type=opt.PATH, required=False)
 @click.option("-n", "n", required=True, metavar="N|P%|auto",
               help="How many images to choose: a number, a percentage, or 'auto' with a target.")  # fmt: skip
-@options_record(ONE_SUBSET_OPTIONS, CLASS_OPTIONS, WHICH_OPTIONS, TARGET_OPTIONS, FEATURE_OPTIONS, SEARCH_OPTIONS)
-@embeddings_record
-@GATE
+@opt.add(opt.ONE_SUBSET, opt.CLASSES, opt.WHICH, opt.TARGET, opt.FEATURES, opt.SEARCH)
+@opt.add(opt.EMBEDDINGS)
+@opt.GATE
 @click.option("--mode", type=click.Choice([*MODES, "none"]), default="copy", show_default=True,
               help="How the chosen images come to DST; none: not at all, and DST is not needed.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in DST; foreign files there stay.")
-@click.option("--list", "list_file", type=PATH, metavar="FILE|-", help="Write the paths of the chosen images, one a "
-              "line; '-' is stdout, and the summary then goes to stderr.")  # fmt: skip
+@click.option("--list", "list_file", type=opt.PATH, metavar="FILE|-", help="Write the paths of the chosen images, one "
+              "a line; '-' is stdout, and the summary then goes to stderr.")  # fmt: skip
 @click.option("-0", "--null", is_flag=True, help="End each path in the list by a NUL byte, not a newline.")
 @click.option("--ranked", is_flag=True, help="Order --list so that every beginning of it is close, and write the same "
               "order to DST/ranked.txt.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
-@output_options
-def select_command(as_json: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
+@opt.add(opt.OUTPUT)
+def select_command(out: Output, **arguments: Any) -> None:
     """Choose N images of SRC and copy them to the folder DST.
 
     SRC is a folder, or a text file of paths, or '-' for paths on stdin (one a line, or NUL-separated). An identical
@@ -56,35 +76,92 @@ def select_command(as_json: bool, quiet: bool, verbose: bool, **arguments: Any) 
     """
     job = Job(**arguments)
     listing_to_stdout = str(job.list_file) == "-"
-    if listing_to_stdout and as_json:
+    if listing_to_stdout and out.as_json:
         raise UsageError("--list - and --json would both write to stdout; write the list to a file")
-    report(job, as_json, quiet, verbose, err=listing_to_stdout)
+    report(job, out, err=listing_to_stdout)
 
 
-def report(job: Job, as_json: bool, quiet: bool, verbose: bool, err: bool = False) -> None:
+@click.command("demo", cls=Command, short_help="Try it on 2,000 pictures that it draws.")
+@click.argument("folder", metavar="DIR", type=opt.PATH)
+@click.option("-n", "n", default="100", show_default=True, metavar="N|P%|auto", help="How many images to choose.")
+@opt.add(opt.TARGET, opt.FEATURES, opt.SEARCH, opt.OUTPUT)
+def demo_command(folder: Path, n: str, options: Options, out: Output) -> None:
+    """Draw 2,000 small pictures into DIR/source, choose some of them, and copy these to DIR/subset."""
+    from imgsubset.cli.demo import draw_pictures
+
+    job = Job(folder / "source", folder / "subset", n, options)
+    with out.bars() as bars:
+        draw_pictures(job.source, progress=bars)
+    report(job, out)
+
+
+def report(job: Job, out: Output, err: bool = False) -> None:
     """Do a job, print what came out, and end as that has it."""
-    verdict = None
-    try:
-        placed = run(job, quiet)
-    except GateError as error:
-        placed, verdict = cast("Placed", error.result), error
-    show(describe_placed(placed), placed_summary(placed, verbose), as_json, quiet, err)
+    placed, verdict = run(job, out)
+    out.show(describe_placed(placed), placed_summary(placed, out.verbose), err)
     if verdict:
         raise verdict
     if placed.interrupted:
         raise click.exceptions.Exit(130)
 
 
-@click.command("demo", cls=Command, short_help="Try it on 2,000 pictures that it draws.")
-@click.argument("folder", metavar="DIR", type=PATH)
-@click.option("-n", "n", default="100", show_default=True, metavar="N|P%|auto", help="How many images to choose.")
-@options_record(TARGET_OPTIONS, FEATURE_OPTIONS, SEARCH_OPTIONS)
-@output_options
-def demo_command(folder: Path, n: str, options: Options, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Draw 2,000 small pictures into DIR/source, choose some of them, and copy these to DIR/subset."""
-    from imgsubset.cli.demo import draw_pictures
+def run(job: Job, out: Output) -> tuple[Placed, GateError | None]:
+    """Do a job; what came out, and whether that has too high a loss. Raises any other ImgsubsetError."""
+    listing = list_candidates(opt.open_source(job.source), job.options.reading)
+    _check_list(job, listing)
+    copies = job.mode != "none" and not job.dry_run
+    with interruptible(out) as interrupt:
+        try:
+            placed = select_into(
+                listing,
+                job.n,
+                job.destination if copies else None,
+                job.options,
+                mode=job.mode if copies else "copy",
+                overwrite=job.overwrite,
+                ranked=job.ranked,
+                max_loss=job.max_loss,
+                embeddings=job.embeddings,
+                stop=interrupt,
+                progress=interrupt.progress,
+            )
+        except GateError as error:
+            return cast("Placed", error.result), error
+    _write_list(job, listing, placed.ranked if job.ranked else placed.chosen)
+    return placed, None
 
-    job = Job(folder / "source", folder / "subset", n, options)
-    with Bars(quiet) as bars:
-        draw_pictures(job.source, progress=bars)
-    report(job, as_json, quiet, verbose)
+
+def _check_list(job: Job, listing: Listing) -> None:
+    """Refuse a list that could not be written, or would hurt the source, before any work."""
+    file = job.list_file
+    if file is None:
+        return
+    odd = next((path for path in listing.paths if "\n" in listing.locate(path)), None)
+    if odd is not None and not job.null:
+        raise UsageError(f"'{odd}' has a newline in its path, which --list cannot hold without -0")
+    if str(file) == "-":
+        return
+    real = Path(os.path.realpath(file))
+    if os.path.isdir(file) or not os.path.isdir(real.parent):  # noqa: PTH112 (never raises)
+        raise UsageError(f"--list '{file}' is a folder, or lies in none")
+    inside = not listing.listed and Path(os.path.realpath(listing.root)) in real.parents
+    if inside or any(real == Path(os.path.realpath(listing.locate(path))) for path in listing.paths):
+        raise UsageError(f"--list '{file}' would change the source '{listing.name}'")
+
+
+def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...]) -> None:
+    """The chosen images, by paths that open from the current folder."""
+    if job.list_file is None:
+        return
+    end = b"\0" if job.null else b"\n"
+    content = b"".join(os.fsencode(listing.root / path) + end for path in chosen)
+    if str(job.list_file) == "-":
+        say(content)
+        return
+    try:
+        if job.list_file.exists() and not job.list_file.is_file():
+            job.list_file.write_bytes(content)  # a FIFO or a device takes it as it comes
+        else:
+            write_whole(Path(os.path.realpath(job.list_file)), content)
+    except OSError as error:
+        raise OutputError(f"cannot write --list '{job.list_file}': {error.strerror or error}") from None

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import TypeAlias
 
 import click
 
+from imgsubset.cli.output import Output
 from imgsubset.progress import Progress
 
-FATAL = ("SIGINT", "SIGTERM", "SIGHUP")
+FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Handler: TypeAlias = Callable[[int, "FrameType | None"], None]
 SEARCHING = ("draw", "exchange")  # the stages of a search
 
 
@@ -25,28 +28,26 @@ class EndedBySignal(BaseException):
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
-    """The first signal ends the program in order, the next at once. One that the parent ignores, as nohup does with
-    SIGHUP and a shell with the SIGINT of background jobs, stays ignored."""
-    before = {}
-    for name in FATAL:
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            with contextlib.suppress(ValueError):  # not in the main thread
-                before[number] = signal.signal(number, leave)
+def handled(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
+    """Signals go to a handler; those that the parent ignores, as nohup does with SIGHUP and a shell with the SIGINT of
+    background jobs, stay ignored."""
+    before = {number: signal.signal(number, handler) for number in _heeded(numbers)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            if signal.getsignal(number) == handler:  # the program is not about to leave
+                signal.signal(number, earlier)
+
+
+def _heeded(numbers: Sequence[signal.Signals]) -> list[signal.Signals]:
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def leave(number: int, _frame: FrameType | None = None) -> None:
     """End the program in order; from now on a signal ends it where it stands."""
-    for name in FATAL:
-        other = getattr(signal, name, None)
-        if other is not None and signal.getsignal(other) is not signal.SIG_IGN:
-            signal.signal(other, lambda later, _: os._exit(128 + later))
+    for other in _heeded(FATAL):
+        signal.signal(other, lambda later, _: os._exit(128 + later))
     raise EndedBySignal(number)
 
 
@@ -70,12 +71,6 @@ class Interrupt:
             self.searching = False
         self.bars(stage, done, total, note)
 
-    def __enter__(self) -> Interrupt:
-        self.before = signal.getsignal(signal.SIGINT)
-        if self.before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self.handle)
-        return self
-
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Ask, or leave."""
         if self.asked or not self.searching:
@@ -84,6 +79,11 @@ class Interrupt:
         with contextlib.suppress(OSError):
             click.echo("\nimgsubset: ending the search with the best so far; Ctrl-C again to leave at once", err=True)
 
-    def __exit__(self, *_: object) -> None:
-        if signal.getsignal(signal.SIGINT) == self.handle:
-            signal.signal(signal.SIGINT, self.before)
+
+@contextlib.contextmanager
+def interruptible(out: Output) -> Iterator[Interrupt]:
+    """A context in which Ctrl-C is as `Interrupt` has it, and progress is shown."""
+    with out.bars() as bars:
+        interrupt = Interrupt(bars)
+        with handled(interrupt.handle, signal.SIGINT):
+            yield interrupt

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from imgsubset.cli.options import (
-    CLASS_OPTIONS,
-    FEATURE_OPTIONS,
-    PATH,
-    SEARCH_OPTIONS,
-    WHICH_OPTIONS,
-    embeddings_record,
-    open_source,
-    options_record,
-    output_options,
-)
-from imgsubset.cli.output import Bars, Command, show
-from imgsubset.cli.signals import Interrupt
+from imgsubset.cli import options as opt
+from imgsubset.cli.output import Command, Output
+from imgsubset.cli.signals import interruptible
 from imgsubset.errors import UsageError
-from imgsubset.options import Embeddings, Options
 from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import placed_summary, printable
 from imgsubset.tasks.sizes import ANY, part_sizes
@@ -30,28 +20,17 @@ from imgsubset.writing.export import MODES
 
 
 @click.command("split", cls=Command, short_help="Cut a source into disjoint subsets that all match it.")
-@click.argument("source", metavar="SRC", type=PATH)
-@click.argument("destination", metavar="DST", type=PATH)
+@click.argument("source", metavar="SRC", type=opt.PATH)
+@click.argument("destination", metavar="DST", type=opt.PATH)
 @click.argument("parts", metavar="NAME=SIZE...", nargs=-1, required=True)
-@options_record(CLASS_OPTIONS, WHICH_OPTIONS, FEATURE_OPTIONS, SEARCH_OPTIONS)
-@embeddings_record
+@opt.add(opt.CLASSES, opt.WHICH, opt.FEATURES, opt.SEARCH, opt.EMBEDDINGS)
 @click.option("--mode", type=click.Choice(MODES), default="copy", show_default=True,
               help="How the images come to DST.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier split in DST; foreign files there stay.")
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
-@output_options
+@opt.add(opt.OUTPUT)
 def split_command(
-    source: Path,
-    destination: Path,
-    parts: tuple[str, ...],
-    options: Options,
-    embeddings: Embeddings | None,
-    mode: str,
-    overwrite: bool,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
+    source: Path, destination: Path, parts: tuple[str, ...], dry_run: bool, out: Output, **more: Any
 ) -> None:
     """Cut SRC into disjoint subsets, each as close to the whole as can be, in folders of DST.
 
@@ -62,24 +41,15 @@ def split_command(
     """
     sizes = parse_parts(parts)
     part_sizes(sizes, ANY)
-    with Bars(quiet) as bars, Interrupt(bars) as interrupt:
-        placed = split_into(
-            open_source(source),
-            sizes,
-            None if dry_run else destination,
-            options,
-            mode=mode,
-            overwrite=overwrite,
-            embeddings=embeddings,
-            stop=interrupt,
-            progress=interrupt.progress,
-        )
+    folder = None if dry_run else destination
+    with interruptible(out) as interrupt:
+        placed = split_into(opt.open_source(source), sizes, folder, stop=interrupt, progress=interrupt.progress, **more)
     done = all(part.done for part in placed.values())
     if done:
         text = f"{printable(str(destination))} already holds this split; nothing to do"
     else:
-        text = "\n\n".join(f"{printable(name)}: {placed_summary(part, verbose)}" for name, part in placed.items())
-    show({"parts": {name: describe_placed(part) for name, part in placed.items()}, "done": done}, text, as_json, quiet)
+        text = "\n\n".join(f"{printable(name)}: {placed_summary(part, out.verbose)}" for name, part in placed.items())
+    out.show({"parts": {name: describe_placed(part) for name, part in placed.items()}, "done": done}, text)
     if interrupt.asked:
         raise click.exceptions.Exit(130)
 

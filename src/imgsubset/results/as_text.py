@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.results.records import (
@@ -132,15 +132,17 @@ def cache_summary(folder: Path, files: Sequence[Kept]) -> str:
     return "\n".join(lines)
 
 
-def batch_summary(rows: Iterable[tuple[str, str, int | None, float | None]], errors: Mapping[str, str]) -> str:
-    """One line a job: its name, what became of it, n and loss; then the errors."""
-    rows = list(rows)
-    width = max(8, *(len(printable(name)) for name, *_ in rows)) + 2
+def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
+    """One line a job, of their records: its name, what became of it, n and loss; then the errors."""
+    width = max(8, *(len(printable(job["name"])) for job in records)) + 2
     lines = [f"{'job':<{width}}{'status':<10}{'n':>9}{'loss':>9}"]
-    for name, status, n, loss in rows:
-        figures = f"{n:>9,}{loss:>9.3f}" if n is not None and loss is not None else ""
-        lines.append(f"{printable(name):<{width}}{status:<10}{figures}".rstrip())
-    return "\n".join([*lines, *(f"{printable(name)}: {printable(error)}" for name, error in errors.items())])
+    for job in records:
+        found = job["result"]
+        figures = f"{found['n']:>9,}{found['score']['loss']:>9.3f}" if found else ""
+        lines.append(f"{printable(job['name']):<{width}}{job['status']:<10}{figures}".rstrip())
+    return "\n".join(
+        lines + [f"{printable(job['name'])}: {printable(job['error'])}" for job in records if job["error"]]
+    )
 
 
 def _times(seconds: Mapping[str, float]) -> str:
