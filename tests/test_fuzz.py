@@ -48,9 +48,9 @@ SIDE = 16
 DECODER = """
 import resource, signal, sys
 from imgsubset.reading.images import decode, reason
-decode(sys.argv[1], 16)
+decode(sys.argv[1], [16])
 try:
-    decode(sys.argv[2], 16)  # imports numpy before there is a limit
+    decode(sys.argv[2], [16])  # imports numpy before there is a limit
 except Exception:
     pass
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
@@ -58,7 +58,7 @@ print("ready", flush=True)
 for line in sys.stdin:
     signal.alarm(120)  # whose default is to end the process
     try:
-        pixels, stamp = decode(line[:-1], 16)
+        _, (pixels,) = decode(line[:-1], [16])
         print("pixels", len(pixels), flush=True)
     except Exception as error:
         print("refused", repr(reason(error, line[:-1])), flush=True)
