@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import selection_of
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.options import Options
+from imgsubset.features.source import recipe
+from imgsubset.options import CHOICE, FIELDS, LOSS, NOTHING, REMOVED, Features, Mix, Options, Search, merged
+from imgsubset.results.as_json import describe, request
 from imgsubset.tasks.sizes import subset_size
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
@@ -133,6 +138,109 @@ def test_the_ends_of_every_range_are_allowed(field: str, value: Any) -> None:
 def test_the_noise_is_one_step_of_the_discretised_chain_by_default() -> None:
     options = Options()
     assert (options.langevin_time, options.friction, options.temperature) == (0.1, 1.0, 1.0)
+
+
+# Records
+
+
+def test_options_by_name_are_sorted_into_records_and_read_either_way() -> None:
+    options = Options(steps=50, size=16, include=["*.png"], weights={"kl": 1}, labels="x.csv", stratify="equal")
+    assert (options.search.steps, options.steps) == (50, 50)
+    assert (options.features.size, options.size) == (16, 16)
+    assert options.reading.include == options.include == ("*.png",)
+    assert options.mix.weights == options.weights == Weights(1, 0, 0, 0, 0)
+    assert (options.constraints.labels, options.running.device) == ("x.csv", "auto")
+
+
+def test_a_record_may_be_given_whole_and_single_options_go_before_it() -> None:
+    search = Search(steps=5, chains=3)
+    assert Options(search=search) == Options(steps=5, chains=3)
+    assert Options(search=search, steps=7) == Options(steps=7, chains=3)
+    assert Options(mix=Mix({"kl": 1})).weights == Weights(1, 0, 0, 0, 0)  # type: ignore[arg-type]
+
+
+def test_options_are_values() -> None:
+    assert Options(steps=5) == Options(steps=5) != Options()
+    assert hash(Options(steps=5)) == hash(Options(steps=5))
+    assert dataclasses.replace(Options(steps=5, size=16), steps=6) == Options(steps=6, size=16)
+    assert merged(None, {"steps": 6}) == Options(steps=6)
+    assert merged(Options(steps=5, size=16), {"steps": 6}) == Options(steps=6, size=16)
+    assert merged(Options(steps=5), {"features": Features(size=16)}) == Options(steps=5, size=16)
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("step", "unknown option 'step'; did you mean 'steps'?"),
+        ("xyzzy", "unknown option 'xyzzy'; known: include, "),
+        ("resume", "unknown option 'resume': it was taken out, since a search takes seconds"),
+        ("cache_verify", "unknown option 'cache_verify': it was taken out, since an image is known by"),
+    ],
+)
+def test_a_word_that_is_no_option_is_a_usage_error(word: str, text: str) -> None:
+    for attempt in (lambda: Options(**{word: 1}), lambda: merged(Options(), {word: 1})):
+        with pytest.raises(UsageError) as caught:
+            attempt()
+        assert str(caught.value).startswith(text)
+    with pytest.raises(AttributeError, match=f"'{word}'"):
+        getattr(Options(), word)
+    assert not set(REMOVED) & set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"include": "*.png"}, "include '*.png' is not a list, but a text"),
+        ({"keep": "a.png"}, "keep 'a.png' is not a list, but a text"),
+        ({"labels": "x.csv"}, "labels 'x.csv' is not of use without stratify"),
+        ({"dedupe": True, "group_by": "parent"}, "dedupe True is not possible with group_by"),
+        ({"target_loss": 0.5, "target_size": 9}, "target_size 9 is not to be given together with a target_loss"),
+        ({"weights": {"kl": 1, "fid": 2}}, "unknown divergence 'fid' in weights"),
+    ],
+)
+def test_options_that_do_not_go_together_are_usage_errors(words: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text.replace("*", r"\*")):
+        Options(**words)
+
+
+def test_every_option_says_once_what_it_decides_and_what_it_means() -> None:
+    records = [getattr(Options(), field.name) for field in dataclasses.fields(Options)]
+    names = [field.name for record in records for field in dataclasses.fields(record)]
+    assert len(names) == len(set(names))
+    assert set(names) == {*FIELDS}
+    assert list(Options().that_decide()) == names
+    for record in records:
+        for field in dataclasses.fields(record):
+            assert field.metadata["decides"] in (LOSS, CHOICE, NOTHING)
+            assert f"{field.name}  {field.metadata['meaning']}" in type(record).__doc__
+
+
+def test_what_decides_a_loss_is_what_a_manifest_gives_back() -> None:
+    assert {*Options().that_decide(LOSS)} == {
+        *("include", "exclude", "sidecars", "size", "channels", "kernel_size", "weights", "seed")
+    }
+
+
+def test_the_request_holds_what_decides_the_choice_and_the_manifest_all(folder: Path) -> None:
+    asked = request("3", Options(), None, "copy", False)["options"]
+    assert {*FIELDS} - {*asked} == {"workers", "cache"}
+    assert describe(selection_of(folder, ["6.bmp"]))["options"].keys() == FIELDS.keys()
+    for word in ({"workers": 3}, {"cache": "elsewhere"}):
+        assert request("3", Options(**word), None, "copy", False)["options"] == asked
+    for word in ({"steps": 3}, {"strict": True}, {"weights": {"kl": 1}}, {"device": "cpu"}, {"include": ["a"]}):
+        assert request("3", Options(**word), None, "copy", False)["options"] != asked
+
+
+def test_the_key_of_the_cache_holds_what_decides_the_features() -> None:
+    key = recipe(Features(), 0, "cpu")
+    assert {"seed", "size", "channels", "kernel_size"} < {*key}
+    assert not {*FIELDS} - {"seed", "size", "channels", "kernel_size", "device"} & {*key}
+    for other in (recipe(Features(size=16), 0, "cpu"), recipe(Features(kernel_size=5), 0, "cpu"),
+                  recipe(Features(channels=(8,)), 0, "cpu"), recipe(Features(), 1, "cpu")):  # fmt: skip
+        assert other != key
+
+
+# Sizes
 
 
 @pytest.mark.parametrize(

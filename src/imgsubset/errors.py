@@ -15,7 +15,10 @@ Anything else that escapes is a bug.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class ImgsubsetError(Exception):

@@ -1,0 +1,153 @@
+"""Manifests of format 1, as the version before the rooms wrote them, and what makes one unreadable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run, tree
+
+from imgsubset.errors import InputError
+from imgsubset.options import Options
+from imgsubset.reading.listing import list_images
+from imgsubset.tasks.select import select_into
+from imgsubset.weights import Weights
+from imgsubset.writing.manifest import read_manifest
+
+Program = Callable[..., Run]
+CHOSEN = ("6.bmp", "b/4.gif")
+WORDS = {"candidates": 64, "chains": 1, "steps": 8, "size": 16, "channels": [8, 8], "device": "cpu"}
+ASKED: dict[str, Any] = {
+    "weights": {"kl": 1.0, "js": 0.0, "wasserstein": 0.0, "hellinger": 0.0, "frechet": 2.0},
+    "candidates": 64,
+    "chains": 1,
+    "steps": 8,
+    "time_limit": None,
+    "seed": 0,
+    "device": "cpu",
+    "size": 16,
+    "channels": [8, 8],
+    "kernel_size": 3,
+    "temperature": 1.0,
+    "friction": 1.0,
+    "langevin_time": 0.1,
+    "target_loss": None,
+    "target_size": None,
+    "stratify": None,
+    "labels": None,
+    "group_by": None,
+    "include": ["*.bmp", "*.gif", "*.png"],
+    "exclude": [],
+    "keep": [],
+    "drop": [],
+    "dedupe": False,
+    "sidecars": "auto",
+    "coco": None,
+    "strict": False,
+}
+SCORE = {"loss": 0.25, "percentile": 1.5, "effective_size": 3.5, "divergences": {}}
+
+
+def old(source: Path, out: Path) -> dict[str, Any]:
+    """Two copies in a destination and the manifest that the old version wrote beside them."""
+    for name in CHOSEN:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes((source / name).read_bytes())
+    counts = {"usable": 4, "chosen": 2, "rejected": 0, "ignored": 4, "cached": 0, "copies": 0}
+    listing = list_images(source)
+    kept = listing.without({path for path in listing.paths if Path(path).suffix not in (".bmp", ".gif", ".png")})
+    record = {
+        "format": 1,
+        "program": {"name": "imgsubset", "version": version("imgsubset")},
+        "libraries": {"python": "3.11.7", "torch": "2.6.0"},
+        "device": "cpu",
+        "source": str(source),
+        "source_digest": kept.digest,
+        "n": 2,
+        "options": {**ASKED, "resume": None, "workers": 0, "cache": "/somewhere", "cache_verify": False},
+        "request": {
+            "n": "2",
+            "options": ASKED,
+            "files": {"labels": None, "coco": None},
+            "embeddings": None,
+            "mode": "copy",
+            "ranked": False,
+        },
+        "counts": counts,
+        "classes": {},
+        "score": SCORE,
+        "interrupted": False,
+        "warnings": [],
+        "rejected": [],
+        "trace": [],
+        "seconds": {"list": 0.1},
+        "files": [
+            {"path": path, "rank": rank, "sha256": hashlib.sha256((source / path).read_bytes()).hexdigest()}
+            for rank, path in zip((2, 1), CHOSEN, strict=True)
+        ],
+        "extras": [],
+    }
+    (out / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def test_a_manifest_of_the_old_version_is_read(folder: Path, tmp_path: Path) -> None:
+    record = old(folder, tmp_path / "out")
+    for place in (tmp_path / "out", tmp_path / "out" / "manifest.json"):
+        found = read_manifest(place)
+        assert found.record == record
+        assert tuple(found.hashes) == CHOSEN
+        assert found.extras == {}
+        assert found.options == Options(
+            size=16, channels=(8, 8), weights=Weights(1, 0, 0, 0, 2), include=("*.bmp", "*.gif", "*.png")
+        )
+
+
+def test_what_the_old_version_finished_is_verified_and_counts_as_done(
+    imgsubset: Program, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    old(folder, out)
+    assert imgsubset("verify", out).code == 0
+    before = tree(out)
+    patterns = ["*.bmp", "*.gif", "*.png"]
+    placed = select_into(folder, 2, out, weights={"kl": 1, "frechet": 2}, include=patterns, workers=1, **WORDS)
+    assert (placed.done, placed.loss, placed.destination) == (True, 0.25, out)
+    assert (placed.chosen, placed.ranked) == (CHOSEN, CHOSEN[::-1])
+    words = [f"--include={pattern}" for pattern in patterns]
+    words += "--candidates 64 --chains 1 --steps 8 --size 16 --channels 8,8 --device cpu".split()
+    run = imgsubset("select", folder, out, "-n", 2, "--weights", "kl=1,frechet=2", *words)
+    assert (run.code, "nothing to do" in run.out) == (0, True)
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("format", 2, "has format 2; this version reads format 1"),
+        ("files", None, "is not one of imgsubset's: TypeError"),
+        ("files", [{"path": "../x"}], "which is no path in a folder"),
+        ("files", [{"path": "/x"}], "which is no path in a folder"),
+        ("files", [{"path": "a\0"}], "which is no path in a folder"),
+        ("files", [{"path": ""}], "which is no path in a folder"),
+        ("extras", [{"path": "x"}], "KeyError 'sha256'"),
+        ("options", {}, "KeyError"),
+        ("options", {**ASKED, "seed": "0"}, "seed '0' makes no sense"),
+        ("options", {**ASKED, "channels": [8, "8"]}, "channels .* makes no sense"),
+        ("options", {**ASKED, "include": "*.png"}, "include .* makes no sense"),
+        ("options", {**ASKED, "weights": [1, 1, 1, 1, 1]}, "weights .* makes no sense"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_an_input_error(
+    folder: Path, tmp_path: Path, key: str, value: object, text: str
+) -> None:
+    record = old(folder, tmp_path / "out") | {key: value}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=text) as caught:
+        read_manifest(tmp_path / "out")
+    assert f"manifest '{tmp_path / 'out' / 'manifest.json'}'" in str(caught.value)
