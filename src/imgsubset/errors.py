@@ -1,17 +1,4 @@
-"""Every error that imgsubset raises on purpose.
-
-    ImgsubsetError             exit code 1
-    ├── UsageError             2   an option, weight or path that makes no sense
-    ├── InputError             3   a source that cannot be used: no images, too few, unreadable
-    ├── BadFilesError          4   files that could not be decoded, when `strict` asks for all of them
-    ├── OutputError            5   a destination that could not be written
-    └── VerdictError               all worked, but the answer is bad
-        ├── GateError          6   a loss above what was allowed
-        ├── VerifyError        7   a subset that is not what its manifest says
-        └── BatchError         8   jobs of a batch failed
-
-Anything else that escapes is a bug.
-"""
+"""Every error that imgsubset raises on purpose. Anything else that escapes is a bug."""
 
 from __future__ import annotations
 
@@ -28,13 +15,13 @@ class ImgsubsetError(Exception):
 
 
 class UsageError(ImgsubsetError, ValueError):
-    """The caller asked for something that makes no sense."""
+    """The caller asked for something that makes no sense: an option, a weight, a path."""
 
     exit_code = 2
 
 
 class InputError(ImgsubsetError):
-    """The source cannot be used."""
+    """The source cannot be used: it has no images, or too few, or cannot be read."""
 
     exit_code = 3
 
