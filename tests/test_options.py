@@ -104,6 +104,18 @@ def test_shares_depend_on_proportions_alone(scale: float) -> None:
         ("langevin_time", math.nan),
         ("langevin_time", -1.0),
         ("workers", -1),
+        ("workers", "2"),
+        ("steps", "5"),
+        ("steps", None),
+        ("size", None),
+        ("device", None),
+        ("stratify", "all"),
+        ("channels", 5),
+        ("channels", ("8",)),
+        ("include", None),
+        ("keep", 3),
+        ("weights", None),
+        ("weights", "kl=1"),
     ],
 )
 def test_a_wrong_option_is_a_usage_error_that_names_field_and_value(field: str, value: Any) -> None:

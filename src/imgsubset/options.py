@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +60,18 @@ class _Record:
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):  # type: ignore[arg-type]  # what derives from this is a dataclass
             value = getattr(self, option.name)
+            if value is None and option.default is None:
+                continue
             if isinstance(option.default, tuple):
                 self._check(not isinstance(value, str), option.name, "a list, but a text")
+                self._check(isinstance(value, Iterable), option.name, "a list")
                 object.__setattr__(self, option.name, tuple(value))
-            check = option.metadata["check"]
-            if check and value is not None:
-                self._check(check[0](value), option.name, check[1])
+            if check := option.metadata["check"]:
+                makes_sense, wanted = check
+                try:
+                    self._check(makes_sense(value), option.name, wanted)
+                except TypeError:  # a text where a number is wanted
+                    self._check(False, option.name, wanted)
 
     def _check(self, good: bool, name: str, wanted: str) -> None:
         if not good:
@@ -104,6 +110,7 @@ class Mix(_Record):
     def __post_init__(self) -> None:
         if isinstance(self.weights, Mapping):
             object.__setattr__(self, "weights", Weights.of(self.weights))
+        self._check(isinstance(self.weights, Weights), "weights", "a number for each divergence, by name")
 
 
 @dataclass(frozen=True)
