@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import Any
-
 
 class ImgsubsetError(Exception):
     """Root of the tree; `exit_code` is what the command line ends with."""
@@ -47,7 +42,7 @@ class GateError(VerdictError):
 
     exit_code = 6
 
-    def __init__(self, message: str, result: Any = None) -> None:
+    def __init__(self, message: str, result: object = None) -> None:
         super().__init__(message)
         self.result = result
 

@@ -108,13 +108,14 @@ def new_name(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write, which is on the disk in the end."""
+def new_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A new file to write. In the end it is on the disk, unless it need not be durable."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         yield file
         file.flush()
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
 
 
 def write_json(path: Path, record: object) -> None:
@@ -122,14 +123,15 @@ def write_json(path: Path, record: object) -> None:
     write_whole(path, json.dumps(record, indent=1).encode() + b"\n")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one step, in place of any earlier one."""
+def write_whole(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
+    """Write a file in one step, in place of any earlier one. Unless it is durable, a power cut may leave half of it."""
     with new_name(path) as new:
-        with synced(new) as file:
+        with new_file(new, durable) as file:
             file.write(content)
         new.chmod(0o644)
         new.replace(path)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgsubset.errors import OutputError
-from imgsubset.files import Cancelled, Stamp, new_name, sha256, sha256_of, synced
+from imgsubset.files import Cancelled, Stamp, new_file, new_name, sha256, sha256_of
 from imgsubset.reading.listing import Listing
 
 
@@ -29,7 +29,7 @@ def place(
         file = source.open(path)
     with file, new_name(target) as name:
         if mode == "copy":
-            with synced(name) as copy:
+            with new_file(name) as copy:
                 digest = sha256_of(file, cancelled, copy)
         else:
             digest = sha256_of(file, cancelled)
