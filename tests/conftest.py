@@ -16,7 +16,7 @@ import struct
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import Options, Selection, cli, select
+from imgsubset.features.source import Source, read_source
 from imgsubset.files import Stamp
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.filters import list_candidates
+from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import LIBRARIES
 from imgsubset.results.records import Score
 from imgsubset.statistics import permutation
@@ -211,6 +213,19 @@ def normal_user(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def listing_of(root: Path, paths: Iterable[str] = (), name: str | None = None, **fields: Any) -> Listing:
+    """A listing of these paths as they are now, whether they are images or not; of absent ones with a stamp of 0."""
+    paths = tuple(paths)
+    files = [root / path for path in paths]
+    stamps = tuple(Stamp.of(file.stat()) if file.is_file() else Stamp(0, 0) for file in files)
+    return Listing(name or str(root), root, paths, stamps, **fields)
+
+
+def read(source: AnySource, options: Options) -> Source:
+    """The moments of the images of a source, from its name."""
+    return read_source(list_candidates(source, options.reading), options)
 
 
 def selection_of(source: Path, chosen: Sequence[str]) -> Selection:

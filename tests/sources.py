@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from imgsubset.options import Search
+from imgsubset.search.choices import Choices
+from imgsubset.search.find import find
+from imgsubset.search.loop import Found
+from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.statistics.langevin import Langevin
-from imgsubset.statistics.moments import Block, ImageMoments, standard
-from imgsubset.statistics.objective import Objective, objective
+from imgsubset.statistics.moments import Block, ImageMoments, all_moments, standard
+from imgsubset.statistics.objective import Objective, Term, objective
 from imgsubset.weights import Weights
+
+# What a unit of each divergence adds to a loss: of the order that calibration gives.
+COEFFICIENTS = {"kl": 100.0, "js": 300.0, "wasserstein": 80.0, "hellinger": 400.0, "frechet": 10.0}
 
 
 def made_up_source(count: int, channels: int, seed: int = 0, positions: int = 16) -> ImageMoments:
@@ -27,6 +38,23 @@ def goal_of(
 ) -> Objective:
     """The objective of one block."""
     return objective((Block("made up", images),), n, weights or Weights(), langevin)
+
+
+def form_of(images: ImageMoments, coefficients: dict[str, float]) -> Quadratic:
+    """The second-order form of a mix of one block, without calibration."""
+    term = Term(Block("made up", images), all_moments(images), torch.zeros(2, 5), coefficients)
+    return quadratic_form(Objective((term,), 1, Langevin()))
+
+
+def searched(
+    goal: Objective,
+    seed: int = 0,
+    choices: Choices | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> Found:
+    """What a search with these options finds."""
+    return find(goal, Search(**options), torch.Generator().manual_seed(seed), stop, lambda *_: None, choices=choices)
 
 
 def random_rows(chains: int, n: int, total: int, seed: int = 0) -> Tensor:

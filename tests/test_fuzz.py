@@ -58,7 +58,8 @@ print("ready", flush=True)
 for line in sys.stdin:
     signal.alarm(120)  # whose default is to end the process
     try:
-        _, (pixels,) = decode(line[:-1], [16])
+        image = decode(line[:-1], [16])
+        (pixels,), stamp = image.pixels, image.facts.stamp
         print("pixels", len(pixels), flush=True)
     except Exception as error:
         print("refused", repr(reason(error, line[:-1])), flush=True)

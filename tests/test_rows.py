@@ -24,15 +24,16 @@ from PIL import Image
 from torch import Tensor
 
 from imgsubset import Options, select
+from imgsubset import files as copying
 from imgsubset.devices import by_blocks
 from imgsubset.errors import BadFilesError, OutputError
 from imgsubset.features import ingest, source
-from imgsubset.files import PARTIAL
 from imgsubset.reading.decoders import Chunk
 from imgsubset.reading.images import decode, reason
 from imgsubset.search.exchange import Exchanges
 from imgsubset.statistics import objective
-from imgsubset.writing import copying, destination
+from imgsubset.writing import copying as copies
+from imgsubset.writing import destination
 from imgsubset.writing.destination import MARKER
 
 Program = Callable[..., Run]
@@ -54,7 +55,7 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 def outcome(path: Path) -> str:
     """The reason why a file cannot be decoded; empty if it can."""
     try:
-        _, (pixels,) = decode(path, [SIDE])
+        (pixels,) = decode(path, [SIDE]).pixels
     except Exception as error:
         return reason(error, path)
     assert len(pixels) == SIDE * SIDE * 3
@@ -306,6 +307,7 @@ def test_row03_a_risky_format_is_never_opened(tmp_path: Path, monkeypatch: pytes
         assert outcome(path) == "not an image of a supported format (JPEG, PNG, WEBP, BMP, GIF, TIFF)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_row03_no_external_program_is_started(
     imgsubset: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -327,7 +329,7 @@ def test_row03_no_external_program_is_started(
 
 
 def shown(path: Path) -> np.ndarray:
-    return np.frombuffer(decode(path, [SIDE])[1][0], np.uint8).reshape(SIDE, SIDE, 3).astype(int)
+    return np.frombuffer(decode(path, [SIDE]).pixels[0], np.uint8).reshape(SIDE, SIDE, 3).astype(int)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"])
@@ -490,6 +492,7 @@ FOLDED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", FOLDED, ids=ascii)
 def test_row08_a_collision_is_refused_before_anything_is_copied(
     imgsubset: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
@@ -620,13 +623,15 @@ def test_row10_a_file_size_limit_leaves_nothing_half(imgsubset: Program, tmp_pat
 
 
 @pytest.mark.slow
-def test_row10_decoding_needs_no_room(tmp_path: Path) -> None:
+def test_row10_no_room_for_decoding_is_no_traceback(tmp_path: Path) -> None:
     smooth(0, 9, 9).save(create(tmp_path / "source" / "1.png"))
-    arguments = ["select", tmp_path / "source", "-n", 1, "--mode", "none", *SEARCH, "--no-cache", "--workers", 1]
+    arguments = ["select", tmp_path / "source", tmp_path / "out", "-n", 1, *SEARCH, "--no-cache", "--workers", 1]
     run = subprocess.run(
         [sys.executable, "-c", LIMITED, "1000", *map(str, arguments)], capture_output=True, check=False
     )
-    assert (run.returncode, run.stderr) == (0, b"")
+    assert (run.returncode, run.stdout) == (3, b"")
+    assert run.stderr.startswith(b"imgsubset: error: ")
+    assert run.stderr.count(b"\n") == 1
 
 
 @pytest.mark.slow
@@ -638,11 +643,11 @@ def test_row10_any_error_of_the_disk_at_any_call(
     """The first call that is about a copy fails; the run ends with 5 and its line, and the next one completes."""
     out = tmp_path / "out"
     failing = {
-        "write": (copying, "sha256_of"),
+        "write": (copies, "sha256_of"),
         "fsync": (copying.os, "fsync"),
         "mkdir": (Path, "mkdir"),
-        "open": (copying, "new_name"),
-        "rename": (copying, "_rename"),
+        "open": (copies, "new_name"),
+        "rename": (copies, "_rename"),
     }
     owner, name = failing[call]
     real = getattr(owner, name)
@@ -658,7 +663,7 @@ def test_row10_any_error_of_the_disk_at_any_call(
         with pytest.raises(OutputError, match=os.strerror(number)):
             export.export(selection, out)
     assert not {"manifest.json", "a/1.jpg", "a/2.png"} & set(tree(out))
-    assert [path for path in tree(out) if PARTIAL in path] == []
+    assert [path for path in tree(out) if copying.PARTIAL in path] == []
     export.export(selection, out)
     assert set(tree(out)) == {"a/1.jpg", "a/2.png", "manifest.json"}
 
@@ -705,7 +710,7 @@ def test_rows13_14_the_program_names_the_file(
     real = export.export
     monkeypatch.setattr("imgsubset.tasks.select.export", late)
     if when == "corrupted":
-        monkeypatch.setattr(copying.shutil, "copystat", corrupt)
+        monkeypatch.setattr(shutil, "copystat", corrupt)
     run = imgsubset("select", folder, tmp_path / "out", "-n", "100%", *FAST)
     said = {
         "gone": "cannot be read any more",
@@ -867,6 +872,28 @@ def test_row18_paths_from_an_iterator_are_there_for_the_cpu_too(
     assert len(select(iter(paths), 5, replace(OPTIONS, device="auto")).chosen) == 5
 
 
+# Row 20: a run that is cut off and started again
+
+
+def test_row20_what_was_decoded_before_a_cut_is_not_decoded_again(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "STORED", 16)
+    options = replace(OPTIONS, cache=str(tmp_path / "cache"), workers=1)
+    seen = []
+
+    def cut(stage: str, done: int, total: int, note: str = "") -> None:
+        seen.append(done)
+        if sum(seen) >= 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        select(pictures, 9, options, progress=cut)
+    again = select(pictures, 9, options)
+    assert again.cached >= sum(seen) - 16
+    assert again.ranked == select(pictures, 9, OPTIONS).ranked
+
+
 # Row 21: what must not matter
 
 
@@ -875,6 +902,7 @@ def usual(pictures: Path) -> tuple[str, ...]:
     return select(pictures, 9, OPTIONS).ranked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["reversed", "shuffled"])
 def test_row21_the_order_of_the_files(
     pictures: Path, usual: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, order: str
@@ -906,6 +934,7 @@ def test_row21_the_number_of_processes(pictures: Path, usual: tuple[str, ...], w
     assert select(pictures, 9, replace(OPTIONS, workers=workers)).ranked == usual
 
 
+@pytest.mark.slow
 def test_row21_which_images_are_cached_and_so_the_batches(
     pictures: Path, usual: tuple[str, ...], tmp_path: Path
 ) -> None:

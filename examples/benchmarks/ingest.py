@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from plain import plain_moments, plain_weights
 
-from imgsubset.features.ingest import ingest
+from imgsubset.features.ingest import Ingested, ingest
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
@@ -27,8 +27,9 @@ COLD_IMAGES = 500
 
 def ours(folder: Path, workers: int | None) -> None:
     listing = list_images(folder)
-    with decoded(listing.root, listing.paths, 64, workers) as chunks:
-        ingest(chunks, listing.paths, 64, RandomCNN(), torch.device("cpu"))
+    places = range(len(listing.paths))
+    with decoded([listing.locate(path) for path in listing.paths], [64], workers) as chunks:
+        ingest(chunks, places, Ingested(len(places), (), {}, {}), [(RandomCNN(), 64)], torch.device("cpu"))
 
 
 def plain(folder: Path) -> None:

@@ -47,7 +47,7 @@ class Problem:
 
     @property
     def images(self) -> ImageMoments:
-        return self.objective.images
+        return self.objective.terms[0].block.images
 
     @cached_property
     def vectors(self) -> np.ndarray:
@@ -87,7 +87,7 @@ def herding(problem: Problem, seed: int) -> Pick:
     """Kernel herding (Chen, Welling & Smola, UAI 2010) of the whole folder, in imgsubset's second-order kernel."""
     form = _form(problem)
     blocks = torch.arange(len(problem.images)).split(BLOCK)
-    fits = len(problem.images) * form.width * 4 <= EMBEDDED_BYTES
+    fits = len(problem.images) * form.embed(blocks[0][:1]).numel() * 4 <= EMBEDDED_BYTES
     kept = [form.embed(block) for block in blocks] if fits else None
 
     def products(vector: Tensor | None) -> Tensor:
@@ -190,4 +190,4 @@ def k_center(problem: Problem, seed: int) -> Pick:
 
 
 def _form(problem: Problem) -> Quadratic:
-    return quadratic_form(problem.images, problem.objective.source, problem.objective.coefficients)
+    return quadratic_form(problem.objective)

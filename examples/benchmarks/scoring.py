@@ -15,13 +15,13 @@ import torch
 from plain import maps_to_rows, plain_cnn
 
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.options import Weights
 from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
 from imgsubset.statistics.divergences import mix
 from imgsubset.statistics.langevin import noised_source
-from imgsubset.statistics.moments import ImageMoments, Standard, maps_to_moments, standard, subset_moments
-from imgsubset.statistics.objective import Objective, random_subsets
+from imgsubset.statistics.moments import Block, ImageMoments, Standard, maps_to_moments, standard, subset_moments
+from imgsubset.statistics.objective import Objective, objective, random_subsets
+from imgsubset.weights import Weights
 
 PLAIN_CANDIDATES = 8
 
@@ -29,16 +29,17 @@ PLAIN_CANDIDATES = 8
 def folder_pixels(folder: Path) -> torch.Tensor:
     """All images of a folder at once, (N, 64, 64, 3), uint8."""
     listing = list_images(folder)
-    with decoded(listing.root, listing.paths, 64) as chunks:
-        pixels = bytearray().join(chunk.pixels for chunk in chunks)
+    with decoded([listing.locate(path) for path in listing.paths], [64]) as chunks:
+        pixels = bytearray().join(chunk.pixels[64] for chunk in chunks)
     return torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 64, 64, 3)[: len(listing.paths)]
 
 
-def plain_losses(pixels: torch.Tensor, rows: torch.Tensor, objective: Objective, scale: Standard) -> list[float]:
+def plain_losses(pixels: torch.Tensor, rows: torch.Tensor, goal: Objective, scale: Standard) -> list[float]:
     """Noised losses of candidates, each through the network and the noise."""
     network = RandomCNN()
-    alpha, sigma2 = objective.langevin.coefficients(1.0)
-    source = noised_source(objective.source, objective.images.positions, alpha, sigma2)
+    alpha, sigma2 = goal.langevin.coefficients(1.0)
+    (term,) = goal.terms
+    source = noised_source(term.source, term.block.images.positions, alpha, sigma2)
     center, width = (value.float()[:, None, None] for value in (scale.center, scale.scale))
     losses = []
     for candidate in rows:
@@ -48,7 +49,7 @@ def plain_losses(pixels: torch.Tensor, rows: torch.Tensor, objective: Objective,
         noised = alpha * maps + sigma2**0.5 * torch.randn_like(maps)
         moments = ImageMoments(maps_to_rows(noised), maps[0, 0].numel())
         everything = torch.arange(len(candidate))[None]
-        losses.append(float(mix(subset_moments(moments, everything), source, objective.coefficients)))
+        losses.append(float(mix(subset_moments(moments, everything), source, term.coefficients)))
     return losses
 
 
@@ -65,17 +66,17 @@ def main() -> None:
         table = torch.cat([maps_to_moments(RandomCNN()(block)) for block in pixels.split(64)])
         images = ImageMoments(table, 64)
         scale = standard(images)
-        objective = Objective(scale.apply(images), arguments.n, Weights())
+        goal = objective([Block("random-cnn", scale.apply(images))], arguments.n, Weights())
         rows = random_subsets(len(pixels), arguments.n, 4096, generator)
         mine, theirs = [], []
         for _ in range(arguments.repeats):
             start = time.perf_counter()
             for block in rows.split(512):
-                objective.noised_lowest(block, 16, 1.0, generator)
+                goal.noised_lowest(block, 16, 1.0, generator)
             mine.append((time.perf_counter() - start) / len(rows))
-            fast = objective.noised_loss(rows[:PLAIN_CANDIDATES], 1.0, generator)
+            fast = goal.noised_loss(rows[:PLAIN_CANDIDATES], 1.0, generator)
             start = time.perf_counter()
-            slow = plain_losses(pixels, rows[:PLAIN_CANDIDATES], objective, scale)
+            slow = plain_losses(pixels, rows[:PLAIN_CANDIDATES], goal, scale)
             theirs.append((time.perf_counter() - start) / len(slow))
     own, plain = statistics.median(mine), statistics.median(theirs)
     print(f"{torch.get_num_threads()} threads, N = {len(pixels)}, n = {arguments.n}, C = {images.channels}")

@@ -25,17 +25,19 @@ from peers import Pick, Problem, UnavailableError
 from torch import Tensor
 from unseen import SPACES, Distances, Unseen
 
-from imgsubset.features.ingest import ingest
+from imgsubset.features.ingest import Ingested, ingest
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.options import DIVERGENCE_NAMES, Options, Weights
+from imgsubset.options import Features, Search
 from imgsubset.progress import silent
 from imgsubset.reading.decoders import chunk_length, decoded
-from imgsubset.reading.images import Stamp
+from imgsubset.reading.images import Facts
 from imgsubset.reading.listing import Listing, list_images
 from imgsubset.search.find import find
-from imgsubset.statistics.moments import standard
-from imgsubset.statistics.objective import Objective, effective_size, random_subsets
+from imgsubset.statistics.moments import Block, standard
+from imgsubset.statistics.objective import effective_size, objective, random_subsets
+from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
+SIZE = Features().size  # pixels
 PIXEL_BYTES = 2_000_000_000  # the plain method needs all pixels in memory
 RANDOM_SUBSETS = 100
 UNIFORM_SEED = 1 << 21  # other subsets than those that the losses are calibrated by
@@ -71,7 +73,7 @@ class Result:
     note: str
 
 
-def searched(problem: Problem, options: Options) -> Pick:
+def searched(problem: Problem, options: Search) -> Pick:
     """imgsubset's own search."""
     generator = torch.Generator().manual_seed(options.seed)
     found = find(problem.objective, options, generator, lambda: False, silent)
@@ -91,14 +93,14 @@ def _without_time(run: Callable[[Problem, int], Pick]) -> Callable[[Problem, int
 
 
 METHODS = {
-    "imgsubset": Method("imgsubset", lambda problem, seed, _: searched(problem, Options(seed=seed))),
+    "imgsubset": Method("imgsubset", lambda problem, seed, _: searched(problem, Search(seed=seed))),
     "draws-time": Method(
         "random draws, same time",
         lambda problem, seed, seconds: searched(
-            problem, Options(seed=seed, steps=0, candidates=ENDLESS, time_limit=seconds)
+            problem, Search(seed=seed, steps=0, candidates=ENDLESS, time_limit=seconds)
         ),
     ),
-    "draws": Method("4,096 random draws", lambda problem, seed, _: searched(problem, Options(seed=seed, steps=0))),
+    "draws": Method("4,096 random draws", lambda problem, seed, _: searched(problem, Search(seed=seed, steps=0))),
     "plain": Method("plain method, same time", peers.plain),
     "herding": Method("greedy herding", _without_time(peers.herding), seeded=False),
     "kt-gaussian": Method(
@@ -118,26 +120,27 @@ METHODS = {
 
 def load(folder: Path, n: int) -> tuple[Problem, Unseen]:
     """Ingest a folder, and look at its pixels once more for the unseen feature spaces."""
-    options = Options()
     listing = list_images(folder)
     report(f"ingest {len(listing.paths):,} images")
-    with decoded(listing.root, listing.paths, options.size) as chunks:
-        network = RandomCNN(options.channels, options.kernel_size, options.seed)
-        ingested = ingest(chunks, listing.paths, options.size, network, torch.device("cpu"))
-    scale = standard(ingested.images)
-    objective = Objective(scale.apply(ingested.images), n, Weights())
+    places = range(len(listing.paths))
+    with decoded([listing.locate(path) for path in listing.paths], [SIZE]) as chunks:
+        ingested = ingest(chunks, places, Ingested(len(places), (), {}, {}), [(RandomCNN(), SIZE)], torch.device("cpu"))
+    (block,) = ingested.blocks([("random-cnn", 1.0)])
+    paths = tuple(listing.paths[place] for place in sorted(ingested.stamps))
+    scale = standard(block.images)
+    goal = objective([Block(block.name, scale.apply(block.images))], n, Weights())
     report("compute the unseen feature spaces")
-    kept: list[Tensor] | None = [] if len(ingested.paths) * options.size**2 * 3 <= PIXEL_BYTES else None
-    unseen = Unseen(_kept(pixel_blocks(listing, options.size), kept), ingested.paths, n)
-    return Problem(objective, scale, torch.cat(kept) if kept else None), unseen
+    kept: list[Tensor] | None = [] if len(paths) * SIZE**2 * 3 <= PIXEL_BYTES else None
+    unseen = Unseen(_kept(pixel_blocks(listing, SIZE), kept), paths, n)
+    return Problem(goal, scale, torch.cat(kept) if kept else None), unseen
 
 
 def pixel_blocks(listing: Listing, size: int) -> Iterator[Tensor]:
     """Pixels (B, H, W, 3) of the images that can be decoded, in order."""
-    with decoded(listing.root, listing.paths, size) as chunks:
+    with decoded([listing.locate(path) for path in listing.paths], [size]) as chunks:
         for chunk in chunks:
-            pixels = np.frombuffer(chunk.pixels, np.uint8).reshape(chunk_length(size), size, size, 3)
-            usable = [place for place, outcome in enumerate(chunk.outcomes) if isinstance(outcome, Stamp)]
+            pixels = np.frombuffer(chunk.pixels[size], np.uint8).reshape(chunk_length(size), size, size, 3)
+            usable = [place for place, outcome in enumerate(chunk.outcomes) if isinstance(outcome, Facts)]
             if usable:
                 yield torch.from_numpy(pixels[usable])
 
@@ -158,7 +161,7 @@ def compare(problem: Problem, unseen: Unseen, names: list[str], seeds: int) -> d
                 importlib.import_module(METHODS[name].module)
             except ImportError as error:
                 results[name] = f"{METHODS[name].package} is not installed ({error})"
-    searched(problem, Options(candidates=64, steps=50))  # warms up
+    searched(problem, Search(candidates=64, steps=50))  # warms up
     for seed in range(seeds):
         limit = 0.0
         for name in dict.fromkeys(["imgsubset", *names]):  # the others' time is imgsubset's
@@ -187,8 +190,8 @@ def measure(problem: Problem, unseen: Unseen, method: Method, seed: int, limit: 
         if len(row) != objective.n or len(row.unique()) != objective.n:
             raise AssertionError(f"{method.title} picked {len(row.unique())} different rows, not {objective.n}")
     loss = float(objective.loss(pick.rows, torch.float64).mean())
-    values = objective.divergences(pick.rows, torch.float64).mean(0).tolist()
-    means = objective.baseline.mean.values()
+    values = objective.divergences(pick.rows, torch.float64)[:, 0].mean(0).tolist()
+    means = objective.terms[0].random.mean(0).tolist()
     return Result(
         loss=loss,
         ratios=tuple(value / mean if mean else 0.0 for value, mean in zip(values, means, strict=True)),

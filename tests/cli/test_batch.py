@@ -134,6 +134,7 @@ def test_json_of_a_batch_is_one_object(batch: Batch, tmp_path: Path) -> None:
     assert strict_json(second.out)["jobs"][0] == jobs[0] | {"status": "skipped"}
 
 
+@pytest.mark.slow
 def test_a_quiet_batch_prints_only_its_failures(batch: Batch, tmp_path: Path) -> None:
     run = batch(THREE, "-q")
     assert (run.code, run.out) == (8, "")
@@ -199,7 +200,7 @@ def test_an_interrupt_ends_the_batch(batch: Batch, tmp_path: Path, monkeypatch: 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("imgsubset.cli.run.select", interrupted)
+    monkeypatch.setattr("imgsubset.tasks.select.select", interrupted)
     run = batch(job('destination = "out/one"'))
     assert run.code == 130
     assert not (tmp_path / "out").exists()
@@ -252,6 +253,7 @@ n = "50%"
         assert (result["options"]["steps"], result["options"]["candidates"]) == (4, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("default", "own", "value"),
     [
@@ -306,12 +308,17 @@ max-loss = 100
 workers = 1
 friction = 2
 langevin-time = 0.2
-cache-verify = true
 """
     assert options(batch(job(lines), "--json"))["langevin_time"] == 0.2
     assert (tmp_path / "list").read_bytes().count(b"\0") == 3
     assert len((tmp_path / "out" / "ranked.txt").read_text().splitlines()) == 3
     assert strict_json((tmp_path / "out" / "manifest.json").read_text())["request"]["mode"] == "hardlink"
+
+
+@pytest.mark.parametrize("key", ["resume", "cache-verify", "cache_verify"])
+def test_a_key_that_was_taken_out_is_told_what_became_of_it(batch: Batch, tmp_path: Path, key: str) -> None:
+    run = batch(job(f'destination = "out"\n{key} = "state"'))
+    check_refused(run, tmp_path / "out", f"unknown key '{key.replace('_', '-')}' in [jobs.", "it was taken out, since")
 
 
 def test_a_job_without_copies_needs_no_destination(batch: Batch, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import cli, errors
+from imgsubset.options import OPTION_NAMES
 from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
@@ -91,11 +92,11 @@ def test_every_option_has_a_help_and_every_field_an_option(imgsubset: Program, n
     for option in options:
         assert option.help, option.name
         assert option.opts[-1] in text
-    fields = set(package.Options.__dataclass_fields__)
+    fields = set(OPTION_NAMES)
     assert name == "demo" or fields <= {option.name for option in options}
 
 
-@pytest.mark.parametrize("field", package.Options.__dataclass_fields__)
+@pytest.mark.parametrize("field", OPTION_NAMES)
 def test_defaults_are_those_of_the_library(
     imgsubset: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, field: str
 ) -> None:
@@ -105,7 +106,7 @@ def test_defaults_are_those_of_the_library(
         seen.append(options)
         raise errors.InputError("seen")
 
-    monkeypatch.setattr("imgsubset.cli.run.select", watch)
+    monkeypatch.setattr("imgsubset.tasks.select.select", watch)
     create(tmp_path / "a" / "x.jpg")
     assert imgsubset("select", tmp_path / "a", tmp_path / "b", "-n", 3, "--no-cache").code == 3
     assert getattr(seen[0], field) == getattr(package.Options(), field)
@@ -245,7 +246,7 @@ def test_an_interrupt_is_exit_code_130(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("imgsubset.cli.run.select", interrupted)
+    monkeypatch.setattr("imgsubset.tasks.select.select", interrupted)
     run = imgsubset("select", pictures, tmp_path / "out", "-n", 3)
     assert (run.code, run.out, run.err.strip()) == (130, "", "imgsubset: interrupted")
 
@@ -365,6 +366,7 @@ def test_quiet_prints_nothing(imgsubset: Program, pictures: Path, tmp_path: Path
     assert len(tree(tmp_path / "out")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "count"), [("10%", 12), ("0.1%", 1), ("100%", 120), ("7", 7), (" 7 ", 7)])
 def test_n_is_a_number_or_a_percentage(imgsubset: Program, pictures: Path, tmp_path: Path, n: str, count: int) -> None:
     run = imgsubset("select", pictures, tmp_path / "out", "-n", n, "--dry-run", "--json", *FAST)
@@ -525,6 +527,7 @@ def test_strict_makes_unusable_files_an_error_before_anything_is_copied(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("more", "shown"), [([], 10), (["-v"], 12)], ids=str)
 def test_verbose_shows_every_skipped_file(imgsubset: Program, tmp_path: Path, more: list[str], shown: int) -> None:
     source = tmp_path / "source"

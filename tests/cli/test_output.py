@@ -17,6 +17,7 @@ from conftest import Run, create, noise, strict_json, tree
 from PIL import Image
 
 from imgsubset.files import PARTIAL
+from imgsubset.reading.listing import Listing
 from imgsubset.writing.export import MARKER
 
 Program = Callable[..., Run]
@@ -109,6 +110,7 @@ def test_json_of_a_selection_is_its_manifest(imgsubset: Program, folder: Path, t
     assert record == manifest_of(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_ranked_adds_one_file_that_verify_knows(imgsubset: Program, folder: Path, tmp_path: Path, mode: str) -> None:
     out = tmp_path / "out"
@@ -209,11 +211,11 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
 ) -> None:
     real, calls = export.link_file, []
 
-    def failing(*arguments: Any) -> Any:
+    def failing(*arguments: Any, **named: Any) -> Any:
         calls.append(arguments)
         if len(calls) == k:
             raise fault
-        return real(*arguments)
+        return real(*arguments, **named)
 
     monkeypatch.setattr(export, "READERS", 1)
     arguments = ("select", folder, tmp_path / "out", "-n", 5, "--mode", mode, *FAST)
@@ -236,9 +238,9 @@ def test_a_source_that_changes_before_it_is_linked_is_detected(
 ) -> None:
     real = export.link_file
 
-    def late(source: Path, *arguments: Any) -> Any:
-        os.utime(source, ns=(0, 10**18))
-        return real(source, *arguments)
+    def late(source: Listing, path: str, *arguments: Any, **named: Any) -> Any:
+        os.utime(source.locate(path), ns=(0, 10**18))
+        return real(source, path, *arguments, **named)
 
     monkeypatch.setattr(export, "link_file", late)
     run = imgsubset("select", folder, tmp_path / "out", "-n", 3, "--mode", mode, *FAST)
@@ -280,6 +282,7 @@ def test_a_list_names_paths_that_open_from_the_current_folder(
     assert (tmp_path / "list.txt").read_text().splitlines() == chosen(tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", [False, True])
 def test_a_list_to_stdout_sends_the_summary_to_stderr(
     imgsubset: Program, folder: Path, tmp_path: Path, null: bool
@@ -330,6 +333,7 @@ def test_a_dry_run_writes_the_list_alone(imgsubset: Program, folder: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_a_list_names_can_be_scored_and_selected(
     imgsubset: Program, folder: Path, tmp_path: Path, stdin: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,7 +498,7 @@ COPIED = pytest.mark.parametrize("done", ["copy"], indirect=True)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
-    [[], ["--workers", 2], ["--no-cache"], ["--cache", "elsewhere"], ["--cache-verify"], ["--seed", 0], ["-v"]],
+    [[], ["--workers", 2], ["--no-cache"], ["--cache", "elsewhere"], ["--seed", 0], ["-v"]],
     ids=str,
 )
 def test_the_same_run_does_nothing(
@@ -505,7 +509,7 @@ def test_the_same_run_does_nothing(
     more: list[object],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(importlib.import_module("imgsubset.cli.run"), "select", None)
+    monkeypatch.setattr(importlib.import_module("imgsubset.tasks.select"), "select", None)
     before = snapshot(tmp_path / "out")
     run = imgsubset(*done, *more)
     assert (run.code, run.err) == (0, "")
@@ -598,6 +602,7 @@ def rename(source: Path, path: str) -> None:
     (source / path).rename(source / path.replace(".", "_."))
 
 
+@pytest.mark.slow
 @COPIED
 @pytest.mark.parametrize("chosen_one", [False, True])
 @pytest.mark.parametrize("alter", [touch, remove, add, grow, rename])
@@ -677,7 +682,6 @@ def content(text: bytes) -> Callable[[Path], None]:
         delete_copy,
         truncate_copy,
         lambda out: (out / "manifest.json").unlink(),
-        edit(interrupted=True),
         edit(program={"name": "imgsubset", "version": "0.0.1"}),
         edit(request=...),
         edit(source_digest=...),
@@ -700,6 +704,18 @@ def test_what_is_not_whole_is_not_taken_for_the_same(
 ) -> None:
     alter(tmp_path / "out")
     check_not_recognised(imgsubset, done, tmp_path / "out")
+
+
+def test_the_best_so_far_of_an_interrupted_search_gives_way(
+    imgsubset: Program, done: tuple[object, ...], tmp_path: Path
+) -> None:
+    edit(interrupted=True)(tmp_path / "out")
+    run = imgsubset(*done)
+    assert (run.code, run.err) == (0, "")
+    assert "nothing to do" not in run.out
+    assert strict_json((tmp_path / "out" / "manifest.json").read_text())["interrupted"] is False
+    edit(interrupted=True, request={})(tmp_path / "out")  # of another request
+    check_failure(imgsubset(*done), 5, "is not empty")
 
 
 def test_a_lost_ranking_is_not_taken_for_the_same(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
@@ -731,6 +747,7 @@ def test_overwrite_does_the_same_again(imgsubset: Program, done: tuple[object, .
     assert before != after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", LINKS)
 def test_links_whose_source_is_gone_are_not_taken_for_the_same(
     imgsubset: Program, folder: Path, tmp_path: Path, mode: str

@@ -33,12 +33,11 @@ PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
 
-import imgsubset.cli.run
-from imgsubset import cli
-from imgsubset import files as copying
+from imgsubset import cli, files
 from imgsubset.reading import decoders
 from imgsubset.reading import listing
 from imgsubset.search.exchange import Exchanges
+from imgsubset.writing import copying
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored, and nohup
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -53,7 +52,7 @@ def slow(inner):
         return inner(*arguments, **named)
     return wait
 
-def slow_blocks(file, cancelled, inner=copying._blocks):
+def slow_blocks(file, cancelled, inner=copying.blocks):
     for block in inner(file, cancelled):
         Path(reached).touch()
         time.sleep(seconds)
@@ -63,18 +62,18 @@ if stage == "list":
     listing._Walk._visit = slow(listing._Walk._visit)
 elif stage == "decode":
     decoders.SERVE = (
-        "import sys, time; sys.path[:] = sys.argv[5:]; from pathlib import Path\\n"
+        "import sys, time; sys.path[:] = sys.argv[2:]; from pathlib import Path\\n"
         "import imgsubset.reading.decoders as d\\n"
-        "def decode(path, size, real=d.decode):\\n"
+        "def decode(path, sizes, real=d.decode):\\n"
         f"    Path({reached!r}).touch(); time.sleep({seconds})\\n"
-        "    return real(path, size)\\n"
-        "d.decode = decode; d.serve(*map(int, sys.argv[1:5]))"
+        "    return real(path, sizes)\\n"
+        "d.decode = decode; d.serve(sys.argv[1])"
     )
 elif stage == "search":
     Exchanges.step = slow(Exchanges.step)
 elif stage == "copy":
-    copying.BLOCK = 8
-    copying._blocks = slow_blocks
+    files.BLOCK = 8
+    copying.blocks = slow_blocks
 cli.main()
 """
 # So long that no machine gets out of the stage by itself, but where a signal waits for the step that is under way.

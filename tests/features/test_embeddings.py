@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import listing_of
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features import embeddings as module
@@ -48,7 +49,7 @@ def features(count: int = COUNT, dimensions: int = 12, seed: int = 0) -> np.ndar
 
 
 def read(values: Any, root: Path, pca: int | None = None, paths: Any = NAMES) -> Embedded:
-    return read_embeddings(Embeddings(values, paths, pca), root, CPU)
+    return read_embeddings(Embeddings(values, paths, pca), listing_of(root), CPU)
 
 
 def refused(values: Any, root: Path, paths: Any = NAMES, pca: int | None = None) -> str:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import Any, TypeAlias
@@ -17,10 +17,9 @@ from conftest import create, noise
 from PIL import Image
 
 from imgsubset.errors import InputError
-from imgsubset.files import Stamp
 from imgsubset.reading import decoders
 from imgsubset.reading.decoders import Chunk, chunk_length, decoded
-from imgsubset.reading.images import decode, reason
+from imgsubset.reading.images import Facts, decode, reason
 from imgsubset.reading.listing import list_images
 
 Processes: TypeAlias = list[subprocess.Popen[bytes]]
@@ -47,15 +46,21 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def files(root: Path, paths: Sequence[str] | None = None) -> list[bytes]:
+    """Those of a folder, or of its images of these paths."""
+    return [os.fsencode(root / path) for path in (list_images(root).paths if paths is None else paths)]
+
+
 def collect(root: Path, workers: int | None, size: int = SIDE) -> list[Chunk]:
-    with decoded(root, list_images(root).paths, size, workers) as chunks:
+    with decoded(files(root), [size], workers) as chunks:
         return list(chunks)
 
 
-def alone(path: Path, size: int) -> tuple[bytes, Stamp | str]:
+def alone(path: Path, size: int) -> tuple[bytes, Facts | str]:
     """What a file decodes to by itself; no pixels and the reason if it does not."""
     try:
-        return decode(path, size)
+        image = decode(path, [size])
+        return image.pixels[0], image.facts
     except Exception as error:
         return b"", reason(error, path)
 
@@ -68,11 +73,11 @@ def check(root: Path, chunks: list[Chunk], size: int = SIDE, refused: dict[str, 
     outcomes = [outcome for chunk in chunks for outcome in chunk.outcomes]
     assert len(outcomes) == len(paths) > 0
     for position, (path, outcome) in enumerate(zip(paths, outcomes, strict=True)):
-        pixels = chunks[position // length].pixels
+        (pixels,) = chunks[position // length].pixels.values()
         assert len(pixels) == length * size * size * 3
         begin = position % length * size * size * 3
-        expected, stamp = (b"", refused[path]) if refused and path in refused else alone(root / path, size)
-        assert outcome == stamp
+        expected, known = (b"", refused[path]) if refused and path in refused else alone(root / path, size)
+        assert outcome == known
         assert expected in (b"", pixels[begin : begin + size * size * 3])
 
 
@@ -95,7 +100,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
 
 WORKER = """
 import os, signal, sys, time
-sys.path[:] = sys.argv[5:]
+sys.path[:] = sys.argv[2:]
 import imgsubset.reading.decoders as d
 
 def reach(name, seconds=1000):
@@ -109,14 +114,15 @@ def wait_for(name):
     while not os.path.exists(os.path.join({folder!r}, name)):
         time.sleep(0.005)
 
-def decode(path, size, real=d.decode):
+def decode(path, sizes, real=d.decode):
     name = os.fsdecode(os.path.basename(path))
 {at_a_file}
-    return real(path, size)
+    return real(path, sizes)
 
 d.decode = decode
+SEND = d.Connection.send_bytes
 {at_the_start}
-d.serve(*map(int, sys.argv[1:5]))
+d.serve(sys.argv[1])
 """
 Misbehave: TypeAlias = Callable[..., Path]
 
@@ -148,7 +154,7 @@ def test_chunks_hold_what_each_file_decodes_to(many: Path, started: Processes, w
     check(many, chunks)
     assert len(started) == workers
     outcomes = [outcome for chunk in chunks for outcome in chunk.outcomes]
-    assert {number: outcome for number, outcome in enumerate(outcomes) if not isinstance(outcome, Stamp)} == {
+    assert {number: outcome for number, outcome in enumerate(outcomes) if not isinstance(outcome, Facts)} == {
         number: why for number, (_, why) in BAD.items()
     }
 
@@ -164,7 +170,7 @@ def test_names_of_any_bytes_are_decoded(tmp_path: Path, workers: int) -> None:
         create(root / name, content.read_bytes())
     chunks = collect(root, workers)
     check(root, chunks)
-    assert [isinstance(outcome, Stamp) for chunk in chunks for outcome in chunk.outcomes] == [True] * len(names)
+    assert [isinstance(outcome, Facts) for chunk in chunks for outcome in chunk.outcomes] == [True] * len(names)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -179,26 +185,41 @@ def test_a_full_chunk_of_the_longest_paths_is_decoded(tmp_path: Path, workers: i
     except OSError as error:
         pytest.skip(f"the file system takes no such name: {error.strerror}")
     try:
-        for number in range(chunk_length(SIDE)):
-            os.close(os.open(f"{number:03d}".rjust(251, "f") + ".png", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+        names = [f"{number:03d}".rjust(251, "f") + ".png" for number in range(chunk_length(SIDE))]
+        for name in names:
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
     finally:
         os.close(descriptor)
-    outcomes = [outcome for chunk in collect(tmp_path, workers) for outcome in chunk.outcomes]
-    assert outcomes == ["File name too long"] * chunk_length(SIDE)
+    with decoded([os.fsencode(f"{deep}/{name}") for name in names], [SIDE], workers) as chunks:
+        assert [list(chunk.outcomes) for chunk in chunks] == [["File name too long"] * chunk_length(SIDE)]
+    assert {file.reason for file in list_images(tmp_path).rejected} == {"File name too long"}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_slots_are_used_again_when_there_are_more_chunks(
-    many: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+def test_chunks_that_wait_are_bounded(
+    many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(decoders, "SHARED_BYTES", 1)
-    paths = list_images(many).paths
-    pool = decoders._Pool(many, paths, SIDE, workers)
-    try:
-        assert pool.slots == 2 * workers < pool.chunk_count == 5
-        check(many, list(pool.chunks()))
-    finally:
-        pool.close()
+    monkeypatch.setattr(decoders, "WAITING_BYTES", 1)
+    check(many, collect(many, workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_several_sizes_come_from_one_opening(tmp_path: Path, workers: int) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(noise(1, 90, 70)).save(tmp_path / "a.jpg", exif=turned)
+    Image.fromarray(noise(2, 33, 21)).save(tmp_path / "b.png")
+    (tmp_path / "c.png").write_bytes(b"")
+    with decoded(files(tmp_path), [8, 48], workers) as chunks:
+        (chunk,) = chunks
+    assert [getattr(outcome, "numbers", outcome) for outcome in chunk.outcomes] == [(70, 90), (33, 21), "empty file"]
+    for size in (8, 48):
+        assert len(chunk.pixels[size]) == chunk_length(48) * size * size * 3
+        for number, name in enumerate(("a.jpg", "b.png")):
+            begin = number * size * size * 3
+            expected = decode(tmp_path / name, [8, 48]).pixels[(8, 48).index(size)]
+            assert chunk.pixels[size][begin : begin + size * size * 3] == expected
+    assert decode(tmp_path / "b.png", [8, 48]).pixels[0] == decode(tmp_path / "b.png", [8]).pixels[0]
 
 
 def test_a_large_size_makes_chunks_of_fewer_images(tmp_path: Path) -> None:
@@ -269,7 +290,7 @@ def leave_at_the_end(chunks: Iterator[Chunk], processes: Processes) -> None:
 def test_no_process_and_no_open_file_is_left(many: Path, started: Processes, leave: Any) -> None:
     before = open_files()
     try:
-        with decoded(many, list_images(many).paths, SIDE, 3) as chunks:
+        with decoded(files(many), [SIDE], 3) as chunks:
             assert [process.poll() for process in started] == [None] * 3
             leave(chunks, started)
     except ConsumerError:
@@ -346,34 +367,14 @@ def test_a_file_at_which_a_process_is_stuck_is_refused(
 @pytest.mark.timeout(60)
 def test_a_stuck_file_among_few_is_refused(many: Path, misbehave: Misbehave) -> None:
     misbehave("while name == '001.png': pass")
-    with decoded(many, list_images(many).paths[:3], SIDE) as chunks:
+    with decoded(files(many)[:3], [SIDE]) as chunks:
         check(many, list(chunks), refused={"001.png": "not decoded within 1 s"})
 
 
 @pytest.mark.timeout(60)
 def test_the_time_limit_is_of_each_file(many: Path, started: Processes, misbehave: Misbehave) -> None:
     misbehave("time.sleep(0.6)", seconds=1.2)
-    with decoded(many, list_images(many).paths[:4], SIDE, 1) as chunks:
-        check(many, list(chunks))
-    assert len(started) == 1
-
-
-@pytest.mark.timeout(60)
-def test_the_time_of_a_suspension_does_not_count(
-    many: Path, started: Processes, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Hourly:
-        """Between any two looks at this clock an hour has passed."""
-
-        now = 0.0
-
-        def monotonic(self) -> float:
-            self.now += 3600
-            return self.now
-
-    misbehave("if name == '001.png': time.sleep(1)", seconds=60)
-    monkeypatch.setattr(decoders, "time", Hourly())
-    with decoded(many, list_images(many).paths[:3], SIDE, 1) as chunks:
+    with decoded(files(many)[:4], [SIDE], 1) as chunks:
         check(many, list(chunks))
     assert len(started) == 1
 
@@ -391,7 +392,7 @@ DEATHS = {
 def test_a_file_at_which_a_process_dies_is_refused(
     many: Path, started: Processes, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch, workers: int, how: str
 ) -> None:
-    monkeypatch.setattr(decoders, "SHARED_BYTES", 1)  # the slots are used again
+    monkeypatch.setattr(decoders, "WAITING_BYTES", 1)
     before = open_files()
     names = ("000.png", "031.png", "077.png", "135.png")
     misbehave(f"if name in {names}: {how}", seconds=60)
@@ -403,16 +404,20 @@ def test_a_file_at_which_a_process_dies_is_refused(
 
 
 @pytest.mark.timeout(60)
-def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(tmp_path: Path, started: Processes) -> None:
+def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(
+    tmp_path: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers: list[Any] = []
+    start = decoders._Worker._start
+    monkeypatch.setattr(decoders._Worker, "_start", lambda worker: (workers.append(worker), start(worker)))
     Image.new("RGB", (12_000, 12_000)).save(tmp_path / "b.png", compress_level=1)  # a second's work
     for name in ("a.png", *(f"c{number:03d}.png" for number in range(80))):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    paths = list_images(tmp_path).paths
-    with decoded(tmp_path, paths, SIDE, 2) as chunks:
-        pool = chunks.gi_frame.f_locals["self"]  # type: ignore[attr-defined]
-        while (claim := decoders._get_claim(pool.memory, 0, SIDE))[1] != 1:
+    with decoded(files(tmp_path), [SIDE], 1) as chunks:
+        (worker,) = workers
+        while worker.shared[-1] != 2:
             time.sleep(0.001)
-        os.kill(claim[0], signal.SIGKILL)
+        os.kill(worker.process.pid, signal.SIGKILL)
         why = "the process decoding it was killed by signal 9; is there enough memory?"
         check(tmp_path, list(chunks), refused={"b.png": why})
     assert_gone(started)
@@ -420,7 +425,7 @@ def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(tmp_path: P
 
 @pytest.mark.timeout(60)
 def test_an_idle_process_that_is_killed_is_an_error(many: Path, started: Processes, misbehave: Misbehave) -> None:
-    misbehave("", at_the_start="os.read = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", seconds=60)
+    misbehave("", at_the_start="d.Connection = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", seconds=60)
     with pytest.raises(InputError, match="a decoding process was killed by signal 9; is there enough memory"):
         collect(many, 2)
     assert_gone(started)
@@ -440,7 +445,7 @@ def test_too_many_deaths_are_an_error(
     before = open_files()
     with pytest.raises(InputError) as raised:
         collect(many, workers)
-    assert str(raised.value) == f"4 decoding processes were lost, the last at '043.png': {why}"
+    assert str(raised.value) == f"4 decoding processes were lost, the last at '{many / '043.png'}': {why}"
     assert len(started) == 2 * workers + 4 + 3
     assert_gone(started)
     assert open_files() == before
@@ -451,11 +456,10 @@ def test_too_many_deaths_are_an_error(
     ("count", "at_a_file", "at_the_start"),
     [
         (32, "if name == '011.png': reach('end')", ""),
-        (64, "if name == '040.png': reach('end')", ""),
-        (32, "", "put = d._put_text; d._put_text = lambda *given: (reach('end'), put(*given))"),
-        (32, "", "write = os.write; os.write = lambda *given: (write(*given), reach('end'))"),
+        (32, "", "d.Connection.send_bytes = lambda *given: (reach('end'), SEND(*given))"),
+        (32, "", "d.Connection.send_bytes = lambda *given: (SEND(*given), reach('end'))"),
     ],
-    ids=["at the next file", "at the next chunk", "before the result", "after the result"],
+    ids=["at the next file", "before the result", "after the result"],
 )
 def test_a_process_that_goes_on_just_before_it_is_killed_loses_no_file(
     many: Path,
@@ -475,7 +479,7 @@ def test_a_process_that_goes_on_just_before_it_is_killed_loses_no_file(
         KILL(process)
 
     monkeypatch.setattr(POPEN, "kill", late)
-    with decoded(many, list_images(many).paths[:count], SIDE, 1) as chunks:
+    with decoded(files(many)[:count], [SIDE], 1) as chunks:
         check(many, list(chunks))
     assert len(started) == 2
     assert_gone(started)
@@ -500,8 +504,8 @@ def test_a_process_that_no_signal_reaches_is_left_alone(
 def test_a_looping_process_ends_although_its_parent_was_killed(many: Path, misbehave: Misbehave) -> None:
     folder = misbehave("while name == '010.png': reach('loop', 0)", "d.DECODE_SECONDS = 0.02")
     code = (
-        "import sys; sys.path[:] = sys.argv[3:]; import imgsubset.reading.decoders as d; from pathlib import Path; "
-        "d.SERVE = sys.argv[2]\nwith d.decoded(Path(sys.argv[1]), ['010.png'], 8, 1) as chunks: list(chunks)"
+        "import sys; sys.path[:] = sys.argv[3:]; import imgsubset.reading.decoders as d; "
+        "d.SERVE = sys.argv[2]\nwith d.decoded([sys.argv[1] + '/010.png'], [8], 1) as chunks: list(chunks)"
     )
     arguments = [sys.executable, "-c", code, str(many), decoders.SERVE, *sys.path]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE) as parent:
@@ -513,18 +517,9 @@ def test_a_looping_process_ends_although_its_parent_was_killed(many: Path, misbe
         parent.stderr.read()  # ends when the last process that has it open does
 
 
-def test_the_shared_pixels_need_no_room_in_shared_memory(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int, start: int, length: int) -> None:
-        if os.path.realpath(f"/proc/self/fd/{descriptor}").startswith("/dev/shm"):
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(decoders.os, "posix_fallocate", full, raising=False)
-    check(many, collect(many, 1))
-
-
 def test_pixels_do_not_depend_on_the_neighbours(many: Path) -> None:
     paths = list_images(many).paths
-    with decoded(many, paths[3:5], SIDE, 0) as chunks:
+    with decoded(files(many, paths[3:5]), [SIDE], 0) as chunks:
         (chunk,) = list(chunks)
-    expected = np.frombuffer(decode(many / paths[4], SIDE)[0], np.uint8)
-    assert (np.frombuffer(chunk.pixels, np.uint8)[SIDE * SIDE * 3 :][: SIDE * SIDE * 3] == expected).all()
+    expected = np.frombuffer(decode(many / paths[4], [SIDE]).pixels[0], np.uint8)
+    assert (np.frombuffer(chunk.pixels[SIDE], np.uint8)[SIDE * SIDE * 3 :][: SIDE * SIDE * 3] == expected).all()

@@ -4,23 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run, strict_json
+from conftest import Run, listing_of, strict_json
 
 from imgsubset.errors import UsageError
 from imgsubset.options import Options
 from imgsubset.reading.filters import candidates
-from imgsubset.reading.listing import Listing
 
 PATHS = ("a.jpg", "a.png", "b/a.jpg", "b/c/a.jpg", "b/c/d.png", "c/a.png", "c/b.jpg", "d.png")
 
 
 def kept(paths: tuple[str, ...] = PATHS, **options: object) -> tuple[str, ...]:
     """What is left of these paths, filtered once or twice."""
-    listing = Listing("source", Path("source"), paths, ignored=5)
+    listing = listing_of(Path("source"), paths, ignored=5)
     wanted = Options(**options)  # type: ignore[arg-type]
-    found = candidates(listing, wanted)
+    found = candidates(listing, wanted.reading)
     assert found.ignored - 5 == len(paths) - len(found.paths)
-    assert candidates(found, wanted).paths == found.paths
+    assert candidates(found, wanted.reading) is found
     return found.paths
 
 
@@ -95,6 +94,7 @@ def test_what_a_template_leads_to_is_no_candidate() -> None:
 FAST = "--candidates 64 --chains 1 --steps 40 --size 16 --channels 8 --device cpu --workers 0".split()
 
 
+@pytest.mark.slow
 def test_the_excluded_are_as_if_they_were_not_there(
     imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path
 ) -> None:

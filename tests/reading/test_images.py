@@ -22,7 +22,7 @@ SIDE = 16
 
 
 def pixels(path: Path, size: int = SIDE) -> np.ndarray:
-    return np.frombuffer(decode(path, size)[0], np.uint8).reshape(size, size, 3)
+    return np.frombuffer(decode(path, [size]).pixels[0], np.uint8).reshape(size, size, 3)
 
 
 def difference(one: np.ndarray, other: np.ndarray | Image.Image) -> np.ndarray:
@@ -32,7 +32,7 @@ def difference(one: np.ndarray, other: np.ndarray | Image.Image) -> np.ndarray:
 def why(path: Path) -> str:
     """The reason why a file cannot be decoded."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 (any exception is a reason)
-        decode(path, SIDE)
+        decode(path, [SIDE])
     return reason(caught.value, path)
 
 
@@ -336,7 +336,7 @@ def test_the_content_and_not_the_name_decides_the_format(tmp_path: Path) -> None
 def test_the_stamp_is_what_the_file_system_says(tmp_path: Path) -> None:
     path = create(tmp_path / "x.png", encoded(Image.new("L", (9, 9)), "PNG"))
     os.utime(path, ns=(1, 1_234_567_890_987_654_321))
-    stamp = decode(path, SIDE)[1]
+    stamp = decode(path, [SIDE]).facts.stamp
     assert (stamp.size, stamp.mtime_ns) == (os.stat(path).st_size, os.stat(path).st_mtime_ns)
     assert stamp.mtime_ns == 1_234_567_890_987_654_321
 
@@ -433,7 +433,7 @@ def test_a_format_that_is_not_hardened_is_never_decoded(
     path = create(tmp_path / "x.jpg", encoded(Image.new("RGB", (32, 32), "red"), kind))
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(UnidentifiedImageError):
-        decode(path, SIDE)
+        decode(path, [SIDE])
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, bomb: bytes) -> None:

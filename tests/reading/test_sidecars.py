@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import create, normal_user
+from conftest import create, listing_of, normal_user
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ def found(root: Path, chosen: Iterable[str], mode: str = "auto") -> dict[str, tu
     candidates = [path for path in paths if path not in masks(paths, mode)]
     chosen = list(chosen)
     assert set(chosen) <= set(candidates)
-    return sidecars(root, chosen, candidates, mode)
+    return sidecars(listing_of(root), chosen, candidates, mode)
 
 
 # Which file belongs to which image
@@ -61,13 +61,13 @@ def test_images_of_one_stem_share_their_sidecar_and_are_none(tmp_path: Path) -> 
 
 def test_a_picture_beside_a_picture_is_no_sidecar_even_if_it_is_no_candidate(tmp_path: Path) -> None:
     fill(tmp_path, ["a.jpg", "a.PNG", "a.txt"])
-    assert sidecars(tmp_path, ["a.jpg"], ["a.jpg"]) == {"a.jpg": ("a.txt",)}
+    assert sidecars(listing_of(tmp_path), ["a.jpg"], ["a.jpg"]) == {"a.jpg": ("a.txt",)}
 
 
 def test_an_image_of_the_source_is_no_sidecar_whatever_its_suffix(tmp_path: Path) -> None:
     fill(tmp_path, ["images/a.jpg", "images/a.raw", "labels/a.txt", "labels/a.dat"])
     everything = ["images/a.jpg", "images/a.raw", "labels/a.dat"]  # named one by one
-    assert sidecars(tmp_path, ["images/a.jpg"], everything) == {"images/a.jpg": ("labels/a.txt",)}
+    assert sidecars(listing_of(tmp_path), ["images/a.jpg"], everything) == {"images/a.jpg": ("labels/a.txt",)}
 
 
 @pytest.mark.parametrize("mode", ["auto", "{dir}/{stem}.txt"])
@@ -110,7 +110,7 @@ def test_letters_that_look_the_same_are_not(tmp_path: Path) -> None:
     composed, decomposed = "\u00e9", "e\u0301"
     fill(tmp_path, [f"{composed}.jpg", f"{decomposed}.txt"])
     if len(os.listdir(tmp_path)) == 2 and f"{decomposed}.txt" in os.listdir(tmp_path):
-        assert sidecars(tmp_path, [f"{composed}.jpg"], [f"{composed}.jpg"]) == {f"{composed}.jpg": ()}
+        assert sidecars(listing_of(tmp_path), [f"{composed}.jpg"], [f"{composed}.jpg"]) == {f"{composed}.jpg": ()}
 
 
 stems = st.text(st.sampled_from("aA1._ -é"), min_size=1, max_size=4).filter(lambda stem: stem[0] != ".")
@@ -126,7 +126,7 @@ def test_sidecars_of_different_images_never_mix(stems: list[str], suffixes: list
         files = fill(root, {stem + suffix for stem in stems for suffix in suffixes if stem + suffix not in (".", "..")})
         assume(not {file.lower() for file in files} & {image.lower() for image in images})
         fill(root, images)
-        result = sidecars(root, images, images)
+        result = sidecars(listing_of(root), images, images)
         assert list(result) == images
         for image, stem in zip(images, stems, strict=True):
             # What comes before a file's last dot is the stem or the name: said in other words than the module's.
@@ -144,29 +144,29 @@ def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fill(tmp_path, [image.replace("images", "labels").replace(".jpg", ".txt") for image in images])
     fill(tmp_path, [f"elsewhere/{number}.txt" for number in range(50)])
     listed: Counter[str] = Counter()
-    scandir = os.scandir
+    listdir = os.listdir
 
-    def counting(path: Path) -> Any:
+    def counting(path: str) -> Any:
         listed[str(path)] += 1
-        return scandir(path)
+        return listdir(path)
 
-    monkeypatch.setattr(os, "scandir", counting)
+    monkeypatch.setattr(os, "listdir", counting)
     asked: Counter[str] = Counter()
-    is_file = Path.is_file
-    monkeypatch.setattr(Path, "is_file", lambda path: asked.update([str(path)]) or is_file(path))
+    is_file = os.path.isfile
+    monkeypatch.setattr(os.path, "isfile", lambda path: asked.update([str(path)]) or is_file(path))
     chosen = images[::3]
-    result = sidecars(tmp_path, chosen, images)
+    result = sidecars(listing_of(tmp_path), chosen, images)
     assert all(len(labels) == 1 for labels in result.values())
     folders = [tmp_path / part / kind for part in ("train", "val") for kind in ("images", "labels")]
     assert listed == {str(folder): 1 for folder in folders}
     assert set(asked.values()) == {1}
     assert len(asked) == len(chosen)
-    sidecars(tmp_path, chosen, images, "{dir}/../labels/{stem}.txt,{dir}/../labels/{stem}.xml")
+    sidecars(listing_of(tmp_path), chosen, images, "{dir}/../labels/{stem}.txt,{dir}/../labels/{stem}.xml")
     assert listed == {str(folder): 1 + (folder.name == "labels") for folder in folders}
 
 
 def test_none_looks_nowhere(tmp_path: Path) -> None:
-    assert sidecars(tmp_path / "absent", ["a.jpg"], ["a.jpg"], "none") == {"a.jpg": ()}
+    assert sidecars(listing_of(tmp_path / "absent"), ["a.jpg"], ["a.jpg"], "none") == {"a.jpg": ()}
 
 
 @pytest.mark.parametrize("mode", ["auto", "labels/{stem}.txt"])
@@ -174,7 +174,7 @@ def test_a_folder_of_labels_that_cannot_be_listed_is_an_error(open_folder: Path,
     fill(open_folder, ["images/a.jpg", "labels/a.txt"])
     (open_folder / "labels").chmod(0)
     with normal_user(open_folder), pytest.raises(InputError, match=r"^cannot look for labels in '.*/labels': "):
-        sidecars(open_folder, ["images/a.jpg"], ["images/a.jpg"], mode)
+        sidecars(listing_of(open_folder), ["images/a.jpg"], ["images/a.jpg"], mode)
 
 
 # YOLO and VOC
@@ -324,7 +324,7 @@ def test_patterns_that_make_no_sense(
 
 def test_dots_in_a_name_do_not_lead_out(tmp_path: Path) -> None:
     fill(tmp_path, ["..a/b.jpg", "..a/b.txt"])
-    assert sidecars(tmp_path, ["..a/b.jpg"], [], "{dir}/{stem}.txt") == {"..a/b.jpg": ("..a/b.txt",)}
+    assert sidecars(listing_of(tmp_path), ["..a/b.jpg"], [], "{dir}/{stem}.txt") == {"..a/b.jpg": ("..a/b.txt",)}
 
 
 def test_metadata_is_no_sidecar_of_an_image_of_that_name(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import itertools
 import pytest
 import torch
 from reference import random_maps, standardised
+from sources import goal_of
 from torch import Tensor
 
+from imgsubset.search.choices import Choices
 from imgsubset.search.draws import EXACT, ROUNDS, RandomDraws
 from imgsubset.search.loop import Found, Round, search
 from imgsubset.statistics.moments import ImageMoments, maps_to_moments
@@ -17,7 +19,7 @@ from imgsubset.weights import Weights
 
 def objective_of(total: int, n: int, weights: str = "1,1,1,1,1", channels: int = 4) -> Objective:
     maps = torch.tensor(standardised(random_maps(total, channels, 2, seed=1)), dtype=torch.float32)
-    return Objective(ImageMoments(maps_to_moments(maps), 4), n, Weights.parse(weights))
+    return goal_of(ImageMoments(maps_to_moments(maps), 4), n, Weights.parse(weights))
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,14 @@ def objective() -> Objective:
     return objective_of(60, 9)
 
 
+def draws_of(objective: Objective, candidates: int, seed: int) -> RandomDraws:
+    """Draws of any rows."""
+    choices = Choices.free(objective.total, objective.n, objective.device)
+    return RandomDraws(objective, candidates, torch.Generator().manual_seed(seed), choices)
+
+
 def drawn(objective: Objective, candidates: int, seed: int = 0, done: list[int] | None = None) -> Found:
-    method = RandomDraws(objective, candidates, torch.Generator().manual_seed(seed))
+    method = draws_of(objective, candidates, seed)
     worked = [] if done is None else done
     return search(method, objective.loss, progress=lambda work, best: worked.append(work))
 
@@ -58,7 +66,7 @@ def test_the_best_never_gets_worse_and_is_what_is_returned(objective: Objective,
 
 
 def test_the_best_few_are_kept_in_order(objective: Objective) -> None:
-    method = RandomDraws(objective, 400, torch.Generator().manual_seed(3))
+    method = draws_of(objective, 400, 3)
     found = search(method, objective.loss, keep=5)
     assert found.rows.shape == (5, 9)
     assert found.losses.tolist() == sorted(found.losses.tolist())
@@ -103,7 +111,7 @@ def test_the_temperature_falls_evenly_to_0(objective: Objective) -> None:
 
 @pytest.mark.parametrize("count", [1, 5, EXACT, 4 * EXACT])
 def test_a_round_hands_over_its_lowest_by_noised_loss(objective: Objective, count: int) -> None:
-    method = RandomDraws(objective, count * ROUNDS, torch.Generator().manual_seed(1))
+    method = draws_of(objective, count * ROUNDS, 1)
     found = method.step(0.0)
     assert found.work == count
     assert found.rows.shape == (min(count, EXACT), 9)
@@ -113,12 +121,10 @@ def test_a_round_hands_over_its_lowest_by_noised_loss(objective: Objective, coun
 def test_a_round_without_noise_hands_over_the_lowest_losses() -> None:
     objective = objective_of(60, 9, "kl=1,hellinger=1")  # which a contraction does not change
     seed = 5
-    lowest = float(
-        objective.loss(RandomDraws(objective, 800, torch.Generator().manual_seed(seed)).step(1.0).rows).min()
-    )
+    lowest = float(objective.loss(draws_of(objective, 800, seed).step(1.0).rows).min())
     every = []
     for _ in range(20):
-        method = RandomDraws(objective, 800, torch.Generator().manual_seed(seed))
+        method = draws_of(objective, 800, seed)
         every.append(float(objective.loss(method.step(1.0).rows).min()))
     assert every == pytest.approx([lowest] * 20)
     rows = random_subsets(60, 9, 100, torch.Generator().manual_seed(seed))

@@ -2,20 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sources import made_up_source
+from sources import COEFFICIENTS, form_of, made_up_source
 
-from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.statistics.divergences import mix
-from imgsubset.statistics.moments import ImageMoments, Moments, all_moments
+from imgsubset.statistics.moments import Moments, all_moments
 from imgsubset.weights import DIVERGENCE_NAMES
 
-# What each divergence is of: coefficients of the order that calibration gives them.
-COEFFICIENTS = {"kl": 100.0, "js": 300.0, "wasserstein": 80.0, "hellinger": 400.0, "frechet": 10.0}
 MIXES = [COEFFICIENTS, {"kl": 200.0, "frechet": 5.0}] + [{name: COEFFICIENTS[name]} for name in DIVERGENCE_NAMES]
-
-
-def form_of(images: ImageMoments, coefficients: dict[str, float]) -> Quadratic:
-    return quadratic_form(images, all_moments(images), coefficients)
 
 
 @pytest.mark.parametrize("coefficients", MIXES, ids=lambda mixed: "+".join(mixed))

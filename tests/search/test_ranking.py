@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sources import made_up_source, random_rows
+from sources import form_of, made_up_source, random_rows
 
 from imgsubset.search import ranking
-from imgsubset.search.quadratic import Quadratic, quadratic_form
+from imgsubset.search.quadratic import Quadratic
 from imgsubset.search.ranking import herding_order
-from imgsubset.statistics.moments import all_moments
 
 
 def prefix_losses(form: Quadratic, rows: torch.Tensor) -> torch.Tensor:
@@ -17,7 +16,7 @@ def prefix_losses(form: Quadratic, rows: torch.Tensor) -> torch.Tensor:
 
 def test_each_rank_is_the_best_next_one() -> None:
     images = made_up_source(40, 5)
-    form = quadratic_form(images, all_moments(images), {"kl": 10.0, "frechet": 1.0})
+    form = form_of(images, {"kl": 10.0, "frechet": 1.0})
     order = herding_order(form, torch.arange(0, 40, 2))
     assert sorted(order.tolist()) == list(range(0, 40, 2))
     for k in range(len(order) - 1):
@@ -28,7 +27,7 @@ def test_each_rank_is_the_best_next_one() -> None:
 
 def test_every_beginning_is_closer_than_random_ones() -> None:
     images = made_up_source(2000, 8)
-    form = quadratic_form(images, all_moments(images), {"kl": 10.0, "frechet": 1.0})
+    form = form_of(images, {"kl": 10.0, "frechet": 1.0})
     rows = random_rows(1, 200, 2000)[0]
     ranked = prefix_losses(form, herding_order(form, rows))
     shuffled = torch.stack([prefix_losses(form, rows[random_rows(1, 200, 200, seed)[0]]) for seed in range(20)]).mean(0)
@@ -38,5 +37,5 @@ def test_every_beginning_is_closer_than_random_ones() -> None:
 def test_beyond_the_herded_ranks_every_row_is_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "MOST_HERDED", 7)
     images = made_up_source(50, 4)
-    form = quadratic_form(images, all_moments(images), {"js": 1.0})
+    form = form_of(images, {"js": 1.0})
     assert sorted(herding_order(form, torch.arange(50)).tolist()) == list(range(50))

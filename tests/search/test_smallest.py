@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import smooth
-from sources import made_up_source, random_rows
+from sources import goal_of, made_up_source, random_rows
 
 from imgsubset import Options, Selection, select
 from imgsubset.errors import InputError, UsageError
 from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.search.smallest import CLOSE, ENOUGH, resized, smallest
-from imgsubset.statistics.moments import all_moments
-from imgsubset.statistics.objective import Objective
-from imgsubset.weights import Weights
 
 QUICK = {"workers": 0, "candidates": 64, "steps": 30, "device": "cpu", "channels": (4, 6), "size": 16}
 TOTAL = 60
@@ -111,8 +108,7 @@ def test_a_stop_ends_it_with_the_best_so_far(after: int) -> None:
 
 @pytest.fixture(scope="module")
 def form() -> Quadratic:
-    images = made_up_source(TOTAL, 4)
-    return quadratic_form(images, all_moments(images), Objective(images, 10, Weights()).coefficients)
+    return quadratic_form(goal_of(made_up_source(TOTAL, 4), 10))
 
 
 @pytest.mark.parametrize("chains", [1, 3])

@@ -11,7 +11,6 @@ from imgsubset.statistics.moments import (
     Moments,
     all_moments,
     maps_to_moments,
-    moments_of_sums,
     standard,
     subset_moments,
 )
@@ -140,13 +139,13 @@ def test_a_single_image_has_no_covariance() -> None:
     np.testing.assert_allclose(found.var[0].numpy(), maps[4].var((1, 2)), rtol=1e-4)
 
 
-def test_moments_of_sums_divides_by_n() -> None:
+def test_moments_divide_by_n() -> None:
     a = np.array([[1.0, 2], [3, 5], [5, 5]])
     q = a**2 + 1
-    sums, outer = torch.tensor(np.concatenate([a.sum(0), q.sum(0)])), torch.tensor(a.T @ a)
+    images = ImageMoments(torch.tensor(np.concatenate([a, q], 1), dtype=torch.float32), 4)
     # Means 3 and 4; mean squares 35/3 + 1 and 18 + 1; products 1 * 2 + 3 * 5 + 5 * 5 = 42.
     expected = np.array([3.0, 4]), np.array([35 / 3 + 1 - 9, 3]), np.array([[35 / 3 - 9, 2], [2, 2]])
-    assert_moments(moments_of_sums(sums, outer, 3), expected, 1e-14)
+    assert_moments(all_moments(images), expected, 1e-14)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 5])

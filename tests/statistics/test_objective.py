@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from reference import Array, five, random_maps, standardised
+from sources import goal_of
 from torch import Tensor
 
 from imgsubset.statistics.divergences import mix
@@ -31,7 +32,7 @@ def seeded(seed: int) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def objective() -> Objective:
-    return Objective(images_of(MAPS), 20, Weights())
+    return goal_of(images_of(MAPS), 20)
 
 
 @contextmanager
@@ -83,7 +84,7 @@ def test_every_row_pair_and_place_is_equally_likely(total: int, n: int) -> None:
 
 def test_divergences_are_those_of_the_feature_maps(objective: Objective) -> None:
     rows = random_subsets(TOTAL, 20, 3, seeded(3))
-    found = objective.divergences(rows, torch.float64)
+    found = objective.divergences(rows, torch.float64)[:, 0]
     assert found.shape == (3, 5)
     assert found.dtype == torch.float64
     for row, values in zip(rows.tolist(), found.tolist(), strict=True):
@@ -92,28 +93,28 @@ def test_divergences_are_those_of_the_feature_maps(objective: Objective) -> None
 
 @pytest.mark.parametrize("text", ["kl=1", "js=2,frechet=6", "1,2,3,4,5", "wasserstein=7"])
 def test_the_loss_is_the_mix_in_units_of_random_subsets(text: str) -> None:
-    objective = Objective(images_of(MAPS), 20, Weights.parse(text))
+    objective = goal_of(images_of(MAPS), 20, Weights.parse(text))
     rows = random_subsets(TOTAL, 20, 4, seeded(4))
     weights = dict.fromkeys(DIVERGENCE_NAMES, 0.0) | Weights.parse(text).shares()
     assert sum(weights.values()) == pytest.approx(1)
-    values = objective.divergences(rows, torch.float64)
-    expected = sum(
-        weights[name] * values[:, k] / objective.baseline.mean[name] for k, name in enumerate(DIVERGENCE_NAMES)
-    )
+    values = objective.divergences(rows, torch.float64)[:, 0]
+    units = objective.terms[0].random.mean(0)
+    expected = sum(weights[name] * values[:, k] / units[k] for k, name in enumerate(DIVERGENCE_NAMES))
+    assert isinstance(expected, Tensor)
     assert objective.loss(rows, torch.float64).tolist() == pytest.approx(expected.tolist(), rel=1e-10)
     assert objective.loss(rows).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
 
 def test_the_baseline_is_the_mean_and_spread_over_random_subsets(objective: Objective) -> None:
-    assert objective.baseline.samples.shape == (BASELINE_DRAWS, 5)
-    fresh = objective.divergences(random_subsets(TOTAL, 20, 4096, seeded(99))).numpy()
-    for k, name in enumerate(DIVERGENCE_NAMES):
-        sample = fresh[:, k]
-        assert objective.baseline.mean[name] == pytest.approx(
+    baseline = objective.terms[0].random
+    assert baseline.shape == (BASELINE_DRAWS, 5)
+    fresh = objective.divergences(random_subsets(TOTAL, 20, 4096, seeded(99)))[:, 0].numpy()
+    for drawn, sample in zip(baseline.T, fresh.T, strict=True):
+        assert drawn.mean().item() == pytest.approx(
             sample.mean(), abs=5 * sample.std() * math.sqrt(1 / BASELINE_DRAWS + 1 / 4096)
         )
         spread = math.sqrt(((sample - sample.mean()) ** 2).var()) / 2 / sample.std()  # error of a deviation, times root
-        assert objective.baseline.std[name] == pytest.approx(
+        assert drawn.std().item() == pytest.approx(
             sample.std(), abs=5 * spread * math.sqrt(1 / BASELINE_DRAWS + 1 / 4096)
         )
 
@@ -121,7 +122,7 @@ def test_the_baseline_is_the_mean_and_spread_over_random_subsets(objective: Obje
 @pytest.mark.parametrize("n", [1, 5, 20, 60])
 @pytest.mark.parametrize("text", ["1,1,1,1,1", "frechet=1", "kl=3,js=1"])
 def test_a_fresh_random_subset_scores_1_on_average(n: int, text: str) -> None:
-    objective = Objective(images_of(MAPS), n, Weights.parse(text))
+    objective = goal_of(images_of(MAPS), n, Weights.parse(text))
     losses = objective.loss(random_subsets(TOTAL, n, 2048, seeded(5))).numpy()
     error = losses.std() * math.sqrt(1 / BASELINE_DRAWS + 1 / 2048)
     assert losses.mean() == pytest.approx(1, abs=5 * error)
@@ -130,7 +131,7 @@ def test_a_fresh_random_subset_scores_1_on_average(n: int, text: str) -> None:
 
 @pytest.mark.parametrize("total", [1, 5, 40, 120])
 def test_all_images_have_loss_0(total: int) -> None:
-    objective = Objective(images_of(standardised(MAPS[:total])), total, Weights())
+    objective = goal_of(images_of(standardised(MAPS[:total])), total)
     for seed in range(3):
         rows = random_subsets(total, total, 2, seeded(seed))
         assert objective.loss(rows).abs().max().item() < 1e-6
@@ -139,9 +140,9 @@ def test_all_images_have_loss_0(total: int) -> None:
 
 @pytest.mark.parametrize("total", [1, 40])
 def test_the_baseline_of_all_images_is_0_without_spread(total: int) -> None:
-    baseline = Objective(images_of(standardised(MAPS[:total])), total, Weights()).baseline
-    assert list(baseline.mean.values()) == pytest.approx([0] * 5, abs=1e-9)
-    assert list(baseline.std.values()) == pytest.approx([0] * 5, abs=1e-9)
+    baseline = goal_of(images_of(standardised(MAPS[:total])), total).terms[0].random
+    assert baseline.mean(0).tolist() == pytest.approx([0] * 5, abs=1e-9)
+    assert baseline.std(0).tolist() == pytest.approx([0] * 5, abs=1e-9)
 
 
 DEGENERATE = {
@@ -153,7 +154,7 @@ DEGENERATE = {
 @pytest.mark.parametrize("maps", DEGENERATE.values(), ids=DEGENERATE)
 @pytest.mark.parametrize("n", [1, 2, 10, 40])
 def test_images_that_are_all_the_same_have_loss_0_whichever_are_chosen(maps: Array, n: int) -> None:
-    objective = Objective(images_of(maps), n, Weights())
+    objective = goal_of(images_of(maps), n)
     rows = random_subsets(40, n, 3, seeded(1))
     assert objective.loss(rows).abs().max().item() < 1e-6
     assert objective.loss(rows, torch.float64).abs().max().item() < 1e-6
@@ -164,7 +165,7 @@ def test_images_that_are_all_the_same_have_loss_0_whichever_are_chosen(maps: Arr
 @pytest.mark.parametrize("channels", [4, 32])
 def test_repeated_images_have_finite_losses(n: int, channels: int) -> None:
     maps = standardised(random_maps(3, channels, 2, seed=3)[np.arange(150) % 3])
-    objective = Objective(images_of(maps), n, Weights())
+    objective = goal_of(images_of(maps), n)
     rows = random_subsets(150, n, 40, seeded(1))
     assert objective.loss(rows).isfinite().all()
     assert objective.noised_loss(rows, 1.0, seeded(1)).isfinite().all()
@@ -173,7 +174,7 @@ def test_repeated_images_have_finite_losses(n: int, channels: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 7, 20, 119])
 def test_losses_do_not_depend_on_the_number_of_threads_or_on_batches(n: int) -> None:
-    objective = Objective(images_of(MAPS), n, Weights())
+    objective = goal_of(images_of(MAPS), n)
     rows = random_subsets(TOTAL, n, 3 * CPU_BLOCK + 5, seeded(6))
     with threads(1):
         expected = objective.loss(rows)
@@ -181,8 +182,8 @@ def test_losses_do_not_depend_on_the_number_of_threads_or_on_batches(n: int) -> 
     with threads(3):
         assert torch.equal(objective.loss(rows), expected)
         assert torch.equal(objective.noised_loss(rows, 0.7, seeded(1)), noised)
-        again = Objective(images_of(MAPS), n, Weights())
-        assert torch.equal(again.baseline.samples, objective.baseline.samples)
+        again = goal_of(images_of(MAPS), n)
+        assert torch.equal(again.terms[0].random, objective.terms[0].random)
     assert torch.equal(torch.cat([objective.loss(part) for part in rows.split(CPU_BLOCK)]), expected)
     assert torch.equal(torch.cat([objective.loss(part) for part in rows.split(2 * CPU_BLOCK)]), expected)
     # In other batches the processor's vectors are filled otherwise, which rounds differently.
@@ -206,20 +207,21 @@ def test_the_loss_does_not_depend_on_the_global_generator_nor_disturb_it(objecti
     torch.manual_seed(1)
     state = torch.get_rng_state()
     rows = random_subsets(TOTAL, 20, 8, seeded(8))
-    first = Objective(images_of(MAPS), 20, Weights()).loss(rows)
+    first = goal_of(images_of(MAPS), 20).loss(rows)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert torch.equal(Objective(images_of(MAPS), 20, Weights()).loss(rows), first)
+    assert torch.equal(goal_of(images_of(MAPS), 20).loss(rows), first)
 
 
 def one_noised_loss(objective: Objective, row: Tensor, cooling: float, draws: int) -> Tensor:
     """Noised losses of one subset by the parts: moments, noise, mix."""
     alpha, sigma2 = objective.langevin.coefficients(cooling)
-    positions = objective.images.positions
-    moments = subset_moments(objective.images, row.expand(draws, -1))
-    noised = noised_subsets(moments, objective.n, positions, alpha, sigma2, seeded(50))
-    source = noised_source(objective.source, positions, alpha, sigma2)
-    return mix(noised, source, objective.coefficients)
+    [term] = objective.terms
+    images = term.block.images
+    moments = subset_moments(images, row.expand(draws, -1))
+    noised = noised_subsets(moments, objective.n, images.positions, alpha, sigma2, seeded(50))
+    source = noised_source(term.source, images.positions, alpha, sigma2)
+    return mix(noised, source, term.coefficients)
 
 
 @pytest.mark.parametrize("cooling", [1.0, 0.3])
@@ -245,12 +247,12 @@ def test_noise_follows_from_the_generator(objective: Objective) -> None:
 
 def test_without_temperature_or_time_the_noise_ranks_as_the_loss_does(objective: Objective) -> None:
     rows = random_subsets(TOTAL, 20, 40, seeded(11))
-    still = Objective(images_of(MAPS), 20, Weights(), Langevin(1.0, 1.0, 0.0))
+    still = goal_of(images_of(MAPS), 20, langevin=Langevin(1.0, 1.0, 0.0))
     torch.testing.assert_close(still.noised_loss(rows, 1.0, seeded(1)), objective.loss(rows), rtol=1e-6, atol=1e-9)
     # A contraction alone is an affine map: only the Frechet distance, in its own units, shrinks with it.
-    cold = Objective(images_of(MAPS), 20, Weights.parse("kl=1,js=1,hellinger=1"))
+    cold = goal_of(images_of(MAPS), 20, Weights.parse("kl=1,js=1,hellinger=1"))
     torch.testing.assert_close(cold.noised_loss(rows, 0.0, seeded(1)), cold.loss(rows), rtol=1e-6, atol=1e-9)
-    frechet = Objective(images_of(MAPS), 20, Weights.parse("frechet=1"), Langevin(1.0, 1.0, 0.5))
+    frechet = goal_of(images_of(MAPS), 20, Weights.parse("frechet=1"), Langevin(1.0, 1.0, 0.5))
     torch.testing.assert_close(
         frechet.noised_loss(rows, 0.0, seeded(1)), math.exp(-1) * frechet.loss(rows), rtol=1e-6, atol=1e-9
     )
@@ -261,7 +263,7 @@ def test_without_temperature_or_time_the_noise_ranks_as_the_loss_does(objective:
 @pytest.mark.parametrize("text", ["1,1,1,1,1", "frechet=1", "kl=1", "kl=1,frechet=0.1"])
 @pytest.mark.parametrize("cooling", [0.0, 1.0])
 def test_the_lowest_noised_losses_are_found_though_not_all_are_computed(n: int, text: str, cooling: float) -> None:
-    objective = Objective(images_of(MAPS), n, Weights.parse(text))
+    objective = goal_of(images_of(MAPS), n, Weights.parse(text))
     rows = random_subsets(TOTAL, n, 400, seeded(12))
     for count, seed in itertools.product((1, 3, 16, 100), (1, 2)):
         losses = objective.noised_loss(rows, cooling, seeded(seed))
@@ -278,9 +280,9 @@ def test_the_lowest_of_all_are_all_in_order(objective: Objective) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 10, 40])
 def test_sums_in_float32_are_near_float64_for_fewer_images_than_channels(n: int) -> None:
-    objective = Objective(images_of(standardised(random_maps(100, 48, 2, seed=5))), n, Weights())
+    objective = goal_of(images_of(standardised(random_maps(100, 48, 2, seed=5))), n)
     rows = random_subsets(100, n, 20, seeded(1))
-    single, double = objective.divergences(rows), objective.divergences(rows, torch.float64)
+    single, double = (objective.divergences(rows, dtype)[:, 0] for dtype in (torch.float32, torch.float64))
     # Rounding gives the missing directions a variance of 1e-8 or so, and the Frechet distance takes its root.
     torch.testing.assert_close(single, double, rtol=2e-3, atol=0)
     torch.testing.assert_close(single[:, :4], double[:, :4], rtol=1e-5, atol=0)
@@ -299,9 +301,10 @@ def test_the_effective_size(n: int, total: int) -> None:
 
 def test_random_subsets_of_the_effective_size_have_the_loss() -> None:
     maps = standardised(random_maps(400, 3, 2, seed=4))
-    small, large = (Objective(images_of(maps), n, Weights.parse("wasserstein=1")) for n in (40, 160))
-    ratio = large.baseline.mean["wasserstein"] / small.baseline.mean["wasserstein"]
-    errors = [float(x.baseline.std["wasserstein"]) / x.baseline.mean["wasserstein"] for x in (small, large)]
+    small, large = (goal_of(images_of(maps), n, Weights.parse("wasserstein=1")) for n in (40, 160))
+    small_values, large_values = (x.terms[0].random[:, DIVERGENCE_NAMES.index("wasserstein")] for x in (small, large))
+    ratio = float(large_values.mean() / small_values.mean())
+    errors = [float(values.std() / values.mean()) for values in (small_values, large_values)]
     error = math.hypot(*errors) / math.sqrt(BASELINE_DRAWS)
     # E |m|^2 is proportional to 1/n - 1/N, and so is the rest but for terms of order 1 / n^2.
     assert effective_size(ratio, 40, 400) == pytest.approx(160, rel=5 * error + 0.02)

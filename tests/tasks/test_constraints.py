@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run, create, smooth, strict_json
+from conftest import Run, create, listing_of, smooth, strict_json
 from sources import made_up_source
 
 from imgsubset import Options, score, select, split
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import Source
 from imgsubset.files import Stamp
-from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.tasks.constraints import Constraints, constraints
+from imgsubset.reading.listing import RejectedFile
+from imgsubset.statistics.moments import Block
+from imgsubset.tasks.constraints import Allowed, constraints
 
 CPU = torch.device("cpu")
 FAST = {"candidates": 16, "chains": 1, "steps": 8, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
@@ -30,9 +31,9 @@ def made(
     keep: Sequence[int] = (),
     barred: Sequence[int] = (),
     equal: bool = False,
-) -> Constraints:
+) -> Allowed:
     names = tuple(f"class{number}" for number in range(max(classes) + 1)) if any(classes) else ()
-    return Constraints(
+    return Allowed(
         CPU,
         tuple(classes),
         names,
@@ -47,13 +48,13 @@ def made(
 def source_of(paths: Sequence[str], rejected: Sequence[RejectedFile] = (), root: Path = Path("source")) -> Source:
     """A source of made-up moments; none of its files is there."""
     listed = sorted([*paths, *(file.path for file in rejected)])
-    listing = Listing(str(root), root, tuple(listed))
+    listing = listing_of(root, listed)
     images = made_up_source(len(paths), 3)
     stamps = tuple(Stamp(1, 1) for _ in paths)
-    return Source(listing, images, tuple(sorted(paths)), stamps, tuple(rejected), "cpu", 0)
+    return Source(listing, (Block("made up", images),), tuple(sorted(paths)), stamps, tuple(rejected), "cpu", 0)
 
 
-def drawn(allowed: Constraints, n: int, taken: Sequence[int] = ()) -> list[list[int]]:
+def drawn(allowed: Allowed, n: int, taken: Sequence[int] = ()) -> list[list[int]]:
     choices = allowed.choices(n, taken)
     rows = choices.draw(100, torch.Generator().manual_seed(0)).tolist()
     assert all(len(set(subset)) == len(subset) == choices.n for subset in rows)
@@ -137,6 +138,7 @@ def generated(seed: int) -> tuple[list[int], list[list[int]]]:
     return owner, list(members.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_no_group_is_cut_whatever_is_kept_and_dropped(seed: int) -> None:
     owner, members = generated(seed)
@@ -196,7 +198,7 @@ def test_groups_far_larger_than_n_still_give_one(n: int) -> None:
 def test_a_group_of_which_one_is_kept_and_one_is_dropped_is_a_contradiction() -> None:
     source = source_of(["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
     with pytest.raises(UsageError, match=r"'a/[12]\.png'"):
-        constraints(source, Options(group_by="parent", keep=("a/1.png",), drop=("a/2.png",))).choices(2)
+        constraints(source, Options(group_by="parent", keep=("a/1.png",), drop=("a/2.png",)).constraints).choices(2)
 
 
 # Kept and dropped paths
@@ -207,7 +209,7 @@ ODD = ["a b.png", " a.png", "naïve 猫.png", "{x}.png", "a\nb.png", "-a.png", "
 @pytest.mark.parametrize("name", ODD)
 def test_names_may_hold_anything(name: str) -> None:
     source = source_of([f"x/{name}", "y.png", "z.png"])
-    allowed = constraints(source, Options(keep=(f"x/{name}",), drop=("z.png",)))
+    allowed = constraints(source, Options(keep=(f"x/{name}",), drop=("z.png",)).constraints)
     assert {source.paths[row] for row in allowed.keep} == {f"x/{name}"}
     assert {source.paths[row] for row in allowed.barred} == {"z.png"}
 
@@ -219,8 +221,8 @@ def test_paths_start_from_the_source_or_from_the_current_folder(
     for root in (tmp_path / "source", Path("../source"), Path("../here/../source/.")):
         source = source_of(["a/1.png", "a/2.png", "b.png", "here.png"], root=root)
         for path in ("a/1.png", "./a//1.png", "a/../a/1.png", "../source/a/1.png", str(tmp_path / "source/a/1.png")):
-            assert constraints(source, Options(keep=(path,))).keep == {0}, path
-            assert constraints(source, Options(drop=(path,))).barred == {0}, path
+            assert constraints(source, Options(keep=(path,)).constraints).keep == {0}, path
+            assert constraints(source, Options(drop=(path,)).constraints).barred == {0}, path
 
 
 @pytest.mark.parametrize(
@@ -236,19 +238,19 @@ def test_paths_start_from_the_source_or_from_the_current_folder(
 def test_contradictions_name_the_image(options: Options, culprit: str) -> None:
     source = source_of(["a.png", "b.png"], [RejectedFile("bad.png", "cut off")])
     with pytest.raises(UsageError, match=culprit):
-        constraints(source, options)
+        constraints(source, options.constraints)
 
 
 def test_what_is_dropped_need_not_be_there() -> None:
     source = source_of(["a.png", "b.png"], [RejectedFile("bad.png", "cut off")])
-    assert constraints(source, Options(drop=("gone.png", "bad.png", "b.png"))).barred == {1}
+    assert constraints(source, Options(drop=("gone.png", "bad.png", "b.png")).constraints).barred == {1}
 
 
 @pytest.mark.slow
 def test_many_kept_and_dropped_images_take_little_time() -> None:
     source = source_of([f"{number:06d}.png" for number in range(100_000)])
     start = time.perf_counter()
-    allowed = constraints(source, Options(keep=source.paths[:50_000], drop=source.paths[50_000:99_900]))
+    allowed = constraints(source, Options(keep=source.paths[:50_000], drop=source.paths[50_000:99_900]).constraints)
     assert allowed.bounds() == (50_000, 50_100)
     assert time.perf_counter() - start < 60  # minutes, if each were looked up among all
 
@@ -322,6 +324,7 @@ def test_classes_of_a_file(imgsubset: Callable[..., Run], mixed: Path, tmp_path:
     assert "'a/p0_01.png'" in run.err
 
 
+@pytest.mark.slow
 def test_the_loss_is_in_units_of_plain_random_subsets(
     imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path
 ) -> None:
@@ -407,6 +410,7 @@ def test_a_file_of_paths_that_cannot_be_read(imgsubset: Callable[..., Run], mixe
     assert "gone.txt" in run.err
 
 
+@pytest.mark.slow
 def test_the_dropped_belong_to_the_source_and_the_excluded_do_not(
     imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path
 ) -> None:

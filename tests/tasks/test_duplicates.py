@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run, create, noise, smooth, strict_json
+from conftest import Run, create, listing_of, noise, smooth, strict_json
+from conftest import read as read_of
 from PIL import Image
 from sources import made_up_source
 
 from imgsubset import Options, select
-from imgsubset.features.source import Source, read_source
+from imgsubset.features.source import Source
 from imgsubset.files import Stamp
-from imgsubset.reading.listing import Listing
-from imgsubset.statistics.moments import ImageMoments
+from imgsubset.statistics.moments import Block, ImageMoments
 from imgsubset.tasks.constraints import constraints
 from imgsubset.tasks.duplicates import NEAR, Neighbours, exact_duplicates
 
@@ -34,7 +34,8 @@ def source_of(root: Path, table: torch.Tensor, channels: int) -> Source:
         if not (root / path).exists():
             create(root / path, path.encode())
         stamps.append(Stamp((root / path).stat().st_size, 0))
-    return Source(Listing("made up", root, paths), ImageMoments(table, 16), paths, tuple(stamps), (), "cpu", 0)
+    blocks = (Block("made up", ImageMoments(table, 16)),)
+    return Source(listing_of(root, paths), blocks, paths, tuple(stamps), (), "cpu", 0)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ NEARLY = [{f"{number:02d}.png", f"more/{number:02d}.jpg"} for number in range(20
 
 
 def test_copies_are_found_by_content_whatever_their_names(album: Path) -> None:
-    read = read_source(album, FAST)
+    read = read_of(album, FAST)
     found = exact_duplicates(read.standardised())
     assert [{read.paths[row] for row in rows} for rows in found] == [COPIES[1], COPIES[0], COPIES[2]]
 
@@ -69,9 +70,9 @@ def test_pictures_of_equal_moments_and_other_content_are_no_exact_copies(tmp_pat
     picture.save(tmp_path / "b.png", compress_level=9)
     shutil.copy(tmp_path / "a.png", tmp_path / "c.png")
     smooth(2, 20, 20).save(tmp_path / "d.png")
-    read = read_source(tmp_path, FAST).standardised()
+    read = read_of(tmp_path, FAST).standardised()
     assert exact_duplicates(read) == [(0, 2)]
-    assert Neighbours(read.images).of(0) == [1, 2]
+    assert Neighbours(read.blocks).of(0) == [1, 2]
 
 
 def test_copies_far_apart_in_a_source_with_a_half_filled_cache_are_found(tmp_path: Path) -> None:
@@ -79,25 +80,25 @@ def test_copies_far_apart_in_a_source_with_a_half_filled_cache_are_found(tmp_pat
         smooth(number, 12, 12).save(tmp_path / f"{number:03d}.png")
         os.utime(tmp_path / f"{number:03d}.png", (1_500_000_000, 1_500_000_000))
     options = Options(size=16, cache=str(tmp_path / "cache"), **PICTURE)
-    read_source(tmp_path, options)
+    read_of(tmp_path, options)
     for number in range(0, 150, 10):
         shutil.copy(tmp_path / f"{number:03d}.png", tmp_path / f"z{number}.png")
-    read = read_source(tmp_path, options)
+    read = read_of(tmp_path, options)
     assert read.cached == 150
     assert len(exact_duplicates(read.standardised())) == 15
-    assert len(exact_duplicates(read_source(tmp_path, Options(size=16, **PICTURE)).standardised())) == 15
+    assert len(exact_duplicates(read_of(tmp_path, Options(size=16, **PICTURE)).standardised())) == 15
 
 
 def test_a_copy_that_has_gone_is_none(album: Path, tmp_path: Path) -> None:
     root = shutil.copytree(album, tmp_path / "album")
-    read = read_source(root, FAST).standardised()
+    read = read_of(root, FAST).standardised()
     (root / "07.png").unlink()
     assert len(exact_duplicates(read)) == 2
 
 
 def test_near_copies_are_near_and_others_are_not(album: Path) -> None:
-    read = read_source(album, FAST).standardised()
-    near = Neighbours(read.images)
+    read = read_of(album, FAST).standardised()
+    near = Neighbours(read.blocks)
     for row, path in enumerate(read.paths):
         twins = next((one for one in COPIES + NEARLY if path in one), {path})
         assert {read.paths[one] for one in near.of(row)} == twins - {path}
@@ -110,7 +111,7 @@ def test_neighbours_are_those_of_a_look_at_every_pair(seed: int) -> None:
     features = images.table[:, :12].double()
     apart = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist") / 12**0.5
     for radius in (NEAR, 0.4):
-        near = Neighbours(images, radius)
+        near = Neighbours((Block("made up", images),), radius)
         pairs = 0
         for row in range(0, len(images), 7):
             expected = [one for one in (apart[row] < radius).nonzero()[:, 0].tolist() if one != row]
@@ -131,7 +132,7 @@ def test_many_equal_images_take_little_time_and_memory(tmp_path: Path, equal: in
     tracemalloc.start()
     start = time.perf_counter()
     found = exact_duplicates(source)
-    allowed = constraints(source, Options(dedupe=True))
+    allowed = constraints(source, Options(dedupe=True).constraints)
     seconds = time.perf_counter() - start
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -155,6 +156,7 @@ def test_constant_pictures_of_different_colours_are_different(tmp_path: Path) ->
     assert found.copies == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (90, 3, 200)])
 def test_a_folder_of_copies_of_one_picture(
     imgsubset: Callable[..., Run], tmp_path: Path, colour: tuple[int, int, int]
@@ -197,6 +199,7 @@ def test_dedupe_never_chooses_two_copies_and_bars_nothing_else(album: Path, seed
     assert all(len(twins & set(few.chosen)) <= 1 for twins in COPIES + NEARLY)
 
 
+@pytest.mark.slow
 def test_dedupe_leaves_the_first_by_path_unless_another_is_kept(album: Path) -> None:
     found = select(album, 36, Options(**vars(FAST) | {"dedupe": True}))
     assert set(found.chosen) == {path for path in found.paths if "/" not in path} - {"07.png"}
@@ -230,6 +233,7 @@ def test_dedupe_does_not_go_with_groups(imgsubset: Callable[..., Run], album: Pa
     assert "dedupe" in run.err
 
 
+@pytest.mark.slow
 def test_different_pictures_stay_beside_an_outlier(album: Path, tmp_path: Path) -> None:
     root = shutil.copytree(album, tmp_path / "album")
     Image.fromarray(noise(1, 96, 80)).save(root / "noise.png")

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import create, normal_user, smooth
+from conftest import create, normal_user, read, smooth
 
 from imgsubset import Options, export, select
-from imgsubset.features.source import Source, read_source
+from imgsubset.features.source import Source
 from imgsubset.reading.listing import RejectedFile, list_images
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
 from imgsubset.writing.manifest import read_manifest
@@ -35,7 +35,7 @@ def source_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def source(source_folder: Path) -> Source:
-    return read_source("source", OPTIONS)
+    return read("source", OPTIONS)
 
 
 def copy(names: Sequence[str], rename: Callable[[str], str] = str, folder: str = "subset") -> Path:
@@ -133,7 +133,7 @@ def test_a_list_names_just_the_file_of_two_that_are_the_same(source: Source) -> 
 def test_a_list_names_just_the_file_of_two_of_the_same_name(source_folder: Path, form: str, name: str) -> None:
     for folder in ("a", "b"):
         smooth(77, 16, 16).save(source_folder / folder / "same.png")
-    source = read_source("source", OPTIONS)
+    source = read("source", OPTIONS)
     check(match_files(list_images(as_listed([name], form)), source), [name], source)
     check(
         match_files(list_images(source_folder / name[0]), source), [x for x in source.paths if x[0] == name[0]], source
@@ -242,13 +242,13 @@ def test_a_link_to_a_folder_of_the_source_is_followed(source: Source) -> None:
 
 def test_a_source_behind_a_link_is_the_same(source_folder: Path) -> None:
     Path("link").symlink_to("source")
-    source = read_source("link", OPTIONS)
+    source = read("link", OPTIONS)
     for paths in (as_listed(NAMES, "absolute"), as_listed(NAMES, "from the source"), copy(NAMES)):
         check(match_files(list_images(paths), source), NAMES, source)
 
 
 def test_a_source_given_as_a_list_is_matched_too(source_folder: Path) -> None:
-    source = read_source([f"source/{name}" for name in NAMES], OPTIONS)
+    source = read([f"source/{name}" for name in NAMES], OPTIONS)
     assert source.paths[0] == "source/a/1.png"
     found = match_files(list_images(copy(SOME)), source)
     assert [source.paths[row] for row in found.rows] == [f"source/{name}" for name in SOME]
@@ -260,7 +260,7 @@ def test_odd_names_are_matched(source_folder: Path) -> None:
     names = ["\udcff.png", "a\nb.png", "ä 画.png", "-x.png"]
     for number, name in enumerate(names):
         smooth(50 + number, 16, 16).save(create(source_folder / name))
-    source = read_source("source", OPTIONS)
+    source = read("source", OPTIONS)
     check(match_files(list_images(copy(names)), source), names, source)
     Path("list").write_bytes(b"\0".join(os.fsencode(f"source/{name}") for name in names))
     check(match_files(list_images("list"), source), names, source)
@@ -285,7 +285,7 @@ def test_a_subset_that_changes_after_it_was_listed_is_foreign(source: Source) ->
 def test_a_file_of_the_subset_that_may_not_be_read_is_foreign(open_folder: Path) -> None:
     shutil.copytree("source", open_folder / "source")
     copy(["z.png", "a/1.png"], folder=str(open_folder / "subset"))
-    source = read_source(open_folder / "source", OPTIONS)
+    source = read(open_folder / "source", OPTIONS)
     (open_folder / "subset" / "z.png").chmod(0)
     with normal_user(open_folder):
         found = match_files(list_images(open_folder / "subset"), source)
@@ -315,6 +315,7 @@ def test_a_manifest_names_the_images_even_without_its_copies(source: Source, exp
     check(match_manifest(read_manifest("alone.json"), source), names, source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["changed", "gone", "undecodable", "unknown"])
 def test_what_a_manifest_lists_and_the_source_has_no_more_is_foreign(exported: Path, fault: str) -> None:
     names = chosen(exported)
@@ -334,7 +335,7 @@ def test_what_a_manifest_lists_and_the_source_has_no_more_is_foreign(exported: P
         record["files"].append({"path": "Zebra.png", "rank": 9, "sha256": "0" * 64})
         (exported / "manifest.json").write_text(json.dumps(record))
         expected, names = "not in the source 'source'", ["Zebra.png", *names]
-    source = read_source("source", OPTIONS)
+    source = read("source", OPTIONS)
     found = match_manifest(read_manifest(exported), source)
     check(found, names[1:], source, names[:1])
     assert found.foreign[0].reason.startswith(expected)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import create, smooth, strict_json
 from scipy import stats
-from sources import made_up_source, random_rows
+from sources import goal_of, made_up_source, random_rows
 from torch import Tensor
 
 from imgsubset import Options, Selection, Weights, export, score, select
@@ -123,6 +123,7 @@ def test_where_there_is_no_manifest_there_are_no_recorded_options(out: Path) -> 
     assert recorded_options(out) is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_manifest_from_a_machine_with_a_gpu_is_scored_here(source: Path, selection: Selection, out: Path) -> None:
     alter(out, device="cuda")
@@ -198,14 +199,14 @@ def test_ratios_are_the_divergences_in_units_of_random_subsets(selection: Select
 
 @pytest.fixture(scope="module")
 def objective() -> Objective:
-    return Objective(made_up_source(300, 6), 20, Weights())
+    return goal_of(made_up_source(300, 6), 20, Weights())
 
 
 def baseline_losses(objective: Objective) -> np.ndarray:
     """Losses of the random subsets of the baseline, drawn and mixed once more."""
     generator = torch.Generator().manual_seed(BASELINE_SEED)
-    rows = random_subsets(len(objective.images), objective.n, BASELINE_DRAWS, generator)
-    values = objective.divergences(rows).numpy()
+    rows = random_subsets(objective.total, objective.n, BASELINE_DRAWS, generator)
+    values = objective.divergences(rows)[:, 0].numpy()
     shares = np.array([0.2] * 5)
     losses: np.ndarray = (values / values.mean(0) * shares).sum(1)
     return losses
@@ -218,7 +219,7 @@ def test_the_percentile_is_the_share_of_random_subsets_that_are_closer(objective
         result = score_of(objective, rows[None])
         assert result.percentile == pytest.approx(100 * np.mean(losses < result.loss), abs=1e-6)
         assert result.effective_size == pytest.approx(effective_size(result.loss, 20, 300))
-        expected = objective.divergences(rows[None], torch.float64)[0].tolist()
+        expected = objective.divergences(rows[None], torch.float64)[0, 0].tolist()
         assert list(result.divergences.values()) == pytest.approx(expected)
 
 
@@ -236,6 +237,7 @@ def test_the_percentile_of_a_random_subset_is_uniform(objective: Objective) -> N
     assert stats.kstest(shares, "uniform").pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_random_subsets_of_a_folder_have_percentiles_all_over(source: Path) -> None:
     rng = np.random.default_rng(1)
     paths = np.array(sorted(str(path.relative_to(source)) for path in source.rglob("*.png")))
@@ -287,6 +289,7 @@ def test_any_number_of_images_is_scored(source: Path, count: int) -> None:
 # What is not in the source
 
 
+@pytest.mark.slow
 def test_foreign_files_are_named_and_left_out_only_when_asked(source: Path, selection: Selection, out: Path) -> None:
     smooth(99, 16, 16).save(out / "new.png")
     with pytest.raises(InputError, match=r"1 file of subset '.*out' is not in source.*'new\.png': not in the source"):

@@ -103,6 +103,7 @@ def test_a_split_is_disjoint_complete_and_deterministic(pictures: Path) -> None:
         assert part.score.loss == pytest.approx(loss, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_parts_that_do_not_cover_the_source(pictures: Path) -> None:
     parts = split(pictures, {"a": "20%", "b": 30, "c": "10%"}, Options(**FAST))
     assert sizes_of(parts) == {"a": 24, "b": 30, "c": 12}
@@ -158,6 +159,7 @@ def check_whole(parts: dict[str, Selection]) -> None:
     assert set(owners.values()) == {1}
 
 
+@pytest.mark.slow
 def test_no_group_is_in_two_parts(tmp_path: Path) -> None:
     dice = random.Random(0)
     root = grouped(tmp_path, [dice.randint(1, 9) for _ in range(30)])
@@ -188,6 +190,7 @@ def test_parts_that_groups_cannot_meet_exactly(tmp_path: Path, sizes: list[int],
     assert all(size > 0 for size in sizes_of(parts).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [{"a": "40%", "b": "30%", "c": "30%"}, {"a": "30%", "b": "30%", "c": "30%"}])
 def test_fewer_groups_than_parts_are_too_few(tmp_path: Path, asked: dict[str, int | str]) -> None:
     root = grouped(tmp_path, [15, 15])
@@ -195,6 +198,7 @@ def test_fewer_groups_than_parts_are_too_few(tmp_path: Path, asked: dict[str, in
         split(root, asked, Options(group_by="parent", **FAST))
 
 
+@pytest.mark.slow
 def test_dropped_and_excluded_images_and_copies_are_in_no_part(pictures: Path, tmp_path: Path) -> None:
     root = shutil.copytree(pictures, tmp_path / "source")
     shutil.copy(root / "class1/001.png", root / "class2/copy.png")
@@ -216,6 +220,7 @@ def test_what_a_split_does_not_take(pictures: Path, options: dict[str, Any]) -> 
 # Through the program
 
 
+@pytest.mark.slow
 def test_each_part_has_its_images_its_manifest_and_its_score(
     imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path
 ) -> None:
@@ -246,6 +251,7 @@ def test_each_part_has_its_images_its_manifest_and_its_score(
         assert [copy.read_bytes() for copy in copies] == [(pictures / path).read_bytes()]
 
 
+@pytest.mark.slow
 def test_the_summary_tells_of_every_part(imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path) -> None:
     run = imgsubset("split", pictures, tmp_path / "sets", *WORDS, *ARGUMENTS)
     for name, size in [("train", 96), ("val", 12), ("test", 12)]:
@@ -298,6 +304,7 @@ def test_overwrite_replaces_a_split_and_keeps_foreign_files(
     assert imgsubset("verify", sets / "train").code == 0
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_split_writes_nothing(imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path) -> None:
     dry = strict_json(imgsubset("split", pictures, tmp_path / "x", *WORDS, "--dry-run", "--json", *ARGUMENTS).out)
     assert not (tmp_path / "x").exists()

@@ -475,7 +475,7 @@ def test_a_copy_that_was_corrupted_on_the_way_is_detected(
             Path(target).write_bytes(content)
         copystat(source, target)
 
-    monkeypatch.setattr(copying.shutil, "copystat", corrupt)
+    monkeypatch.setattr(shutil, "copystat", corrupt)
     with pytest.raises(OutputError, match=r"the copy of '.*b/4\.gif' differs"):
         export(chosen, tmp_path / "out")
     names = set(tree(tmp_path / "out"))

@@ -129,6 +129,7 @@ def test_yolo_labels_arrive(imgsubset: Program, tmp_path: Path, out: Path, seed:
     same(source, out, images + labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [13, 130, 1300])
 def test_numbers_that_begin_alike_stay_apart(imgsubset: Program, tmp_path: Path, out: Path, number: int) -> None:
     source = yolo(tmp_path / "yolo")
@@ -208,6 +209,7 @@ def test_a_coco_file_is_cut_to_the_chosen(imgsubset: Program, tmp_path: Path, ou
     assert (kept["info"], kept["categories"]) == (whole["info"], whole["categories"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "code"), [(b"{", 3), (b"[]", 3), (None, 3), (b'{"images": [{"id": 1}]}', 3)])
 def test_a_coco_file_that_is_none(
     imgsubset: Program, tmp_path: Path, out: Path, content: bytes | None, code: int
@@ -225,6 +227,7 @@ def test_a_coco_file_that_is_none(
 # Options
 
 
+@pytest.mark.slow
 def test_without_sidecars_only_images_arrive(imgsubset: Program, tmp_path: Path, out: Path) -> None:
     run_select(imgsubset, voc(tmp_path / "voc"), out, "--sidecars", "none")
     assert extras(out) == set()
@@ -232,6 +235,7 @@ def test_without_sidecars_only_images_arrive(imgsubset: Program, tmp_path: Path,
     assert extras(tmp_path / "other") == set()
 
 
+@pytest.mark.slow
 def test_templates_say_what_belongs_to_an_image(imgsubset: Program, tmp_path: Path, out: Path) -> None:
     source = tmp_path / "source"
     for number in NUMBERS:
@@ -284,6 +288,7 @@ def test_a_sidecar_that_is_a_link_arrives_as_a_file(imgsubset: Program, tmp_path
     assert (out / "a.txt").read_bytes() == b"label"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", ["a b", "naïve 猫", "{stem}", "%s", "a\nb", "-a", "[a]", os.fsdecode(b"\xff\xe9")])
 def test_sidecars_of_odd_names_arrive(imgsubset: Program, tmp_path: Path, out: Path, stem: str) -> None:
     source = tmp_path / "source"
@@ -309,6 +314,7 @@ def test_labels_are_verified(imgsubset: Program, tmp_path: Path, out: Path) -> N
 # Runs after others
 
 
+@pytest.mark.slow
 def test_overwrite_removes_the_sidecars_of_an_earlier_run(imgsubset: Program, tmp_path: Path, out: Path) -> None:
     source = yolo(tmp_path / "yolo")
     run_select(imgsubset, source, out, n=12)
@@ -460,6 +466,7 @@ def test_a_label_that_goes_or_changes_meanwhile_is_detected(
 # Several things at once
 
 
+@pytest.mark.slow
 def test_parts_of_a_split_take_their_labels(imgsubset: Program, tmp_path: Path) -> None:
     source, sets = voc(tmp_path / "voc"), tmp_path / "sets"
     assert imgsubset("split", source, sets, "a=50%", "b=50%", "-q", *ARGUMENTS) == Run(0, "", "")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -114,7 +114,7 @@ def _do(name: str, job: Job, quiet: bool) -> Result:
     try:
         placed = run(job, quiet)
     except GateError as error:
-        return Result(name, "failed", error.result, error)
+        return Result(name, "failed", cast("Placed", error.result), error)
     except ImgsubsetError as error:
         return Result(name, "failed", error=error)
     return Result(name, "skipped" if placed.done else "done", placed)

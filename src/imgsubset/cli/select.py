@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -26,6 +26,7 @@ from imgsubset.errors import GateError, UsageError
 from imgsubset.options import Options
 from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import placed_summary
+from imgsubset.results.records import Placed
 from imgsubset.writing.export import MODES
 
 
@@ -66,7 +67,7 @@ def report(job: Job, as_json: bool, quiet: bool, verbose: bool, err: bool = Fals
     try:
         placed = run(job, quiet)
     except GateError as error:
-        placed, verdict = error.result, error
+        placed, verdict = cast("Placed", error.result), error
     show(describe_placed(placed), placed_summary(placed, verbose), as_json, quiet, err)
     if verdict:
         raise verdict

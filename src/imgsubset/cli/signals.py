@@ -66,7 +66,7 @@ class Interrupt:
 
     def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Pass on what a task tells."""
-        if not any(name in stage for name in SEARCHING):
+        if stage.rpartition(": ")[2].split(" ")[0] not in SEARCHING:  # as in `train: draw`, `draw n=10`
             self.searching = False
         self.bars(stage, done, total, note)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from imgsubset.devices import single_threaded
 from imgsubset.errors import InputError, UsageError
 from imgsubset.files import read_named
 from imgsubset.options import Embeddings
-from imgsubset.reading.listing import parse_paths
+from imgsubset.reading.listing import Listing, parse_paths
 from imgsubset.statistics.moments import DEAD_VARIANCE, ImageMoments
 
 MANY_DIMENSIONS = 256  # above this there is PCA, unless asked otherwise: a search's time grows with the square of them
@@ -58,13 +57,13 @@ class Embedded:
     explained: float
 
 
-def read_embeddings(embeddings: Embeddings, root: Path, device: torch.device) -> Embedded:
-    """Read features of images of the folder `root`, in bounded memory; opens no image.
+def read_embeddings(embeddings: Embeddings, source: Listing, device: torch.device) -> Embedded:
+    """Read features of images of a source, in bounded memory; opens no image.
 
     Neither the order of the rows nor the number of threads changes a bit of the result.
 
     Raises UsageError for more components than dimensions, and InputError for an array of another kind, numbers that
-    are not finite or too large, and paths that are too many, too few, listed twice or no file in `root`.
+    are not finite or too large, and paths that are too many, too few, listed twice or no file in it.
     """
     values, name = _array(embeddings.values)
     dimensions = values.shape[1]
@@ -78,7 +77,7 @@ def read_embeddings(embeddings: Embeddings, root: Path, device: torch.device) ->
     listed, paths_name = _listed(embeddings.paths)
     if len(listed) != len(values):
         raise InputError(f"{name} have {len(values):,} rows, but {paths_name} list {len(listed):,} images")
-    paths = _located(listed, paths_name, root)
+    paths = _located(listed, paths_name, source)
     _check_numbers(values, name, paths)
     order = sorted(range(len(paths)), key=lambda row: os.fsencode(paths[row]))
     blocks, explained = _blocks(values, order), 1.0
@@ -127,24 +126,24 @@ def _listed(paths: str | os.PathLike[str] | Sequence[str]) -> tuple[list[str], s
     return parse_paths(read_named(paths, name)), name
 
 
-def _located(listed: Sequence[str], name: str, root: Path) -> list[str]:
-    """The paths relative to the root, each of them a file there, and none twice."""
-    bases = [base.rstrip("/") + "/" for base in (normpath(root.absolute()), os.path.realpath(root))]
-    rows: dict[str, int] = {}
+def _located(listed: Sequence[str], name: str, source: Listing) -> list[str]:
+    """The paths relative to the source, each of them a file there, and none twice."""
+    bases = [base.rstrip("/") + "/" for base in (normpath(source.root.absolute()), os.path.realpath(source.root))]
+    images, rows = frozenset(source.paths), dict[str, int]()
     for row, path in enumerate(listed):
         relative = normpath(path)
         for base in bases:
             relative = relative.removeprefix(base)
         if relative == ".." or relative.startswith(("/", "../")):
-            raise InputError(f"row {row} of {name}: '{path}' is not in source '{root}'")
+            raise InputError(f"row {row} of {name}: '{path}' is not in source '{source.name}'")
         if (first := rows.setdefault(relative, row)) != row:
             raise InputError(f"{name} list '{relative}' twice, in row {first} and row {row}")
         try:
-            problem = "" if stat.S_ISREG((root / relative).stat().st_mode) else "not a regular file"
+            if relative not in images:
+                source.open(relative).close()
         except (OSError, ValueError) as error:  # a ValueError: a name that no file can have
             problem = getattr(error, "strerror", None) or str(error)
-        if problem:
-            raise InputError(f"row {row} of {name}: '{path}' is no file in source '{root}': {problem}")
+            raise InputError(f"row {row} of {name}: '{path}' is no file in source '{source.name}': {problem}") from None
     return list(rows)
 
 

@@ -215,7 +215,7 @@ def _from_embeddings(listing: Listing, features: Features, embeddings: Embedding
         if value != getattr(Features(), name):
             raise UsageError(f"{name} {value!r} says how images are read; embeddings are used instead")
     where = torch_device(device)
-    embedded = read_embeddings(embeddings, listing.root, where)
+    embedded = read_embeddings(embeddings, listing, where)
     stamps = dict(zip(listing.paths, listing.stamps, strict=True))
     rows = [row for row, path in enumerate(embedded.paths) if path in stamps]
     if not rows:

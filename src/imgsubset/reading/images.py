@@ -31,25 +31,35 @@ _TRANSPOSE = {  # EXIF orientation -> what undoes it (EXIF 2.32, tag 0x0112)
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = {_TRANSPOSE[orientation] for orientation in (5, 6, 7, 8)}
-NUMBERS = ("width", "height")  # of a picture as it is shown, in pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """What a decoded file is: its stamp, and its picture's NUMBERS."""
+class Facts:
+    """What is known of a decoded image besides its pixels.
+
+    stamp    of its file
+    numbers  its width and height in pixels, as it is shown
+    """
 
     stamp: Stamp
     numbers: tuple[float, ...]
 
 
-def decode(path: str | bytes | os.PathLike[str], sizes: Sequence[int]) -> tuple[Decoded, list[bytes]]:
-    """Decode an image file to size x size x 3 bytes of RGB, row by row, for each of the sizes, and stamp the file.
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image: size x size x 3 bytes of RGB, row by row, for each size asked for; and what else is known of it."""
+
+    pixels: tuple[bytes, ...]
+    facts: Facts
+
+
+def decode(path: str | bytes | os.PathLike[str], sizes: Sequence[int]) -> Decoded:
+    """Decode an image file, opened once, to pixels of each of some sizes.
 
     The policy, the same for every image: EXIF orientation applied; 16-bit, 32-bit and float pixels scaled to 8
     bits; transparency composited over BACKGROUND; CMYK, palette, grey converted to RGB; the first frame of an
-    animation; JPEGs decoded at the smallest of 1/1, 1/2, 1/4, 1/8 scale that is at least the largest size; then
-    resampled (Lanczos, antialiased) to the square, without keeping the aspect.
+    animation; JPEGs decoded at the smallest of 1/1, 1/2, 1/4, 1/8 scale that is at least as large as the
+    largest size; then resampled (Lanczos, antialiased) to squares, without keeping the aspect.
 
     Raises whatever Pillow raises for a file it cannot decode; `reason` turns that into a line.
     """
@@ -57,23 +67,27 @@ def decode(path: str | bytes | os.PathLike[str], sizes: Sequence[int]) -> tuple[
         warnings.simplefilter("ignore")
         stamp = Stamp.of(os.fstat(file.fileno()))
         with Image.open(file, formats=FORMATS) as image:
-            turn = _TRANSPOSE.get(_orientation(image))
-            numbers = tuple(map(float, image.size if turn not in _SIDEWAYS else image.size[::-1]))
+            shown = image.size
             if image.format in ("JPEG", "MPO"):
                 image.draft(image.mode, (max(sizes), max(sizes)))
-            small = _shrink(image, sizes)
-    turned = [one if turn is None else one.transpose(turn) for one in small]
-    return Decoded(stamp, numbers), [one.tobytes() for one in turned]
+            squares = _shrink(image, sizes)
+            orientation = _orientation(image)
+        if orientation in _TRANSPOSE:
+            squares = [square.transpose(_TRANSPOSE[orientation]) for square in squares]
+        if 5 <= orientation <= 8:  # which exchange width and height
+            shown = shown[::-1]
+        facts = Facts(stamp, tuple(map(float, shown)))
+        return Decoded(tuple(square.tobytes() for square in squares), facts)
 
 
 def _shrink(image: Image.Image, sizes: Sequence[int]) -> list[Image.Image]:
-    """RGB images of size x size."""
+    """RGB images of size x size, for each size."""
     width, height = image.size
     fx = fy = 1
     if width * height <= BAND_PIXELS:
         rgb = _to_rgb(image, _value_range(image))
     else:
-        # Box-reduce band by band to no less than twice the target, so that no second copy at full size exists.
+        # Box-reduce band by band to no less than twice the largest, so that no second copy at full size exists.
         fx, fy = (max(1, side // (2 * max(sizes))) for side in image.size)
         rows = fy * max(1, BAND_PIXELS // 4 // width // fy)
         limits = _value_range(image)

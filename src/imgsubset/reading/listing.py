@@ -7,6 +7,7 @@ import os
 import stat
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,12 @@ class Listing:
     def stamp(self, path: str) -> Stamp:
         """What a file of the source is now. Raises OSError."""
         return Stamp.of(os.stat(self.locate(path)))  # noqa: PTH116
+
+    def names(self, folder: str) -> list[str]:
+        """All names in a folder of the source but hidden ones; none if it is no folder. Raises OSError."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return [name for name in os.listdir(self.locate(folder)) if not name.startswith(".")]  # noqa: PTH208
+        return []
 
     def without(self, out: Collection[str]) -> Listing:
         """With those images ignored."""
@@ -220,8 +227,8 @@ class _Walk:
                     return
         except FileNotFoundError:
             problem = "dangling link"
-        except OSError as error:  # a link to itself
-            problem = f"cannot follow link: {error.strerror or error}"
+        except OSError as error:  # a link to itself, for one
+            problem = f"{'cannot follow link: ' if entry.is_symlink() else ''}{error.strerror or error}"
         if image:
             self.rejected.append(RejectedFile(path, problem))
         else:

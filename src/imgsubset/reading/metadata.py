@@ -6,21 +6,21 @@ Paths are relative to the source, with `/`.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 from posixpath import dirname, join, normpath
 from typing import Any
 
 from imgsubset.errors import InputError
-from imgsubset.files import read_named
+from imgsubset.reading.listing import Listing
 from imgsubset.reading.sidecars import METADATA, upwards
 
 
-def filtered_metadata(root: Path, chosen: Sequence[str]) -> dict[str, bytes]:
+def filtered_metadata(source: Listing, chosen: Sequence[str]) -> dict[str, bytes]:
     """Every metadata.jsonl and metadata.csv in or above the chosen images' folders, with only their rows, by path.
 
     A row stays if the image that its `file_name` names, relative to the file's folder, is chosen; without that
@@ -31,19 +31,24 @@ def filtered_metadata(root: Path, chosen: Sequence[str]) -> dict[str, bytes]:
     wanted = frozenset(chosen)
     filtered = {}
     for folder in sorted({up for path in chosen for up in upwards(dirname(path))}, key=os.fsencode):
-        for name in METADATA:
-            where = root / folder / name
-            content = read_named(where, f"'{where}'") if where.is_file() else b""
-            if kept := _kept_rows(content, where, folder, wanted):
-                filtered[join(folder, name)] = kept
+        for path in (join(folder, name) for name in METADATA):
+            try:
+                with source.open(path) as file:
+                    content = file.read()
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):  # the latter: it is no regular file
+                    continue
+                raise InputError(f"cannot read '{source.locate(path)}': {error.strerror or error}") from None
+            if kept := _kept_rows(content, source.locate(path), folder, wanted):
+                filtered[path] = kept
     return filtered
 
 
-def _kept_rows(content: bytes, where: Path, folder: str, wanted: Collection[str]) -> bytes:
+def _kept_rows(content: bytes, where: str, folder: str, wanted: Collection[str]) -> bytes:
     """The rows of a metadata file that are about wanted images, after its header; empty if there are none."""
     body = content.removeprefix(BOM_UTF8)
     head, kept = [content[: len(content) - len(body)]], []
-    rows = _csv_rows(body, where) if where.suffix == ".csv" else _jsonl_rows(body, where)
+    rows = _csv_rows(body, where) if where.endswith(".csv") else _jsonl_rows(body, where)
     for place, (line, raw, row) in enumerate(rows):
         names = _file_names(row)
         if names is None and place == 0:
@@ -66,7 +71,7 @@ def _file_names(row: dict[str, Any]) -> list[Any] | None:
     return [name for value in values for name in value] if keys else None
 
 
-def _jsonl_rows(content: bytes, where: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+def _jsonl_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     for number, line in enumerate(io.BytesIO(content), 1):
         if not line.strip():
             continue
@@ -79,7 +84,7 @@ def _jsonl_rows(content: bytes, where: Path) -> Iterator[tuple[int, bytes, dict[
         yield number, line, row
 
 
-def _csv_rows(content: bytes, where: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+def _csv_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     """The line that each record ends in, its bytes, and its fields by their columns; the header, as line 0."""
     lines = io.StringIO(content.decode(errors="surrogateescape"), newline="").readlines()
     reader = csv.reader(lines, strict=True)  # else an open quote would swallow the rest

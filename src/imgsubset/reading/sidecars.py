@@ -13,13 +13,10 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
-from itertools import chain
-from pathlib import Path
 from posixpath import basename, dirname, join, normpath, split, splitext
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.listing import SUFFIXES
+from imgsubset.reading.listing import SUFFIXES, Listing
 
 SIBLINGS = {"images": ("labels",), "JPEGImages": ("Annotations", "SegmentationClass", "SegmentationObject")}
 METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder; never sidecars, but filtered
@@ -44,7 +41,7 @@ def masks(paths: Sequence[str], mode: str = "auto") -> set[str]:
 
 
 def sidecars(
-    root: Path, chosen: Sequence[str], everything: Collection[str], mode: str = "auto"
+    source: Listing, chosen: Sequence[str], everything: Collection[str], mode: str = "auto"
 ) -> dict[str, tuple[str, ...]]:
     """The sidecars of each chosen image, sorted; images that share a stem share sidecars.
 
@@ -59,18 +56,21 @@ def sidecars(
         return dict.fromkeys(chosen, ())
     templates = () if mode == "auto" else _templates(mode)
     wanted = {path: _places(path, templates) for path in chosen}
-    keys: defaultdict[str, set[str]] = defaultdict(set)
-    for folder, key in chain.from_iterable(wanted.values()):
-        keys[folder].add(key)
+    keys = {place for places in wanted.values() for place in places}
     # Unless a template says so, a picture beside a picture is no label, even if it is no candidate.
     beside = frozenset() if templates else {dirname(path) for path in chosen}
-    names = {at: _names(root / at, own, not templates, SUFFIXES if at in beside else ()) for at, own in keys.items()}
+    named: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for folder in {folder for folder, _ in keys}:
+        for name in _names(source, folder):
+            stem, suffix = splitext(name)
+            key = folder, name if templates else stem
+            if key not in keys or name in METADATA or (folder in beside and suffix.lower() in SUFFIXES):
+                continue
+            if os.path.isfile(source.locate(join(folder, name))):  # noqa: PTH113
+                named[key].append(join(folder, name))
     images = frozenset(everything)
-    found = {}
-    for path, places in wanted.items():
-        paths = {join(folder, name) for folder, key in places for name in names[folder].get(key, ())}
-        found[path] = tuple(sorted(paths - images, key=os.fsencode))
-    return found
+    found = {path: {label for place in places for label in named.get(place, ())} for path, places in wanted.items()}
+    return {path: tuple(sorted(labels - images, key=os.fsencode)) for path, labels in found.items()}
 
 
 def upwards(folder: str) -> list[str]:
@@ -91,22 +91,12 @@ def _places(path: str, templates: Sequence[str]) -> list[tuple[str, str]]:
     return [(place, stem) for place in folders for stem in (splitext(name)[0], name)]
 
 
-def _names(folder: Path, keys: Collection[str], by_stem: bool, but: Collection[str]) -> dict[str, list[str]]:
-    """The regular files of a folder whose stem (else: whose name) is one of the keys, by that; but for suffixes."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+def _names(source: Listing, folder: str) -> list[str]:
     try:
-        # Without such a folder, its convention is not used here.
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-            for entry in entries:
-                stem, suffix = splitext(entry.name)
-                key = stem if by_stem else entry.name
-                if key not in keys or suffix.lower() in but or entry.name.startswith(".") or entry.name in METADATA:
-                    continue
-                if Path(entry.path).is_file():  # for a link to itself, DirEntry.is_file raises
-                    found[key].append(entry.name)
+        return source.names(folder)
     except OSError as error:  # labels must not be lost without a word
-        raise InputError(f"cannot look for labels in '{folder}': {error.strerror or error}") from None
-    return found
+        where = source.locate(folder)
+        raise InputError(f"cannot look for labels in '{where}': {error.strerror or error}") from None
 
 
 def _templates(pattern: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.records import Comparison, Export, Placed, Result, Score, Scored, Selection, Verification
 
 if TYPE_CHECKING:
-    from imgsubset.features.cache import CacheFolder
+    from imgsubset.features.cache import Kept
 
 FORMAT = 1  # of the manifest; raised when a reader of an older one would misread it
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
@@ -154,7 +154,7 @@ def describe_verification(found: Verification) -> dict[str, Any]:
     return dataclasses.asdict(found) | {"folder": str(found.folder), "good": found.good}
 
 
-def describe_cache(folder: Path, kept: Sequence[CacheFolder]) -> dict[str, Any]:
+def describe_cache(folder: Path, kept: Sequence[Kept]) -> dict[str, Any]:
     """The record of what a cache folder holds, for json.dumps."""
     files = [{"path": str(one.path), "recipe": one.recipe, "images": one.images, "bytes": one.bytes} for one in kept]
     return {"folder": str(folder), "files": files}

@@ -11,7 +11,7 @@ from imgsubset.reading.listing import RejectedFile
 from imgsubset.results.records import Comparison, Export, Placed, Result, Score, Scored, Selection, Verification
 
 if TYPE_CHECKING:
-    from imgsubset.features.cache import CacheFolder
+    from imgsubset.features.cache import Kept
 
 SHOWN = 10  # names, unless all are asked for
 PLACED = {"copy": "copied to", "symlink": "linked from", "hardlink": "linked from"}
@@ -121,7 +121,7 @@ def verification_summary(found: Verification, verbose: bool = False) -> str:
     return "\n".join([*lines, *_files("changed", found.changed, verbose)])
 
 
-def cache_summary(folder: Path, files: Sequence[CacheFolder]) -> str:
+def cache_summary(folder: Path, files: Sequence[Kept]) -> str:
     """What a cache folder holds."""
     lines = [f"{printable(str(folder))}: {sum(file.bytes for file in files):,} bytes"]
     for file in files:

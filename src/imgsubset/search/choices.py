@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -39,10 +38,18 @@ class Choices:
     """The subsets of n rows that may be chosen.
 
     total   N
-    n       rows in a subset, the fixed ones among them; with groups as near to what was asked as they allow
     fixed   (F,) rows that are in every subset
     strata  the units that may be taken, by class and size
     wanted  rows to take of each class, beside the fixed ones
+
+    Made of them:
+
+    n             rows in a subset, the fixed ones among them; with groups as near to what was asked as they allow
+    single        whether every unit is a single row
+    unit_rows     the rows of all units, one unit after another
+    unit_stratum  (U,) the number of each unit's stratum; ascending
+    unit_size     (U,) how many rows each unit has
+    unit_start    (U,) where each unit's rows begin in `unit_rows`
     """
 
     def __init__(self, total: int, fixed: Tensor, strata: Sequence[Stratum], wanted: Mapping[int, int]) -> None:
@@ -58,39 +65,18 @@ class Choices:
             smallest.target = smallest.least
         self.strata = [stratum for found in by_class.values() for stratum in found]
         self.n = len(fixed) + sum(one.target for one in self.ways)
+        counts, sizes = (fixed.new_tensor([one.rows.shape[k] for one in self.strata]) for k in (0, 1))
+        self.single = bool((sizes == 1).all())
+        self.unit_rows = torch.cat([fixed[:0], *(stratum.rows.flatten() for stratum in self.strata)])
+        self.unit_stratum = torch.repeat_interleave(counts)
+        self.unit_size = sizes[self.unit_stratum]
+        self.unit_start = self.unit_size.cumsum(0) - self.unit_size
 
     @classmethod
     def free(cls, total: int, n: int, device: torch.device) -> Choices:
         """Any n of all rows."""
         rows = torch.arange(total, device=device)
         return cls(total, rows[:0], [Stratum(0, rows[:, None])], {0: n})
-
-    @property
-    def single(self) -> bool:
-        """Whether every unit is a single row."""
-        return all(stratum.rows.shape[1] == 1 for stratum in self.strata)
-
-    @cached_property
-    def unit_rows(self) -> Tensor:
-        """The rows of all units, one unit after another."""
-        return torch.cat([self.fixed[:0], *(stratum.rows.reshape(-1) for stratum in self.strata)])
-
-    @cached_property
-    def unit_size(self) -> Tensor:
-        """(U,) how many rows each unit has."""
-        like = self.fixed
-        return torch.cat([like[:0], *(like.new_full((len(s.rows),), s.rows.shape[1]) for s in self.strata)])
-
-    @cached_property
-    def unit_stratum(self) -> Tensor:
-        """(U,) the number of each unit's stratum; ascending."""
-        like = self.fixed
-        return torch.cat([like[:0], *(like.new_full((len(s.rows),), k) for k, s in enumerate(self.strata))])
-
-    @cached_property
-    def unit_start(self) -> Tensor:
-        """(U,) where each unit's rows begin in `unit_rows`."""
-        return self.unit_size.cumsum(0) - self.unit_size
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Random subsets, as rows (count, n)."""
@@ -115,12 +101,11 @@ class Choices:
 
     def units(self, rows: Tensor) -> Tensor:
         """The units (K, P) that subsets (K, n) consist of, beside the fixed rows, by strata; all of one composition."""
-        unit_of = self.fixed.new_full((self.total,), -1)
+        unit_of = self.fixed.new_full((self.total,), -1)  # as the fixed rows stay
         unit_of[self.unit_rows] = torch.repeat_interleave(self.unit_size)
         found = unit_of[rows].sort(1).values
-        first = torch.ones_like(found, dtype=torch.bool)
-        first[:, 1:] = found[:, 1:] != found[:, :-1]
-        return found[first & (found >= 0)].view(len(rows), -1)
+        is_new = found.diff(dim=1, prepend=unit_of.new_full((len(rows), 1), -1)) > 0
+        return found[is_new].view(len(rows), -1)
 
     def rows(self, units: Tensor) -> Tensor:
         """The subsets (K, n) of units (K, P), all of one composition."""

@@ -18,11 +18,8 @@ class RandomDraws:
 
     name = "draws"
 
-    def __init__(
-        self, objective: Objective, candidates: int, generator: Generator, choices: Choices | None = None
-    ) -> None:
-        self.objective, self.generator = objective, generator
-        self.choices = choices or Choices.free(objective.total, objective.n, objective.device)
+    def __init__(self, objective: Objective, candidates: int, generator: Generator, choices: Choices) -> None:
+        self.objective, self.generator, self.choices = objective, generator, choices
         self.rounds = self.patience = max(min(ROUNDS, candidates), candidates // MOST)
         self.remaining = [candidates // self.rounds + (i < candidates % self.rounds) for i in range(self.rounds)]
 

@@ -89,40 +89,26 @@ def search(
     progress  told the work of each round and the lowest loss so far
     """
     begin = time.perf_counter()
-    rows, losses, trace = (start.rows, start.losses, list(start.trace)) if start else (None, None, [])
-    work, since = 0, 0
+    kept = [(start.rows, start.losses)] if start else []
+    best = float(start.losses[0]) if start else float("inf")
+    trace = list(start.trace) if start else []
+    number = work = since = 0
     over = stopped = False
-    number = 0
     while not (over or stopped):
         elapsed = (time.perf_counter() - begin) / seconds if seconds else 0.0
         fraction = min(1.0, max(number / (method.rounds - 1), elapsed)) if method.rounds > 1 else 1.0
         done = method.step(fraction)
         drawn = done.rows.sort(1).values
         fresh = loss(drawn)
-        before = float(losses[0]) if losses is not None else float("inf")
-        rows, losses = _best(rows, losses, drawn, fresh, keep)
-        best = float(losses[0])
+        rows, losses = (torch.cat(parts) for parts in zip(*kept, (drawn, fresh), strict=True))
+        order = losses.argsort(stable=True)[:keep]  # of equal ones the earlier
+        kept = [(rows[order], losses[order])]
+        before, best = best, float(losses[order[0]])
         number, work = number + 1, work + done.work
         since = 0 if best < before else since + 1
-        spent = time.perf_counter() - begin
-        trace.append(
-            TracePoint(
-                method.name, drawn.shape[1], work, done.temperature, float(fresh.min()), best, done.changed, spent
-            )
-        )
+        spent, lowest = time.perf_counter() - begin, float(fresh.min())
+        trace.append(TracePoint(method.name, drawn.shape[1], work, done.temperature, lowest, best, done.changed, spent))
         progress(done.work, best)
         stopped = stop()
         over = fraction >= 1 or since >= method.patience or best == 0
-    assert rows is not None
-    assert losses is not None
-    return Found(rows, losses, tuple(trace), stopped)
-
-
-def _best(
-    rows: Tensor | None, losses: Tensor | None, new_rows: Tensor, new_losses: Tensor, keep: int
-) -> tuple[Tensor, Tensor]:
-    """The `keep` best of the subsets so far and new ones, best first; of equal ones the earlier."""
-    if rows is not None and losses is not None:
-        new_rows, new_losses = torch.cat([rows, new_rows]), torch.cat([losses, new_losses])
-    order = new_losses.argsort(stable=True)[:keep]
-    return new_rows[order], new_losses[order]
+    return Found(*kept[0], tuple(trace), stopped)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -53,13 +54,8 @@ class Part:
     pair_scale: Tensor
     pair_center: Tensor
 
-    @property
-    def width(self) -> int:
-        """How many numbers of z are the block's."""
-        return 2 * self.images.channels + self.pair_scale.numel()
-
     def embed(self, rows: Tensor) -> list[Tensor]:
-        """The block's numbers of z of these rows (...,): parts (..., W) float32, whose widths sum to `width`."""
+        """The block's numbers of z of these rows (...,): parts (..., W) float32, of any widths."""
         means, squares = self.images.table[rows].chunk(2, -1)
         rotated = means @ self.basis
         parts = [rotated * self.mean_scale, (squares - 1) * self.square_scale]
@@ -83,22 +79,15 @@ class Quadratic:
         """N"""
         return len(self.parts[0].images)
 
-    @property
-    def width(self) -> int:
-        """Z"""
-        return sum(part.width for part in self.parts)
-
     def embed(self, rows: Tensor) -> Tensor:
         """z of these rows (...,), as (..., Z) float32."""
         return torch.cat([piece for part in self.parts for piece in part.embed(rows)], -1)
 
     def residual(self, members: Tensor) -> Tensor:
         """Mean of z over each subset (R, n), summed in float64: (R, Z). Its squared length is the loss."""
-        total = torch.zeros(len(members), self.width, dtype=torch.float64, device=members.device)
-        width = max(1, EMBEDDED // len(members))
-        for start in range(0, members.shape[1], width):
-            total += self.embed(members[:, start : start + width]).sum(1, dtype=torch.float64)
-        return total / members.shape[1]
+        columns = torch.split(members, max(1, EMBEDDED // len(members)), 1)
+        sums = (self.embed(some).sum(1, dtype=torch.float64) for some in columns)
+        return reduce(torch.add, sums) / members.shape[1]
 
 
 def quadratic_form(objective: Objective) -> Quadratic:
@@ -130,10 +119,8 @@ def _pairs(eigenvalues: Tensor, frechet: float) -> tuple[Tensor, Tensor]:
     channels = len(eigenvalues)
     if not frechet:
         return eigenvalues.new_zeros(0, channels), eigenvalues.new_zeros(0, channels)
-    first = torch.arange(channels)
-    shift = torch.arange(channels // 2 + 1)[:, None]
     floored = eigenvalues.clamp(min=max(float(eigenvalues[-1]) * MIN_EIGENVALUE, 1e-12))
-    weight = frechet / (floored[first] + floored[(first + shift) % channels])
+    weight = frechet / (floored + torch.stack([floored.roll(-shift) for shift in range(channels // 2 + 1)]))
     weight[0] /= 2  # the sum runs over ordered pairs, of which a diagonal entry is one and any other two
     if channels % 2 == 0:
         weight[-1] /= 2  # the last diagonal of an even number of channels holds each pair twice

@@ -56,9 +56,7 @@ def resized(form: Quadratic, rows: Tensor, n: int, generator: Generator) -> Tens
         return torch.stack([herding_order(form, subset)[:n] for subset in rows])
     filled = []
     for subset in rows:
-        free = torch.ones(len(form), dtype=torch.bool, device=rows.device)
-        free[subset] = False
-        others = free.nonzero()[:, 0]
+        others = torch.ones(len(form), device=rows.device).index_fill(0, subset, 0).nonzero()[:, 0]
         picked = torch.randperm(len(others), generator=generator, device=rows.device)[: n - len(subset)]
         filled.append(torch.cat([subset, others[picked]]))
     return torch.stack(filled)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import torch
@@ -20,7 +19,8 @@ from imgsubset.statistics.moments import Moments
 # A channel that varies less than this in a subset, in units of the source's variance, counts as varying this much:
 # KL diverges for constant images, and finite values can be ranked.
 MIN_VARIANCE = 1e-6
-JS_NODES = 32
+NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # of E[f(t)] for t ~ N(0, 1)
+NODE_WEIGHTS /= NODE_WEIGHTS.sum()
 
 
 def _relative(subset: Moments, source: Moments) -> tuple[Tensor, Tensor]:
@@ -55,19 +55,12 @@ def js(subset: Moments, source: Moments) -> Tensor:
     m, v = _relative(subset, source)
     s = v.sqrt()
     m, s = torch.where(s > 1, m / s, m)[..., None], torch.where(s > 1, 1 / s, s)[..., None]
-    nodes, weights = (torch.as_tensor(array, device=m.device) for array in _normal_quadrature())
+    nodes, weights = (torch.as_tensor(array, device=m.device) for array in (NODES, NODE_WEIGHTS))
     log_ratio = (m + s * nodes).square_().sub_(nodes**2).div_(2).sub_(s.log())
     inverse = (-log_ratio).exp_()
     log1p = inverse.log1p()  # log(1 + 1 / r), and log(1 + r) is log r more
     integrand = log_ratio.add_(log1p).mul_(inverse).add_(log1p)
     return _over_channels(1 - integrand @ weights / (2 * math.log(2))).clamp(0, 1)
-
-
-@cache
-def _normal_quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of E[f(t)] for t ~ N(0, 1)."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(JS_NODES)
-    return nodes, weights / weights.sum()
 
 
 def wasserstein(subset: Moments, source: Moments) -> Tensor:
@@ -109,23 +102,19 @@ def frechet_bound(subset: Moments, source: Moments) -> Tensor:
 
 def _frechet_of_trace(subset: Moments, source: Moments, squares: Tensor) -> Tensor:
     """The distance, given numbers whose roots sum to the trace of the root of the product."""
-    trace = _trace(subset.cov) + _trace(source.cov) - 2 * squares.clamp(min=0).sqrt().sum(-1)
-    distance: Tensor = (subset.mean - source.mean).square().sum(-1) + trace
-    return distance.clamp(min=0)
-
-
-def _trace(matrices: Tensor) -> Tensor:
-    traces: Tensor = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return traces
+    own, other = (moments.cov.diagonal(dim1=-2, dim2=-1).sum(-1) for moments in (subset, source))
+    trace = own + other - 2 * squares.clamp(min=0).sqrt().sum(-1)
+    return ((subset.mean - source.mean).square().sum(-1) + trace).clamp(min=0)
 
 
 DIVERGENCES: dict[str, Callable[[Moments, Moments], Tensor]] = {
-    "kl": kl,
-    "js": js,
-    "wasserstein": wasserstein,
-    "hellinger": hellinger,
-    "frechet": frechet,
+    function.__name__: function for function in (kl, js, wasserstein, hellinger, frechet)
 }
+
+
+def all_five(subset: Moments, source: Moments) -> Tensor:
+    """All divergences, (..., 5), in the order of DIVERGENCES."""
+    return torch.stack([divergence(subset, source) for divergence in DIVERGENCES.values()], -1)
 
 
 def mix(subset: Moments, source: Moments, coefficients: dict[str, float]) -> Tensor:

@@ -80,8 +80,7 @@ def _noncentral_wishart(cov: Tensor, n: int, alpha: float, tau: float, generator
     rows = _normal((*cov.shape[:-2], shifted, channels), cov, generator).mul_(tau).add_(root, alpha=alpha)
     if n - 1 > channels:
         rows = torch.cat([rows, _wishart_rows(n - 1 - channels, cov, generator).mul_(tau)], -2)
-    scatter: Tensor = rows.mT @ rows
-    return scatter
+    return rows.transpose(-2, -1) @ rows
 
 
 def _root(scatter: Tensor, rank: int) -> Tensor:

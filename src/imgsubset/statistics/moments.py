@@ -83,18 +83,14 @@ class Moments:
     @staticmethod
     def stack(parts: Sequence[Moments]) -> Moments:
         """Single moments as a batch (K, ...)."""
-        return Moments(
-            torch.stack([part.mean for part in parts]),
-            torch.stack([part.var for part in parts]),
-            torch.stack([part.cov for part in parts]),
-        )
+        return Moments(*(torch.stack([getattr(part, name) for part in parts]) for name in ("mean", "var", "cov")))
 
     @cached_property
     def cov_root(self) -> Tensor:
         """(..., r, C): B with B^T B = cov, cut to the directions in which the set varies. Not batched."""
         values, vectors = torch.linalg.eigh(self.cov)
         live = values > values.amax().clamp(min=0) * 1e-12 if values.numel() else values > 0
-        root: Tensor = (vectors[:, live] * values[live].sqrt()).mT
+        root: Tensor = (vectors[:, live] * values[live].sqrt()).T
         return root
 
 
@@ -167,11 +163,6 @@ def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torc
             a = block[..., :channels]
             sums[top : top + height] += block.new_ones(1, part.shape[1]).matmul(block).squeeze(1)
             outer[top : top + height] += a.mT @ a
-    return moments_of_sums(sums, outer, n)
-
-
-def moments_of_sums(sums: Tensor, outer: Tensor, n: int) -> Moments:
-    """Moments of sets of n images from the sums of their rows (..., 2 C) and of a a^T (..., C, C)."""
     mean, square = (sums / n).chunk(2, -1)
     cov = (outer / n).sub_(mean[..., :, None] * mean[..., None, :])
     return Moments(mean, square - mean**2, cov)
@@ -180,5 +171,4 @@ def moments_of_sums(sums: Tensor, outer: Tensor, n: int) -> Moments:
 def all_moments(images: ImageMoments) -> Moments:
     """Moments of the whole set, float64 throughout."""
     rows = torch.arange(len(images), device=images.table.device)
-    moments = subset_moments(images, rows[None], torch.float64)
-    return Moments(moments.mean[0], moments.var[0], moments.cov[0])
+    return subset_moments(images, rows[None], torch.float64).take(0)

@@ -7,15 +7,16 @@ Shapes: N images, n of them in a subset, K subsets, B blocks of features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
 
 from imgsubset.devices import by_blocks
-from imgsubset.statistics.divergences import DIVERGENCES, frechet, frechet_bound, mix
+from imgsubset.statistics.divergences import DIVERGENCES, all_five, frechet, frechet_bound, mix
 from imgsubset.statistics.langevin import Langevin, noised_source, noised_subsets
 from imgsubset.statistics.moments import Block, Moments, all_moments, subset_moments
 from imgsubset.weights import Weights
@@ -44,32 +45,19 @@ class Term:
     random: Tensor
     coefficients: dict[str, float]
 
-    def moments(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Moments:
-        """Moments of subsets given as indices (K, n); sums are made in `dtype`."""
-        return subset_moments(self.block.images, rows, dtype)
+    def share(self, subsets: Moments, without: str = "") -> Tensor:
+        """What the block adds to the losses (K,) of subsets, all divergences or all but one together."""
+        used = {name: value for name, value in self.coefficients.items() if name != without}
+        return self.block.weight * mix(subsets, self.source, used)
 
-    def divergences(self, subsets: Moments) -> Tensor:
-        """All five, (K, 5), in the order of DIVERGENCES."""
-        return torch.stack([divergence(subsets, self.source) for divergence in DIVERGENCES.values()], -1)
-
-    def random_losses(self) -> Tensor:
-        """The calibrated losses (draws,) of the random subsets, of this block alone."""
-        units = [self.coefficients.get(name, 0.0) for name in DIVERGENCES]
-        return self.random @ self.random.new_tensor(units)
+    @property
+    def of_frechet(self) -> float:
+        """What a unit of Frechet distance in this block adds to the loss."""
+        return self.block.weight * self.coefficients.get("frechet", 0.0)
 
 
-@dataclass(frozen=True)
-class Noised:
-    """Subsets under Langevin noise, of which only a bound of the Frechet distances is known.
-
-    moments  of the subsets (K, ...), a batch for each term
-    rest     (K,) what all other divergences add to the loss
-    bound    (K,) what the Frechet distances add to it, at least
-    """
-
-    moments: list[Moments]
-    rest: Tensor
-    bound: Tensor
+Noised = list[tuple[Term, Moments]]
+"""Terms, of which the source is noised, each with the noised moments of subsets."""
 
 
 @dataclass(frozen=True)
@@ -102,31 +90,29 @@ class Objective:
 
     def divergences(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """All five of each block, noise-free, (K, B, 5) float64, of subsets given as indices (K, n)."""
-
-        def of_some(some: Tensor, _: int) -> Tensor:
-            return torch.stack([term.divergences(term.moments(some, dtype)) for term in self.terms], 1)
-
-        return torch.cat(by_blocks(of_some, rows, CPU_BLOCK, GPU_BLOCK))
+        return torch.stack([_divergences(term.block, term.source, rows, dtype) for term in self.terms], 1)
 
     def loss(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Calibrated loss (K,), noise-free, of subsets given as indices (K, n): 1 is an average random subset."""
+        """Calibrated loss (K,), noise-free, of subsets (K, n): 1 is an average random one. `dtype` is that of sums."""
 
         def of_some(some: Tensor, _: int) -> Tensor:
-            return self._sum(lambda term: mix(term.moments(some, dtype), term.source, term.coefficients))
+            return _sum(term.share(subset_moments(term.block.images, some, dtype)) for term in self.terms)
 
         return torch.cat(by_blocks(of_some, rows, CPU_BLOCK, GPU_BLOCK))
 
     def share_below(self, loss: float) -> float:
         """The share of the baseline's random subsets whose calibrated loss is below this one, in [0, 1]."""
-        return float((self._sum(lambda term: term.random_losses()) < loss).double().mean())
+        losses = []
+        for term in self.terms:
+            units = term.random.new_tensor([term.coefficients.get(name, 0.0) for name in DIVERGENCES])
+            losses.append(term.block.weight * (term.random @ units))
+        return float((_sum(losses) < loss).double().mean())
 
     def noised_loss(self, rows: Tensor, cooling: float, generator: Generator) -> Tensor:
         """The loss (K,) after Langevin noise, at `cooling` in [0, 1] times the starting temperature."""
-        sources = self._noised_sources(cooling)
 
-        def of_some(subsets: list[Moments]) -> Tensor:
-            parts = zip(self.terms, subsets, sources, strict=True)
-            return _total([term.block.weight * mix(own, source, term.coefficients) for term, own, source in parts])
+        def of_some(noised: Noised) -> Tensor:
+            return _sum(term.share(subsets) for term, subsets in noised)
 
         return torch.cat(self._noised(of_some, rows, cooling, generator))
 
@@ -135,74 +121,60 @@ class Objective:
 
         Just what `noised_loss` would rank first, without the eigenvalues of subsets that a bound rules out.
         """
-        sources = self._noised_sources(cooling)
-        parts = self._noised(lambda subsets: self._bounded(subsets, sources), rows, cooling, generator)
-        rest = torch.cat([part.rest for part in parts])
-        loss = rest + torch.cat([part.bound for part in parts])
-        if any(term.coefficients.get("frechet") for term in self.terms):
+
+        def bounded(noised: Noised) -> tuple[Noised, Tensor, Tensor]:
+            rest = _sum(term.share(subsets, without="frechet") for term, subsets in noised)
+            bound = _sum(term.of_frechet * frechet_bound(subsets, term.source) for term, subsets in noised)
+            return noised, rest, bound
+
+        blocks, rests, bounds = zip(*self._noised(bounded, rows, cooling, generator), strict=True)
+        size, rest = len(rests[0]), torch.cat(rests)
+        loss = rest + torch.cat(bounds)
+
+        def exact(some: Tensor, number: int) -> Tensor:
+            shares = []
+            for k, (term, _) in enumerate(blocks[0]):
+                subsets = Moments.stack([blocks[i // size][k][1].take(i % size) for i in some.tolist()])
+                shares.append(term.of_frechet * frechet(subsets, term.source))
+            return rest[some] + _sum(shares)
+
+        if any(term.of_frechet for term in self.terms):
             first, later = loss.argsort().tensor_split([4 * count])
-            loss[first] = rest[first] + self._frechet(parts, first, sources)
+            loss[first] = torch.cat(by_blocks(exact, first, EIGEN_BLOCK, GPU_BLOCK))
             later = later[loss[later] <= loss[first].kthvalue(count).values]
             if len(later):
-                loss[later] = rest[later] + self._frechet(parts, later, sources)
+                loss[later] = torch.cat(by_blocks(exact, later, EIGEN_BLOCK, GPU_BLOCK))
         return torch.topk(loss, count, largest=False).indices
 
-    def _bounded(self, subsets: list[Moments], sources: list[Moments]) -> Noised:
-        rest, bound = [], []
-        for term, own, source in zip(self.terms, subsets, sources, strict=True):
-            others = {name: value for name, value in term.coefficients.items() if name != "frechet"}
-            rest.append(term.block.weight * mix(own, source, others))
-            eigen = term.block.weight * term.coefficients.get("frechet", 0.0)
-            bound.append(eigen * frechet_bound(own, source))
-        return Noised(subsets, _total(rest), _total(bound))
-
-    def _frechet(self, parts: Sequence[Noised], which: Tensor, sources: list[Moments]) -> Tensor:
-        """What the Frechet distances of these subsets, given by number, add to the loss, exactly."""
-        size = len(parts[0].rest)
-
-        def of_some(some: Tensor, _: int) -> Tensor:
-            exact = []
-            for number, (term, source) in enumerate(zip(self.terms, sources, strict=True)):
-                own = Moments.stack([parts[i // size].moments[number].take(i % size) for i in some.tolist()])
-                eigen = term.block.weight * term.coefficients.get("frechet", 0.0)
-                exact.append(eigen * frechet(own, source))
-            return _total(exact)
-
-        return torch.cat(by_blocks(of_some, which, EIGEN_BLOCK, GPU_BLOCK))
-
-    def _noised_sources(self, cooling: float) -> list[Moments]:
-        noise = self.langevin.coefficients(cooling)
-        return [noised_source(term.source, term.block.images.positions, *noise) for term in self.terms]
-
-    def _noised(
-        self, function: Callable[[list[Moments]], T], rows: Tensor, cooling: float, generator: Generator
-    ) -> list[T]:
-        """function(moments after the noise, by terms) for blocks of subsets."""
+    def _noised(self, function: Callable[[Noised], T], rows: Tensor, cooling: float, generator: Generator) -> list[T]:
+        """function(the terms after the noise) for blocks of subsets."""
         noise = self.langevin.coefficients(cooling)
         seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
+        spaces = [term.block.images for term in self.terms]
+        sources = [noised_source(term.source, term.block.images.positions, *noise) for term in self.terms]
+        terms = [replace(term, source=source) for term, source in zip(self.terms, sources, strict=True)]
 
         def of_some(some: Tensor, number: int) -> T:
             # A generator for each block, so that the noise does not depend on which thread comes first.
             own = torch.Generator(generator.device).manual_seed(seed + number)
-            return function(
-                [
-                    noised_subsets(term.moments(some), self.n, term.block.images.positions, *noise, own)
-                    for term in self.terms
-                ]
-            )
+            subsets = [noised_subsets(subset_moments(at, some), self.n, at.positions, *noise, own) for at in spaces]
+            return function(list(zip(terms, subsets, strict=True)))
 
         return by_blocks(of_some, rows, CPU_BLOCK, GPU_BLOCK)
 
-    def _sum(self, function: Callable[[Term], Tensor]) -> Tensor:
-        return _total([term.block.weight * function(term) for term in self.terms])
+
+def _divergences(block: Block, source: Moments, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """All five, (K, 5) float64, of subsets given as indices (K, n)."""
+
+    def of_some(some: Tensor, _: int) -> Tensor:
+        return all_five(subset_moments(block.images, some, dtype), source)
+
+    return torch.cat(by_blocks(of_some, rows, CPU_BLOCK, GPU_BLOCK))
 
 
-def _total(parts: Sequence[Tensor]) -> Tensor:
-    """Their sum, in their order."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    """Their sum, added up in their order."""
+    return reduce(torch.add, parts)
 
 
 def objective(blocks: Sequence[Block], n: int, weights: Weights, langevin: Langevin | None = None) -> Objective:
@@ -211,19 +183,16 @@ def objective(blocks: Sequence[Block], n: int, weights: Weights, langevin: Lange
 
 
 def _term(block: Block, n: int, weights: Weights) -> Term:
-    images, total, shares = block.images, len(block.images), weights.shares()
-    source = all_moments(images)
+    total, source = len(block.images), all_moments(block.images)
     random = source.mean.new_zeros(2, len(DIVERGENCES))
-    raw = Term(block, source, random, {})
     if n < total:
-        generator = torch.Generator(images.table.device).manual_seed(BASELINE_SEED)
-        rows = random_subsets(total, n, BASELINE_DRAWS, generator)
-        of_some = lambda some, _: raw.divergences(raw.moments(some))  # noqa: E731
-        samples = torch.cat(by_blocks(of_some, rows, CPU_BLOCK, GPU_BLOCK))
-        random = samples * (samples.mean(0) > ROUNDING)
+        generator = torch.Generator(block.images.table.device).manual_seed(BASELINE_SEED)
+        random = _divergences(block, source, random_subsets(total, n, BASELINE_DRAWS, generator))
+        random = random * (random.mean(0) > ROUNDING)
     means = dict(zip(DIVERGENCES, random.mean(0).tolist(), strict=True))
     # A divergence that is 0 for random subsets (of equal images, or n = N) is 0, but for rounding, for all.
-    coefficients = {name: share / means[name] if means[name] else 0.0 for name, share in shares.items()}
+    shares = weights.shares().items()
+    coefficients = {name: share / means[name] if means[name] else 0.0 for name, share in shares}
     return Term(block, source, random, coefficients)
 
 
@@ -232,13 +201,10 @@ def random_subsets(total: int, n: int, count: int, generator: Generator) -> Tens
 
     One permutation is cut into total // n disjoint subsets: as many draws for the price of one.
     """
-    device = generator.device
-    each = total // n
-    permutations = [
-        torch.randperm(total, generator=generator, device=device)[: each * n].view(each, n)
-        for _ in range(-(-count // each))
-    ]
-    return torch.cat(permutations)[:count]
+    each, device = total // n, generator.device
+    times = range(-(-count // each))
+    permutations = [torch.randperm(total, generator=generator, device=device)[: each * n] for _ in times]
+    return torch.cat(permutations).view(-1, n)[:count]
 
 
 def effective_size(loss: float, n: int, total: int) -> float:

@@ -9,14 +9,14 @@ Shapes: C channels, five divergences in the order of DIVERGENCES.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from imgsubset.devices import single_threaded, workers
-from imgsubset.statistics.divergences import DIVERGENCES
+from imgsubset.devices import by_blocks
+from imgsubset.statistics.divergences import DIVERGENCES, all_five
 from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, row_keys, standard, subset_moments
 
 DRAWS = 1000
@@ -44,8 +44,8 @@ def two_sample(first: ImageMoments, second: ImageMoments, generator: Generator, 
     pooled = ImageMoments(torch.cat([_in_order(first.table), _in_order(second.table)]), first.positions)
     # Centred and scaled once for all, so that sums lose no digits; the reference's own units follow in `_apart`.
     pooled = standard(pooled).apply(pooled)
-    one = all_moments(ImageMoments(pooled.table[: len(first)], pooled.positions))
-    other = all_moments(ImageMoments(pooled.table[len(first) :], pooled.positions))
+    sets = torch.split(pooled.table, [len(first), len(second)])
+    one, other = (all_moments(ImageMoments(table, pooled.positions)) for table in sets)
     if torch.equal(one.mean, other.mean) and torch.equal(one.var, other.var) and torch.equal(one.cov, other.cov):
         values = one.mean.new_zeros(len(DIVERGENCES))
     else:
@@ -65,12 +65,11 @@ def _apart(reference: Moments, other: Moments) -> Tensor:
     Both are given in units of the pooled variance.
     """
     scale = reference.var.clamp(min=LEAST_VARIANCE).sqrt()
-    in_units = [
-        Moments((one.mean - reference.mean) / scale, one.var / scale**2, one.cov / (scale[:, None] * scale))
-        for one in (reference, other)
-    ]
-    source = Moments(in_units[0].mean, torch.ones_like(scale), in_units[0].cov)
-    return torch.stack([divergence(in_units[1], source) for divergence in DIVERGENCES.values()])
+
+    def in_units(one: Moments) -> Moments:
+        return Moments((one.mean - reference.mean) / scale, one.var / scale**2, one.cov / (scale[:, None] * scale))
+
+    return all_five(in_units(other), replace(in_units(reference), var=torch.ones_like(scale)))
 
 
 def _floor(images: ImageMoments, size: int, generator: Generator, draws: int) -> Tensor:
@@ -79,7 +78,7 @@ def _floor(images: ImageMoments, size: int, generator: Generator, draws: int) ->
     few = min(size, total - size)
     everything = all_moments(images)
 
-    def deal(rows: Tensor) -> Tensor:
+    def deal(rows: Tensor, _: int) -> Tensor:
         drawn = subset_moments(images, rows, torch.float64)  # as the value's: a deal may be the two sets themselves
         apart = []
         for number in range(len(rows)):
@@ -90,11 +89,7 @@ def _floor(images: ImageMoments, size: int, generator: Generator, draws: int) ->
 
     device = images.table.device
     deals = [torch.randperm(total, generator=generator, device=device)[:few] for _ in range(draws)]
-    blocks = torch.split(torch.stack(deals), DEALT)
-    if device.type != "cpu":
-        return torch.cat([deal(rows) for rows in blocks])
-    with single_threaded():
-        return torch.cat(list(workers().map(deal, blocks)))
+    return torch.cat(by_blocks(deal, torch.stack(deals), DEALT, DEALT))
 
 
 def _without(everything: Moments, total: int, part: Moments, size: int) -> Moments:

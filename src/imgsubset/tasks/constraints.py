@@ -212,7 +212,7 @@ def _rows(wanted: Iterable[str], source: Source, option: str, must_be_there: boo
 def _relative(path: str, listing: Listing, known: set[str]) -> str:
     """A path relative to the source."""
     plain = os.path.normpath(path)
-    return plain if plain in known else os.path.relpath(path, listing.root)
+    return plain if plain in known else os.path.relpath(plain, listing.root)
 
 
 def _without_copies(source: Source, keep: set[int], drop: set[int]) -> set[int]:

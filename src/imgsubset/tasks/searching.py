@@ -144,6 +144,7 @@ def selection_of(
     from imgsubset.search.ranking import herding_order
 
     rows = result.found.rows[0]
+    run.progress("rank", 0, len(rows))  # the search is over
     with run.clock.stage("rank"):
         ranking = herding_order(quadratic_form(result.objective), rows)
     indices = tuple(rows.tolist())

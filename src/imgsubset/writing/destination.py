@@ -75,8 +75,8 @@ def companions(
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
-    beside = sidecars(source.root, chosen, images, options.sidecars)
-    written = filtered_metadata(source.root, chosen) if options.sidecars != "none" else {}
+    beside = sidecars(source, chosen, images, options.sidecars)
+    written = filtered_metadata(source, chosen) if options.sidecars != "none" else {}
     if options.coco is not None:
         if (name := Path(options.coco).name) in written:
             names = ", ".join(sorted(written))
