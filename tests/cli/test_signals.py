@@ -324,7 +324,6 @@ def test_a_reader_that_has_left_is_an_exit_code(finished: Path) -> None:
     assert unread("verify", finished) == (141, b"")
 
 
-@pytest.mark.xfail(reason="click prints help, and ends with 1 when nobody reads it", strict=True)
 @pytest.mark.parametrize("argument", ["--help", "--version"])
 def test_help_that_nobody_reads_gets_no_traceback(argument: str) -> None:
     assert unread(argument) == (141, b"")

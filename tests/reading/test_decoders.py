@@ -120,7 +120,8 @@ def decode(path, sizes, real=d.decode):
     return real(path, sizes)
 
 d.decode = decode
-SEND = d.Connection.send_bytes
+import multiprocessing.connection as c
+SEND = c.Connection.send_bytes
 {at_the_start}
 d.serve(sys.argv[1])
 """
@@ -425,7 +426,7 @@ def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(
 
 @pytest.mark.timeout(60)
 def test_an_idle_process_that_is_killed_is_an_error(many: Path, started: Processes, misbehave: Misbehave) -> None:
-    misbehave("", at_the_start="d.Connection = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", seconds=60)
+    misbehave("", at_the_start="c.Connection = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", seconds=60)
     with pytest.raises(InputError, match="a decoding process was killed by signal 9; is there enough memory"):
         collect(many, 2)
     assert_gone(started)
@@ -456,8 +457,8 @@ def test_too_many_deaths_are_an_error(
     ("count", "at_a_file", "at_the_start"),
     [
         (32, "if name == '011.png': reach('end')", ""),
-        (32, "", "d.Connection.send_bytes = lambda *given: (reach('end'), SEND(*given))"),
-        (32, "", "d.Connection.send_bytes = lambda *given: (SEND(*given), reach('end'))"),
+        (32, "", "c.Connection.send_bytes = lambda *given: (reach('end'), SEND(*given))"),
+        (32, "", "c.Connection.send_bytes = lambda *given: (SEND(*given), reach('end'))"),
     ],
     ids=["at the next file", "before the result", "after the result"],
 )

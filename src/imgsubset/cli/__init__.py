@@ -76,8 +76,13 @@ def main() -> None:
 
 
 def _run() -> int:
+    stdout = sys.stdout
     try:
         return int(program.main(prog_name="imgsubset", standalone_mode=False) or 0)
+    except SystemExit:
+        if sys.stdout is stdout:
+            raise
+        return 128 + 13  # click prints help itself, and puts another stdout there when nobody reads it
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see '{context.command_path} --help'" if context else ""

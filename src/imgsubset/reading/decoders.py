@@ -22,7 +22,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate, count, islice, pairwise
-from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any
 
 from imgsubset.devices import usable_cores
@@ -157,6 +156,8 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
+        from multiprocessing.connection import Pipe  # 10 ms, which `--help` need not wait for
+
         command = [sys.executable, "-c", SERVE, json.dumps([*self.sizes]), *sys.path]
         self.pipe, theirs = Pipe()
         try:
@@ -213,6 +214,8 @@ class _Worker:
 
 def serve(sizes: str) -> None:
     """A decoding process: has a connection to its worker for stdin, the shared memory for stdout."""
+    from multiprocessing.connection import Connection
+
     pipe, shared, squares = Connection(0), mmap.mmap(1, 0), json.loads(sizes)
 
     def begin(place: int) -> None:
