@@ -33,6 +33,7 @@ from imgsubset.reading.images import decode, reason
 from imgsubset.search.exchange import Exchanges
 from imgsubset.statistics import objective
 from imgsubset.writing import copying as copies
+from imgsubset.writing import destination
 from imgsubset.writing.destination import MARKER
 
 Program = Callable[..., Run]
@@ -503,7 +504,7 @@ def test_row08_a_collision_is_refused_before_anything_is_copied(
         pytest.skip("this file system folds case itself")
     arguments = ("select", folder, tmp_path / "out", "-n", 2, *FAST)
     with monkeypatch.context() as patch:
-        patch.setattr(export, "folds_case", lambda _: True)
+        patch.setattr(destination, "folds_case", lambda _: True)
         run = imgsubset(*arguments)
     check_failure(run, 5, "would have one name in the destination, whose file system folds case")
     assert set(tree(tmp_path / "out")) == {MARKER}
@@ -512,7 +513,7 @@ def test_row08_a_collision_is_refused_before_anything_is_copied(
 
 
 def test_row08_what_does_not_collide_is_kept(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "folds_case", lambda _: True)
+    monkeypatch.setattr(destination, "folds_case", lambda _: True)
     paths = ["a/1.jpg", "a/2.png", "b/1.jpg", "6.bmp"]
     done = export.export(selection_of(folder, paths), tmp_path / "out")
     assert sorted(done.hashes) == sorted(paths)
@@ -521,9 +522,9 @@ def test_row08_what_does_not_collide_is_kept(tmp_path: Path, folder: Path, monke
 def test_row08_a_file_system_that_folds_case_is_known_by_its_marker(tmp_path: Path) -> None:
     create(tmp_path / MARKER)
     sensitive = not (tmp_path / MARKER.swapcase()).exists()
-    assert export.folds_case(tmp_path) != sensitive
+    assert destination.folds_case(tmp_path) != sensitive
     create(tmp_path / MARKER.upper())  # which a folding file system shows by itself
-    assert export.folds_case(tmp_path)
+    assert destination.folds_case(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["Manifest.json", "MANIFEST.JSON"])
@@ -533,7 +534,7 @@ def test_row08_a_label_that_would_be_the_manifest_is_refused(
     folder = tmp_path / "source"
     smooth(0, 9, 9).save(create(folder / f"{Path(name).stem}.png"))
     create(folder / name, b"{}")
-    monkeypatch.setattr(export, "folds_case", lambda _: True)
+    monkeypatch.setattr(destination, "folds_case", lambda _: True)
     with pytest.raises(OutputError):
         export.export(select(folder, 1, OPTIONS), tmp_path / "out")
 
@@ -642,10 +643,10 @@ def test_row10_any_error_of_the_disk_at_any_call(
     """The first call that is about a copy fails; the run ends with 5 and its line, and the next one completes."""
     out = tmp_path / "out"
     failing = {
-        "write": (copies, "blocks"),
+        "write": (copies, "sha256_of"),
         "fsync": (copying.os, "fsync"),
         "mkdir": (Path, "mkdir"),
-        "open": (copies, "new_file"),
+        "open": (copies, "new_name"),
         "rename": (copies, "_rename"),
     }
     owner, name = failing[call]

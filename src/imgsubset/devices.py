@@ -58,17 +58,17 @@ def by_blocks(function: Callable[[Tensor, int], T], rows: Tensor, on_cpu: int, o
     """
     import torch
 
-    blocks = torch.split(rows, on_cpu if rows.device.type == "cpu" else on_gpu)
-    if rows.device.type != "cpu":
-        try:
-            return [function(block, number) for number, block in enumerate(blocks)]
-        except torch.OutOfMemoryError:
-            if on_gpu == 1:
-                raise
-            torch.cuda.empty_cache()
-        return by_blocks(function, rows, on_cpu, on_gpu // 2)
-    with single_threaded():
-        return list(workers().map(function, blocks, range(len(blocks))))
+    if rows.device.type == "cpu":
+        blocks = torch.split(rows, on_cpu)
+        with single_threaded():
+            return list(workers().map(function, blocks, range(len(blocks))))
+    try:
+        return [function(block, number) for number, block in enumerate(torch.split(rows, on_gpu))]
+    except torch.OutOfMemoryError:
+        if on_gpu == 1:
+            raise
+    torch.cuda.empty_cache()
+    return by_blocks(function, rows, on_cpu, on_gpu // 2)
 
 
 def torch_device(name: str) -> torch.device:

@@ -26,13 +26,13 @@ class ImgsubsetError(Exception):
 
 
 class UsageError(ImgsubsetError, ValueError):
-    """The caller asked for something that makes no sense."""
+    """The caller asked for something that makes no sense: an option, a weight, a path."""
 
     exit_code = 2
 
 
 class InputError(ImgsubsetError):
-    """The source cannot be used."""
+    """The source cannot be used: it has no images, or too few, or cannot be read."""
 
     exit_code = 3
 

@@ -22,10 +22,6 @@ READERS = 8  # files read or copied at once: that waits for disks, not for proce
 Cancelled: TypeAlias = Callable[[], bool]
 
 
-class CancelledError(OSError):
-    """Somebody who reads a file wants to leave."""
-
-
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """What a file was when it was looked at: its size in bytes and modification time in nanoseconds."""
@@ -80,43 +76,46 @@ def read_named(file: str | os.PathLike[str], name: str) -> bytes:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from None
 
 
-def blocks(file: BinaryIO, cancelled: Cancelled = lambda: False) -> Iterator[bytes]:
-    """The content of a file, in blocks. Raises CancelledError between two of them if `cancelled()`."""
-    while block := file.read(BLOCK):
-        if cancelled():
-            raise CancelledError(errno.ECANCELED, "cancelled")
-        yield block
-
-
 def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hex."""
     with open_regular(path) as file:
         return sha256_of(file)
 
 
-def sha256_of(file: BinaryIO, cancelled: Cancelled = lambda: False) -> str:
-    """SHA-256 of the rest of an open file, in hex."""
+def sha256_of(file: BinaryIO, cancelled: Cancelled = lambda: False, copy: BinaryIO | None = None) -> str:
+    """SHA-256 of the rest of an open file, in hex, copied to another on the way.
+
+    Raises OSError between two blocks if `cancelled()`: somebody wants to leave.
+    """
     digest = hashlib.sha256()
-    for block in blocks(file, cancelled):
+    while block := file.read(BLOCK):
+        if cancelled():
+            raise OSError(errno.ECANCELED, "cancelled")
         digest.update(block)
+        if copy is not None:
+            copy.write(block)
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def new_file(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new file beside the target, removed unless it was renamed."""
-    path = partial_name(target)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+def new_name(target: Path) -> Iterator[Path]:
+    """A name beside the target that no other file has. What has it in the end, not yet renamed, is removed."""
+    path = target.parent / f"{PARTIAL}{secrets.token_hex(8)}"
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file, path
+        yield path
     finally:
         path.unlink(missing_ok=True)
 
 
-def partial_name(target: Path) -> Path:
-    """A name beside the target that no other file has."""
-    return target.parent / f"{PARTIAL}{secrets.token_hex(8)}"
+@contextlib.contextmanager
+def new_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A new file to write. In the end it is on the disk, unless it need not be durable."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        if durable:
+            os.fsync(descriptor)
 
 
 def write_json(path: Path, record: object) -> None:
@@ -126,13 +125,10 @@ def write_json(path: Path, record: object) -> None:
 
 def write_whole(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
     """Write a file in one step, in place of any earlier one. Unless it is durable, a power cut may leave half of it."""
-    with new_file(path) as (file, new):
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-        os.fchmod(file.fileno(), 0o644)
-        file.close()  # which is when others on a network see it whole
+    with new_name(path) as new:
+        with new_file(new, durable) as file:
+            file.write(content)
+        new.chmod(0o644)
         new.replace(path)
     if durable:
         sync_folder(path.parent)

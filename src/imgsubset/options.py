@@ -191,40 +191,27 @@ class Options:
     def __init__(self, **given: Any) -> None:
         for name, kind in RECORDS.items():
             own = {option: given.pop(option) for option in kind.__dataclass_fields__ if option in given}
-            record = given.pop(name, None) or kind()
-            object.__setattr__(self, name, dataclasses.replace(record, **own) if own else record)
+            object.__setattr__(self, name, dataclasses.replace(given.pop(name, None) or kind(), **own))
         for name in given:
-            raise UsageError(unknown(name, f"unknown option '{name}'", OPTION_NAMES))
+            raise UsageError(unknown(name, f"unknown option '{name}'", FIELDS))
 
     if not TYPE_CHECKING:  # a checker should tell of a misspelt option in this package
 
         def __getattr__(self, name: str) -> Any:
-            owner = OPTION_NAMES.get(name)
-            if owner is None:
-                raise AttributeError(f"Options have no '{name}'")
-            return getattr(getattr(self, owner), name)
+            for record, kind in RECORDS.items():
+                if name in kind.__dataclass_fields__:
+                    return getattr(getattr(self, record), name)
+            raise AttributeError(f"Options have no '{name}'")
 
     def that_decide(self, level: int = NOTHING) -> dict[str, Any]:
         """The options of this level and of those before it, by name."""
-        return {
-            option.name: getattr(record, option.name)
-            for record in (getattr(self, name) for name in RECORDS)
-            for option in dataclasses.fields(record)
-            if option.metadata["decides"] <= level
-        }
+        return {name: getattr(self, name) for name, option in FIELDS.items() if option.metadata["decides"] <= level}
 
 
-RECORDS: dict[str, type[Any]] = {
-    "reading": Reading,
-    "features": Features,
-    "mix": Mix,
-    "constraints": Constraints,
-    "search": Search,
-    "running": Running,
-}
-OPTION_NAMES = {option: name for name, kind in RECORDS.items() for option in kind.__dataclass_fields__}
-FIELDS = {option: RECORDS[name].__dataclass_fields__[option] for option, name in OPTION_NAMES.items()}
-for _kind in RECORDS.values():  # for readers of docstrings
+_KINDS: tuple[type[Any], ...] = (Reading, Features, Mix, Constraints, Search, Running)
+RECORDS = {kind.__name__.lower(): kind for kind in _KINDS}
+FIELDS = {name: option for kind in _KINDS for name, option in kind.__dataclass_fields__.items()}
+for _kind in _KINDS:  # for readers of docstrings
     _lines = [f"    {option.name}  {option.metadata['meaning']}" for option in dataclasses.fields(_kind)]
     _kind.__doc__ = "\n".join([f"{_kind.__doc__}", "", *_lines])
 

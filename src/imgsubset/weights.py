@@ -55,13 +55,13 @@ class Weights:
         Raises UsageError naming what it does not understand.
         """
         parts = [part.strip() for part in text.split(",")]
-        if not any("=" in part for part in parts):
+        if "=" not in text:
             if len(parts) != len(DIVERGENCE_NAMES):
                 raise UsageError(
                     f"weights '{text}' are {len(parts)} numbers, not {len(DIVERGENCE_NAMES)}; "
                     f"give {','.join(DIVERGENCE_NAMES)} in this order, or by name as in 'kl=1,frechet=0.5'"
                 )
-            parts = [f"{name}={part}" for name, part in zip(DIVERGENCE_NAMES, parts, strict=True)]
+            return cls.of(dict(zip(DIVERGENCE_NAMES, parts, strict=True)), text)
         named: dict[str, str] = {}
         for part in parts:
             name, _, number = (piece.strip() for piece in part.partition("="))

@@ -19,7 +19,7 @@ from PIL import Image
 import imgsubset as package
 from imgsubset import cli, errors
 from imgsubset.cli import signals
-from imgsubset.options import OPTION_NAMES
+from imgsubset.options import FIELDS
 from imgsubset.progress import silent
 from imgsubset.search.exchange import Exchanges
 
@@ -94,11 +94,11 @@ def test_every_option_has_a_help_and_every_field_an_option(imgsubset: Program, n
     for option in options:
         assert option.help, option.name
         assert option.opts[-1] in text
-    fields = set(OPTION_NAMES)
+    fields = set(FIELDS)
     assert name == "demo" or fields <= {option.name for option in options}
 
 
-@pytest.mark.parametrize("field", OPTION_NAMES)
+@pytest.mark.parametrize("field", FIELDS)
 def test_defaults_are_those_of_the_library(
     imgsubset: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, field: str
 ) -> None:
@@ -237,7 +237,7 @@ def test_a_failure_in_a_copy_is_exit_code_5(
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importlib.import_module("imgsubset.writing.export"), "copy_file", full)
+    monkeypatch.setattr(importlib.import_module("imgsubset.writing.export"), "place", full)
     run = imgsubset("select", pictures, tmp_path / "out", "-n", 3, *FAST)
     check_failure(run, 5, f"cannot write to '{tmp_path / 'out'}': No space left on device")
 

@@ -209,7 +209,7 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
     k: int,
     fault: BaseException,
 ) -> None:
-    real, calls = export.link_file, []
+    real, calls = export.place, []
 
     def failing(*arguments: Any, **named: Any) -> Any:
         calls.append(arguments)
@@ -221,7 +221,7 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
     arguments = ("select", folder, tmp_path / "out", "-n", 5, "--mode", mode, *FAST)
     before = tree(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(export, "link_file", failing)
+        patch.setattr(export, "place", failing)
         assert imgsubset(*arguments).code == (5 if isinstance(fault, OSError) else 130)
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert (tmp_path / "out" / MARKER).exists()
@@ -236,13 +236,13 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
 def test_a_source_that_changes_before_it_is_linked_is_detected(
     imgsubset: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    real = export.link_file
+    real = export.place
 
     def late(source: Listing, path: str, *arguments: Any, **named: Any) -> Any:
         os.utime(source.locate(path), ns=(0, 10**18))
         return real(source, path, *arguments, **named)
 
-    monkeypatch.setattr(export, "link_file", late)
+    monkeypatch.setattr(export, "place", late)
     run = imgsubset("select", folder, tmp_path / "out", "-n", 3, "--mode", mode, *FAST)
     check_failure(run, 5, "changed while imgsubset was at work")
     assert set(tree(tmp_path / "out")) == {MARKER}

@@ -18,10 +18,11 @@ import pytest
 from conftest import create, normal_user, selection_of, strict_json, tree
 
 from imgsubset import Selection, export
-from imgsubset import files as copying
 from imgsubset.errors import OutputError, UsageError
+from imgsubset.files import PARTIAL
 from imgsubset.reading.listing import list_images
-from imgsubset.writing.export import MARKER, check_destination
+from imgsubset.writing import copying
+from imgsubset.writing.destination import MARKER, check_destination
 
 module = importlib.import_module("imgsubset.writing.export")  # the package's attribute of this name is the function
 CHOSEN = ("6.bmp", "a/1.jpg", "a/deep/er/3.webp", "b/1.jpg", "b/4.gif", "b/5.TIFF")
@@ -50,7 +51,7 @@ def check_no_half_file(folder: Path, destination: Path) -> None:
     found = tree(destination)
     for path, (digest, _, _) in found.items():
         name = Path(path).name
-        if not name.startswith(copying.PARTIAL) and path not in (MARKER, "manifest.json"):
+        if not name.startswith(PARTIAL) and path not in (MARKER, "manifest.json"):
             assert digest == hashlib.sha256((folder / path).read_bytes()).hexdigest(), path
     if "manifest.json" in found:
         for file in strict_json((destination / "manifest.json").read_bytes())["files"]:
@@ -431,7 +432,7 @@ def test_a_file_that_changed_since_it_was_decoded_is_detected(
     names = set(tree(tmp_path / "out"))
     assert "b/1.jpg" not in names
     assert "manifest.json" not in names
-    assert not [name for name in names if copying.PARTIAL in name]
+    assert not [name for name in names if PARTIAL in name]
 
 
 @pytest.mark.slow
@@ -443,7 +444,7 @@ def test_an_error_in_a_copy_leaves_no_partial_file_and_the_next_run_completes(
 
     def full(descriptor: int) -> None:
         name = os.readlink(f"/proc/self/fd/{descriptor}")
-        calls.extend([name] if Path(name).name.startswith(copying.PARTIAL) else [])
+        calls.extend([name] if Path(name).name.startswith(PARTIAL) else [])
         if len(calls) == 1 + k:  # the first is the marker
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
@@ -480,7 +481,7 @@ def test_a_copy_that_was_corrupted_on_the_way_is_detected(
     names = set(tree(tmp_path / "out"))
     assert "b/4.gif" not in names
     assert "manifest.json" not in names
-    assert not [name for name in names if copying.PARTIAL in name]
+    assert not [name for name in names if PARTIAL in name]
 
 
 # For each line of its input, a process that exports and is killed before or after some call; answers with its end.
@@ -572,7 +573,7 @@ def test_a_killed_overwrite_keeps_foreign_files_and_the_next_one_completes(
 def test_partial_files_of_a_killed_export_are_removed(folder: Path, chosen: Selection, tmp_path: Path) -> None:
     marker = {"files": [{"path": path} for path in [*CHOSEN, "c/gone.jpg"]]}
     create(tmp_path / "out" / MARKER, json.dumps(marker).encode())
-    for name in (f"a/{copying.PARTIAL}0123", f"c/{copying.PARTIAL}4567", "a/1.jpg", "c/gone.jpg"):
+    for name in (f"a/{PARTIAL}0123", f"c/{PARTIAL}4567", "a/1.jpg", "c/gone.jpg"):
         create(tmp_path / "out" / name, b"half a pict")
     export(chosen, tmp_path / "out")
     check_complete(folder, tmp_path / "out")

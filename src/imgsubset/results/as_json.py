@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.files import identity
 from imgsubset.options import CHOICE, NOTHING, Options
 from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.results.records import Comparison, Export, Placed, Score, Scored, Selection, Verification
+from imgsubset.results.records import Comparison, Export, Placed, Result, Score, Scored, Selection, Verification
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
@@ -50,12 +50,10 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
     hashes, extras = (exported.hashes, exported.extras) if exported else ({}, {})
     return {
         "format": FORMAT,
-        **_program(),
-        "device": selection.device,
+        **_describe_any(selection),
         "source": _folder(selection.source),
         "source_digest": selection.source.digest,
         "n": len(selection.indices),
-        "options": describe_options(selection.options),
         "request": request(selection.asked, selection.options, selection.embeddings, mode, ranked),
         "counts": {
             "usable": len(selection.paths),
@@ -65,15 +63,11 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
             "cached": selection.cached,
             "copies": selection.copies,
         },
-        "classes": {
-            name: {"source": everywhere, "subset": here} for name, (everywhere, here) in selection.classes.items()
-        },
+        "classes": {name: {"source": all_of, "subset": here} for name, (all_of, here) in selection.classes.items()},
         "score": describe_score(selection.score),
         "interrupted": selection.interrupted,
-        "warnings": list(selection.warnings),
         "rejected": _named(selection.rejected),
         "trace": [dataclasses.asdict(point) for point in selection.trace],
-        "seconds": selection.seconds,
         "files": [
             {"path": path, "rank": ranks[path]} | ({"sha256": hashes[path]} if path in hashes else {})
             for path in selection.chosen
@@ -87,12 +81,16 @@ def describe_placed(placed: Placed) -> dict[str, Any]:
     return {**placed.record, "destination": None if placed.destination is None else str(placed.destination)}
 
 
-def _program() -> dict[str, Any]:
+def _describe_any(result: Result) -> dict[str, Any]:
     from importlib.metadata import version  # 25 ms, which every decoding process would wait for
 
     return {
         "program": {"name": "imgsubset", "version": version("imgsubset")},
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "device": result.device,
+        "options": describe_options(result.options),
+        "warnings": list(result.warnings),
+        "seconds": result.seconds,
     }
 
 
@@ -106,38 +104,31 @@ def _named(files: Iterable[RejectedFile]) -> list[dict[str, str]]:
 
 def describe_score(score: Score) -> dict[str, Any]:
     """The record of a score, for json.dumps."""
-    ratios = score.ratios()
+    columns = {
+        "value": score.divergences,
+        "random_mean": score.random_mean,
+        "random_std": score.random_std,
+        "ratio": score.ratios(),
+    }
     return {
         "loss": score.loss,
         "percentile": score.percentile,
         "effective_size": score.effective_size,
-        "divergences": {
-            name: {
-                "value": value,
-                "random_mean": score.random_mean[name],
-                "random_std": score.random_std[name],
-                "ratio": ratios[name],
-            }
-            for name, value in score.divergences.items()
-        },
+        "divergences": {name: {key: of[name] for key, of in columns.items()} for name in score.divergences},
     }
 
 
 def describe_scored(scored: Scored) -> dict[str, Any]:
     """The record of a subset that was scored, for json.dumps."""
     return {
-        **_program(),
-        "device": scored.device,
+        **_describe_any(scored),
         "source": _folder(scored.source),
         "subset": scored.subset,
         "n": len(scored.paths),
-        "options": describe_options(scored.options),
         "counts": {"usable": scored.total, "rejected": len(scored.rejected), "foreign": len(scored.foreign)},
         "score": describe_score(scored.score),
-        "warnings": list(scored.warnings),
         "rejected": _named(scored.rejected),
         "foreign": _named(scored.foreign),
-        "seconds": scored.seconds,
         "files": [{"path": path} for path in scored.paths],
     }
 
@@ -145,20 +136,16 @@ def describe_scored(scored: Scored) -> dict[str, Any]:
 def describe_comparison(comparison: Comparison) -> dict[str, Any]:
     """The record of a comparison, for json.dumps."""
     return {
-        **_program(),
-        "device": comparison.device,
+        **_describe_any(comparison),
         "first": comparison.first.name,
         "second": comparison.second.name,
         "counts": {"first": comparison.sizes[0], "second": comparison.sizes[1]},
-        "options": describe_options(comparison.options),
         "loss": dataclasses.asdict(comparison.loss),
         "divergences": {
             name: dataclasses.asdict(one) | {"ratio": one.ratio, "differs": one.differs}
             for name, one in comparison.divergences.items()
         },
-        "warnings": list(comparison.warnings),
         "rejected": {name: _named(files) for name, files in zip(("first", "second"), comparison.rejected, strict=True)},
-        "seconds": comparison.seconds,
     }
 
 

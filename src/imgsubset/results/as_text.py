@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.reading.listing import RejectedFile
-from imgsubset.results.records import (
-    Comparison,
-    Export,
-    Placed,
-    Score,
-    Scored,
-    Selection,
-    Verification,
-)
+from imgsubset.results.records import Comparison, Export, Placed, Result, Score, Scored, Selection, Verification
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
@@ -38,15 +31,12 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", ""]
-    lines += score_table(selection.score)
-    lines += ["", f"These {n:,} images represent the folder like {selection.score.effective_size:,.0f} random ones."]
-    lines += [f"Note: {warning}." for warning in selection.warnings]
+    lines += [*_score(selection.score, n), *_notes(selection)]
     if selection.copies:
         lines += [f"Note: {selection.copies:,} images of the source are exact copies of others."]
     lines += _shares(selection, verbose)
     from_cache = f" ({selection.cached:,} from the cache)" if selection.cached else ""
-    lines += ["", f"{_times(seconds)}{from_cache}"]
-    lines += _files("skipped", selection.rejected, verbose)
+    lines += ["", f"{_times(seconds)}{from_cache}", *_files("skipped", selection.rejected, verbose)]
     return "\n".join(lines)
 
 
@@ -55,61 +45,69 @@ def _shares(selection: Selection, verbose: bool) -> list[str]:
     if not selection.classes:
         return []
     n, total = len(selection.indices), len(selection.paths)
-    rows = sorted(selection.classes.items(), key=lambda item: -item[1][0])
-    shown = rows if verbose else rows[: 2 * SHOWN]
-    lines = ["", f"{'class':<24}{'source':>9}{'share':>9}{'subset':>9}{'share':>9}"]
-    for name, (everywhere, here) in shown:
-        lines.append(f"{printable(name):<24}{everywhere:>9,}{everywhere / total:>9.1%}{here:>9,}{here / n:>9.1%}")
-    more = len(rows) - len(shown)
-    return lines + ([f"... and {more:,} more classes; -v shows all"] if more else [])
+    rows = (
+        f"{printable(name):<24}{everywhere:>9,}{everywhere / total:>9.1%}{here:>9,}{here / n:>9.1%}"
+        for name, (everywhere, here) in sorted(selection.classes.items(), key=lambda item: -item[1][0])
+    )
+    heading = f"{'class':<24}{'source':>9}{'share':>9}{'subset':>9}{'share':>9}"
+    more = "... and {:,} more classes; -v shows all"
+    return ["", heading, *_first(rows, len(selection.classes), more, verbose, 2 * SHOWN)]
 
 
 def scored_summary(scored: Scored, verbose: bool = False) -> str:
     """The summary of a subset that was scored."""
     n = len(scored.paths)
-    lines = [f"{n:,} of {scored.total:,} images of {printable(scored.source.name)}: {printable(scored.subset)}", ""]
-    lines += score_table(scored.score)
-    lines += ["", f"These {n:,} images represent the folder like {scored.score.effective_size:,.0f} random ones."]
-    lines += [f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer."]
-    lines += [f"Note: {warning}." for warning in scored.warnings]
-    lines += ["", _times(scored.seconds)]
-    lines += _files("not in the source, left out", scored.foreign, verbose)
-    lines += _files("skipped", scored.rejected, verbose)
+    lines = [
+        f"{n:,} of {scored.total:,} images of {printable(scored.source.name)}: {printable(scored.subset)}",
+        "",
+        *_score(scored.score, n),
+        f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer.",
+        *_notes(scored),
+        "",
+        _times(scored.seconds),
+        *_files("not in the source, left out", scored.foreign, verbose),
+        *_files("skipped", scored.rejected, verbose),
+    ]
     return "\n".join(lines)
 
 
-def score_table(score: Score) -> list[str]:
-    """Each divergence with its random mean and their ratio, then the calibrated loss."""
-    lines = [f"{'':<12}{'subset':>12}{'random':>12}{'ratio':>9}"]
+def _score(score: Score, n: int) -> list[str]:
+    """Each divergence with its random mean and their ratio, the calibrated loss, and what it means for n images."""
     ratios = score.ratios()
-    lines += [
-        f"{name:<12}{value:>12.3g}{score.random_mean[name]:>12.3g}{ratios[name]:>9.3f}"
-        for name, value in score.divergences.items()
+    return [
+        f"{'':<12}{'subset':>12}{'random':>12}{'ratio':>9}",
+        *(
+            f"{name:<12}{value:>12.3g}{score.random_mean[name]:>12.3g}{ratios[name]:>9.3f}"
+            for name, value in score.divergences.items()
+        ),
+        f"{'loss':<12}{'':>12}{'':>12}{score.loss:>9.3f}   (1 = an average random subset)",
+        "",
+        f"These {n:,} images represent the folder like {score.effective_size:,.0f} random ones.",
     ]
-    return [*lines, f"{'loss':<12}{'':>12}{'':>12}{score.loss:>9.3f}   (1 = an average random subset)"]
 
 
 def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:
     """The summary of a comparison."""
     names = [printable(listing.name) for listing in (comparison.first, comparison.second)]
-    lines = [f"{comparison.sizes[1]:,} images of {names[1]} against {comparison.sizes[0]:,} of {names[0]}", ""]
-    lines += [f"{'':<12}{'value':>12}{'floor':>12}{'floor 99%':>12}{'ratio':>9}{'p':>8}"]
-    rows = comparison.divergences | {"loss": comparison.loss}
-    lines += [
-        f"{name:<12}{one.value:>12.3g}{one.floor_mean:>12.3g}{one.floor_limit:>12.3g}{one.ratio:>9.2f}{one.p_value:>8.3f}"
-        for name, one in rows.items()
-    ]
     outside = [name for name, one in comparison.divergences.items() if one.differs]
-    lines += [
+    lines = [
+        f"{comparison.sizes[1]:,} images of {names[1]} against {comparison.sizes[0]:,} of {names[0]}",
+        "",
+        f"{'':<12}{'value':>12}{'floor':>12}{'floor 99%':>12}{'ratio':>9}{'p':>8}",
+        *(
+            f"{name:<12}{one.value:>12.3g}{one.floor_mean:>12.3g}{one.floor_limit:>12.3g}"
+            f"{one.ratio:>9.2f}{one.p_value:>8.3f}"
+            for name, one in {**comparison.divergences, "loss": comparison.loss}.items()
+        ),
         "",
         "floor: what two random samples of these sizes from one distribution show; 99 of 100 are below floor 99%.",
+        f"The two differ by more than chance in {', '.join(outside)}."
+        if outside
+        else "Nothing here tells the two from samples of one distribution.",
+        *_notes(comparison),
+        "",
+        _times(comparison.seconds),
     ]
-    if outside:
-        lines += [f"The two differ by more than chance in {', '.join(outside)}."]
-    else:
-        lines += ["Nothing here tells the two from samples of one distribution."]
-    lines += [f"Note: {warning}." for warning in comparison.warnings]
-    lines += ["", _times(comparison.seconds)]
     for name, rejected in zip(names, comparison.rejected, strict=True):
         lines += _files(f"of {name} skipped", rejected, verbose)
     return "\n".join(lines)
@@ -145,29 +143,32 @@ def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _notes(result: Result) -> list[str]:
+    return [f"Note: {warning}." for warning in result.warnings]
+
+
 def _times(seconds: Mapping[str, float]) -> str:
     return "time: " + ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
 
 
 def _names(what: str, paths: Sequence[str], verbose: bool) -> list[str]:
-    shown = paths if verbose else paths[:SHOWN]
-    lines = [f"{what}: {printable(path)}" for path in shown]
-    return lines + (
-        [f"... and {len(paths) - len(shown):,} more {what}; -v shows all"] if len(shown) < len(paths) else []
-    )
+    lines = (f"{what}: {printable(path)}" for path in paths)
+    return _first(lines, len(paths), f"... and {{:,}} more {what}; -v shows all", verbose)
 
 
-def _files(what: str, rejected: Iterable[RejectedFile], verbose: bool) -> list[str]:
-    """Files with reasons; only the first few unless verbose."""
-    files = list(rejected)
+def _files(what: str, files: Sequence[RejectedFile], verbose: bool) -> list[str]:
+    """Files with reasons, under a heading."""
     if not files:
         return []
-    shown = files if verbose else files[:SHOWN]
-    lines = [f"{what} {len(files):,} file{'s' if len(files) > 1 else ''}:"]
-    lines += [f"  {printable(file.path)}: {printable(file.reason)}" for file in shown]
-    if len(shown) < len(files):
-        lines.append(f"  ... and {len(files) - len(shown):,} more; -v shows all of them")
-    return lines
+    lines = (f"  {printable(file.path)}: {printable(file.reason)}" for file in files)
+    heading = f"{what} {len(files):,} file{'s' if len(files) > 1 else ''}:"
+    return [heading, *_first(lines, len(files), "  ... and {:,} more; -v shows all of them", verbose)]
+
+
+def _first(lines: Iterable[str], count: int, more: str, verbose: bool, most: int = SHOWN) -> list[str]:
+    """The first of `count` lines, all of them if verbose, and how many more there are."""
+    shown = count if verbose else min(count, most)
+    return [*islice(lines, shown), *([more.format(count - shown)] if shown < count else [])]
 
 
 def printable(text: str) -> str:

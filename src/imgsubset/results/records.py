@@ -42,9 +42,25 @@ class Score:
         return {name: value / means[name] if means[name] else 0.0 for name, value in self.divergences.items()}
 
 
-@dataclass(frozen=True)
-class Selection:
-    """A subset of the images of a source, and how it was found.
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every result tells.
+
+    warnings  what a user should know about the figures
+    options   that it was made with
+    device    what the moments were made on
+    seconds   wall time of each stage
+    """
+
+    warnings: tuple[str, ...]
+    options: Options
+    device: str
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Result):
+    """A subset of the images of a source, and how it was found. It also tells what every `Result` does.
 
     source      the listing of the source: its name, its folder
     paths       the usable images in it, relative, in the order of their bytes
@@ -53,17 +69,13 @@ class Selection:
     ranking     the same positions in an order of which every beginning represents the source well too
     score       how close the subset is to the source
     rejected    the files with an image's name that are not usable, with reasons
-    warnings    what a user should know about the figures
     classes     how many images each class has in the source and in the subset; {} without stratify
     copies      how many images of the source are exact copies of earlier ones
     trace       the search, round by round; with n = 'auto' at one size after another
     interrupted whether the search was stopped before its end
     asked       n as it was asked for
-    options     those it was made with
     embeddings  what the embeddings were, if there were any
-    device      what it ran on
     cached      how many images came from the cache
-    seconds     wall time of each stage
     """
 
     source: Listing
@@ -73,17 +85,13 @@ class Selection:
     ranking: tuple[int, ...] = field(repr=False)
     score: Score
     rejected: tuple[RejectedFile, ...]
-    warnings: tuple[str, ...]
     classes: dict[str, tuple[int, int]]
     copies: int
     trace: tuple[TracePoint, ...] = field(repr=False)
     interrupted: bool
     asked: str
-    options: Options
     embeddings: dict[str, object] | None
-    device: str
     cached: int
-    seconds: dict[str, float]
 
     @property
     def ranked(self) -> tuple[str, ...]:
@@ -155,9 +163,9 @@ class Placed:
         return tuple(file["path"] for file in sorted(self.record["files"], key=lambda file: file["rank"]))
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A subset that was scored.
+@dataclass(frozen=True, kw_only=True)
+class Scored(Result):
+    """A subset that was scored. It also tells what every `Result` does.
 
     source    the listing of the source
     subset    its name
@@ -166,10 +174,6 @@ class Scored:
     score     how close it is
     foreign   files of the subset that are no image of the source, left out, with reasons
     rejected  the files of the source that are not usable
-    warnings  what a user should know about the figures
-    options   that it was scored with
-    device    what the moments were made on
-    seconds   wall time of each stage
     """
 
     source: Listing
@@ -179,10 +183,6 @@ class Scored:
     score: Score
     foreign: tuple[RejectedFile, ...]
     rejected: tuple[RejectedFile, ...]
-    warnings: tuple[str, ...]
-    options: Options
-    device: str
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -211,9 +211,9 @@ class Distance:
         return self.value / self.floor_mean if self.floor_mean else 0.0
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two folders compared.
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Result):
+    """Two folders compared. It also tells what every `Result` does.
 
     first        the reference, whose variance is the unit
     second       the other one
@@ -221,10 +221,6 @@ class Comparison:
     divergences  each divergence of the second from the first, by name
     loss         the weighted mix, each divergence in units of its floor's mean: 1 is two samples of one distribution
     rejected     files of the one and of the other that are not usable, with reasons
-    warnings     what a user should know about the figures
-    options      that they were compared with
-    device       what the moments were made on
-    seconds      wall time of each stage
     """
 
     first: Listing
@@ -233,10 +229,6 @@ class Comparison:
     divergences: dict[str, Distance]
     loss: Distance
     rejected: tuple[tuple[RejectedFile, ...], tuple[RejectedFile, ...]]
-    warnings: tuple[str, ...]
-    options: Options
-    device: str
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether a folder can take a subset: before any work, and before the first copy."""
+"""Whether a folder can take a subset, or has it already: before any work, and before the first copy."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
@@ -20,7 +17,7 @@ from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.listing import Listing
 from imgsubset.reading.metadata import filtered_metadata
 from imgsubset.reading.sidecars import sidecars
-from imgsubset.writing.manifest import NAME, Manifest, read_manifest
+from imgsubset.writing.manifest import NAME, Manifest, listed_files, read_manifest
 
 MARKER = ".imgsubset-incomplete.json"
 RANKED = "ranked.txt"
@@ -32,7 +29,8 @@ def check_destination(source: Listing, destination: str | os.PathLike[str], over
     Raises UsageError if source and destination overlap, OutputError if the destination holds files that no unfinished
     export left there (with overwrite: if it is no folder).
     """
-    _check_apart(source, destination)
+    if overlap := _overlap(source, destination):
+        raise UsageError(f"destination '{destination}' {overlap}")
     real = Path(os.path.realpath(destination))
     with output_errors(destination):
         if not os.path.lexists(destination):
@@ -40,57 +38,50 @@ def check_destination(source: Listing, destination: str | os.PathLike[str], over
             return
         if not real.is_dir():
             raise OutputError(f"destination '{destination}' exists and is not a folder")
-        if not overwrite:
-            ours = listed_files(real / MARKER)
-            if ours:
-                ours.add(NAME)
-            for path in files_in(real):
-                if path not in ours and path != MARKER and not Path(path).name.startswith(PARTIAL):
-                    raise OutputError(
-                        f"destination '{destination}' is not empty: it holds '{path}'; choose another, "
-                        "or pass --overwrite to replace an earlier selection"
-                    )
+        if overwrite:
+            return
+        ours = listed_files(real / MARKER)
+        ours |= {MARKER, *([NAME] if ours else [])}
+        for path in files_in(real):
+            if path not in ours and not Path(path).name.startswith(PARTIAL):
+                raise OutputError(
+                    f"destination '{destination}' is not empty: it holds '{path}'; choose another, "
+                    "or pass --overwrite to replace an earlier selection"
+                )
 
 
-def _check_apart(source: Listing, destination: str | os.PathLike[str]) -> None:
+def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
+    """How a destination and the source are in each other's way; empty if they are not."""
     real_source, real = (Path(os.path.realpath(path)) for path in (source.root, destination))
     if real == real_source:
-        raise UsageError(f"destination '{destination}' is the source itself")
+        return "is the source itself"
     if source.listed:  # the root may hold much else, and the destination too, but for the images and links to them
         for path in source.paths:
             file = Path(os.path.abspath(source.locate(path)))  # noqa: PTH100 (resolve would follow the link itself)
             folders = {*Path(os.path.realpath(file)).parents, *(Path(os.path.realpath(file.parent)) / "x").parents}
             if real in folders:
-                raise UsageError(f"destination '{destination}' contains '{path}' of source '{source.name}'")
-        return
+                return f"contains '{path}' of source '{source.name}'"
+        return ""
     if real_source in real.parents:
-        raise UsageError(f"destination '{destination}' lies inside the source '{source.name}'")
-    if real in real_source.parents:
-        raise UsageError(f"destination '{destination}' contains the source '{source.name}'")
+        return f"lies inside the source '{source.name}'"
+    return f"contains the source '{source.name}'" if real in real_source.parents else ""
 
 
-@dataclass(frozen=True)
-class Companions:
-    """What goes with chosen images: paths of label files to copy, and the content of files made for them, by path."""
-
-    copied: tuple[str, ...]
-    written: dict[str, bytes]
-
-
-def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading) -> Companions:
-    """The labels that go with the chosen ones of the images of a source.
+def companions(
+    source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading
+) -> tuple[list[str], dict[str, bytes]]:
+    """What goes with chosen images: paths of label files to copy, and the content of files made for them, by path.
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
     beside = sidecars(source, chosen, images, options.sidecars)
-    copied = sorted({path for paths in beside.values() for path in paths})
     written = filtered_metadata(source, chosen) if options.sidecars != "none" else {}
     if options.coco is not None:
         if (name := Path(options.coco).name) in written:
             names = ", ".join(sorted(written))
             raise UsageError(f"two files of labels would have one name in the destination: {names}")
         written[name] = filtered_coco(options.coco, chosen, images)
-    return Companions(tuple(copied), written)
+    return sorted({path for paths in beside.values() for path in paths}), written
 
 
 def finished(
@@ -105,19 +96,17 @@ def finished(
     """
     from importlib.metadata import version  # 10 ms, which `--help` need not wait for
 
-    folder = Path(destination)
+    found, folder = _of_request(wanted, destination), Path(destination)
+    if found is None or found.record.get("interrupted") is not False or os.path.lexists(folder / MARKER):
+        return None
+    record = found.record
     try:
-        found = read_manifest(folder)
-        record = found.record
         same = (
-            record["request"] == json.loads(json.dumps(wanted))
-            and record["source"] == os.path.abspath(source.root)  # noqa: PTH100 (resolve would follow links)
+            record["source"] == os.path.abspath(source.root)  # noqa: PTH100 (resolve would follow links)
             and record["program"]["version"] == version("imgsubset")
-            and not record["interrupted"]
-            and not os.path.lexists(folder / MARKER)
             and all(Stamp.of((folder / path).stat()).size == source.stamp(path).size for path in found.hashes)
             and all((folder / path).is_file() for path in found.extras)
-            and _same_labels(companions(source, source.paths, tuple(found.hashes), options), source, found.extras)
+            and _same_labels(source, tuple(found.hashes), options, found.extras)
             and record["source_digest"] == source.digest
             and isinstance(record["score"]["loss"], float)
             and all(isinstance(file["rank"], int) for file in record["files"])
@@ -129,17 +118,24 @@ def finished(
 
 def interrupted(wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> bool:
     """Whether a destination holds the best so far of this very request, whose search was interrupted."""
-    try:
-        record = read_manifest(destination).record
-        return bool(record["interrupted"]) and bool(record["request"] == json.loads(json.dumps(wanted)))
-    except (ImgsubsetError, KeyError, TypeError):
-        return False
+    found = _of_request(wanted, destination)
+    return found is not None and bool(found.record.get("interrupted"))
 
 
-def _same_labels(along: Companions, source: Listing, recorded: Mapping[str, str]) -> bool:
+def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> Manifest | None:
+    """The manifest in a destination if it answers this very request."""
+    with contextlib.suppress(ImgsubsetError, TypeError):
+        found = read_manifest(destination)
+        if found.record.get("request") == json.loads(json.dumps(wanted)):
+            return found
+    return None
+
+
+def _same_labels(source: Listing, chosen: Sequence[str], options: Reading, recorded: Mapping[str, str]) -> bool:
     """Whether the labels of the chosen images are those that were recorded; a ranking does not count."""
-    now = {path: source.sha256(path) for path in along.copied}
-    now |= {path: hashlib.sha256(content).hexdigest() for path, content in along.written.items()}
+    copied, written = companions(source, source.paths, chosen, options)
+    now = {path: source.sha256(path) for path in copied}
+    now |= {path: hashlib.sha256(content).hexdigest() for path, content in written.items()}
     return now == {path: digest for path, digest in recorded.items() if path in now or path != RANKED}
 
 
@@ -148,23 +144,16 @@ def folds_case(folder: Path) -> bool:
     return (folder / MARKER.upper()).exists()
 
 
-def check_folded(paths: Iterable[str]) -> None:
-    """Refuse paths that differ only in case or in Unicode's normal form."""
+def check_folded(folder: Path, paths: Iterable[str]) -> None:
+    """Refuse paths that differ only in case or in Unicode's normal form, where these are one name."""
     seen: dict[str, str] = {}
-    for path in paths:
+    for path in paths if folds_case(folder) else ():
         other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
         if other != path:
             raise OutputError(
                 f"'{other}' and '{path}' would have one name in the destination, whose file system folds case; "
                 "choose a destination elsewhere"
             )
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Raise OutputError if fewer bytes are free than are needed."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OutputError(f"'{folder}' has {free:,} bytes free, but the chosen images take {needed:,}")
 
 
 @contextlib.contextmanager
@@ -176,16 +165,3 @@ def output_errors(destination: str | os.PathLike[str]) -> Iterator[None]:
         name = error.filename2 or error.filename
         where = f" ('{name}')" if name is not None else ""
         raise OutputError(f"cannot write to '{destination}': {error.strerror or error}{where}") from error
-
-
-def listed_files(record: Path) -> set[str]:
-    """The relative paths that a marker or a manifest lists; none if it is absent or not ours."""
-    try:
-        if not stat.S_ISREG(record.lstat().st_mode):
-            return set()
-        listed = json.loads(record.read_bytes())
-        paths = {str(entry["path"]) for entry in (*listed["files"], *listed.get("extras", ()))}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return set()
-    # A path that would lead out of the folder was not written by us.
-    return {path for path in paths if path and not Path(path).is_absolute() and ".." not in Path(path).parts}

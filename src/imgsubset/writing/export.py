@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,19 +22,9 @@ from imgsubset.progress import Progress, silent
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe
 from imgsubset.results.records import Export, Selection
-from imgsubset.writing.copying import copy_file, link_file
-from imgsubset.writing.destination import (
-    MARKER,
-    RANKED,
-    check_destination,
-    check_folded,
-    check_space,
-    companions,
-    folds_case,
-    listed_files,
-    output_errors,
-)
-from imgsubset.writing.manifest import NAME
+from imgsubset.writing.copying import place, still_readable
+from imgsubset.writing.destination import MARKER, RANKED, check_destination, check_folded, companions, output_errors
+from imgsubset.writing.manifest import NAME, listed_files
 
 MODES = ("copy", "symlink", "hardlink")
 
@@ -69,27 +60,20 @@ def export(
     start = time.perf_counter()
     check_mode(mode)
     check_destination(selection.source, destination, overwrite)
-    folder = Path(destination)
-    source = selection.source
+    folder, source = Path(destination), selection.source
     stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
-    along = companions(source, selection.paths, selection.chosen, selection.options.reading)
-    beside, written = _stamps(source, along.copied), along.written
-    if ranked:
-        if RANKED in written:
-            raise UsageError(f"a file of labels may not be called '{RANKED}' where --ranked writes one")
-        written = written | {RANKED: os.fsencode("".join(f"{path}\n" for path in selection.ranked))}
-    _check_names([*stamps, *beside], written)
+    beside, written = _labels(selection, ranked)
+    stamps |= beside
     with output_errors(destination):
         folder.mkdir(parents=True, exist_ok=True)
-        if mode == "copy":
-            check_space(folder, sum(stamp.size for stamp in (*stamps.values(), *beside.values())))
+        needed, free = sum(stamp.size for stamp in stamps.values()), shutil.disk_usage(folder).free
+        if mode == "copy" and needed > free:
+            raise OutputError(f"'{folder}' has {free:,} bytes free, but the chosen images take {needed:,}")
         earlier = listed_files(folder / MARKER) | (listed_files(folder / NAME) if overwrite else set())
-        listed = sorted({*stamps, *beside, *written, *earlier})
-        write_json(folder / MARKER, {"files": [{"path": path} for path in listed]})
-        if folds_case(folder):
-            check_folded([*stamps, *beside, *written, NAME])
+        write_json(folder / MARKER, {"files": [{"path": path} for path in sorted({*stamps, *written, *earlier})]})
+        check_folded(folder, [*stamps, *written, NAME])
         _remove(folder, earlier)
-        hashes = _place_all(source, folder, stamps | beside, mode, overwrite, progress)
+        hashes = _place_all(source, folder, stamps, mode, overwrite, progress)
         extras = {path: hashes.pop(path) for path in beside}
         for name, content in written.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -102,27 +86,29 @@ def export(
     return exported
 
 
-def _stamps(source: Listing, paths: Iterable[str]) -> dict[str, Stamp]:
-    stamps = {}
-    for path in paths:
-        try:
-            stamps[path] = source.stamp(path)
-        except OSError as error:
-            raise OutputError(f"'{source.locate(path)}' cannot be read any more: {error.strerror}") from None
-    return stamps
-
-
-def _check_names(copied: Iterable[str], written: Iterable[str]) -> None:
-    """Refuse files that would take each other's name, or one of this program's."""
+def _labels(selection: Selection, ranked: bool) -> tuple[dict[str, Stamp], dict[str, bytes]]:
+    """What goes with the images: the stamps of label files to copy, and the content of files to write, by path."""
+    source, chosen = selection.source, selection.chosen
+    copied, written = companions(source, selection.paths, chosen, selection.options.reading)
+    for name in written:
+        if name in (NAME, MARKER):
+            raise UsageError(f"a file of labels may not be called '{name}'")
+        if ranked and name == RANKED:
+            raise UsageError(f"a file of labels may not be called '{RANKED}' where --ranked writes one")
+    if ranked:
+        written = written | {RANKED: os.fsencode("".join(f"{path}\n" for path in selection.ranked))}
     taken = {NAME, MARKER, *written}
-    for path in copied:
+    for path in (*chosen, *copied):
         if path in taken:
             raise OutputError(f"'{path}' of the source would take the name of a file that is written; rename it there")
-    if {NAME, MARKER} & set(written):
-        raise UsageError(f"a file of labels may not be called '{NAME}'")
+    stamps = {}
+    for path in copied:
+        with still_readable(source.locate(path)):
+            stamps[path] = source.stamp(path)
+    return stamps, written
 
 
-def _remove(folder: Path, paths: Iterable[str]) -> None:
+def _remove(folder: Path, paths: set[str]) -> None:
     """Remove the manifest, the listed files, what partial copies are left, and folders that this empties."""
     (folder / NAME).unlink(missing_ok=True)
     parents: set[Path] = set()
@@ -131,7 +117,7 @@ def _remove(folder: Path, paths: Iterable[str]) -> None:
         if _real_parents(folder, path) and os.path.lexists(target) and not target.is_dir():
             target.unlink()
             parents.update(parent for parent in target.parents if folder in parent.parents)
-    for parent in sorted(parents, key=lambda parent: len(parent.parts), reverse=True):
+    for parent in sorted(parents, reverse=True):  # a folder before the one that holds it
         with contextlib.suppress(OSError):
             parent.rmdir()
 
@@ -142,27 +128,28 @@ def _real_parents(folder: Path, path: str) -> bool:
 
 
 def _place_all(
-    source: Listing, folder: Path, stamps: dict[str, Stamp], mode: str, overwrite: bool, progress: Progress
+    source: Listing, folder: Path, stamps: Mapping[str, Stamp], mode: str, overwrite: bool, progress: Progress
 ) -> dict[str, str]:
-    for parent in sorted({Path(path).parent for path in stamps}):
-        (folder / parent).mkdir(parents=True, exist_ok=True)
-        if not _real_parents(folder, f"{parent}/x"):
-            raise OutputError(f"'{folder / parent}' leads through a symbolic link; remove it first")
-
-    def copy(path: str) -> tuple[str, str]:
-        where = source, path, folder / path, stamps[path], overwrite, over.is_set
-        return path, copy_file(*where) if mode == "copy" else link_file(*where, symbolic=mode == "symlink")
-
+    """Copy or link files of the source to their places, several at once. Returns their SHA-256."""
+    folders = sorted({(folder / path).parent for path in stamps})
+    for parent in folders:
+        parent.mkdir(parents=True, exist_ok=True)
+        if not _real_parents(folder, str(parent.relative_to(folder) / "x")):
+            raise OutputError(f"'{parent}' leads through a symbolic link; remove it first")
     over = threading.Event()  # set when the rest of the copies is of no use any more
+
+    def place_one(path: str) -> str:
+        return place(source, path, folder / path, stamps[path], mode, overwrite, over.is_set)
+
     executor = ThreadPoolExecutor(READERS)
     hashes = {}
     try:
-        for path, digest in executor.map(copy, stamps):
+        for path, digest in zip(stamps, executor.map(place_one, stamps), strict=True):
             hashes[path] = digest
             progress("copy", 1, len(stamps))
     finally:
         over.set()
         executor.shutdown(cancel_futures=True)
-    for folder_of_copies in {(folder / path).parent for path in stamps}:
-        sync_folder(folder_of_copies)
+    for parent in folders:
+        sync_folder(parent)
     return hashes

@@ -60,6 +60,17 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         raise InputError(f"manifest '{file}' is not one of imgsubset's: {type(error).__name__} {error}") from None
 
 
+def listed_files(record: Path) -> set[str]:
+    """The paths that a marker or a manifest lists; none if it is absent or was not written by this program."""
+    try:
+        if not stat.S_ISREG(record.lstat().st_mode):
+            return set()
+        listed = json.loads(record.read_bytes())
+        return {_inside(entry["path"]) for entry in (*listed["files"], *listed.get("extras", ()))}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return set()
+
+
 def _inside(path: object) -> str:
     """A path that leads to a file in the manifest's folder, and not out of it."""
     if not isinstance(path, str) or not path or "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts:
@@ -70,8 +81,9 @@ def _inside(path: object) -> str:
 
 def _options(record: dict[str, Any]) -> Options:
     """The recorded options that decide what a loss is, of the types that they have by default."""
-    values = {name: record[name] for name in Options().that_decide(LOSS)}
-    for name, default in Options().that_decide(LOSS).items():
+    defaults = Options().that_decide(LOSS)
+    values = {name: record[name] for name in defaults}
+    for name, default in defaults.items():
         wanted: type = dict if name == "weights" else list if isinstance(default, tuple) else type(default)
         inner = values[name] if name == "channels" else ()
         if type(values[name]) is not wanted or not all(type(one) is int for one in inner):
