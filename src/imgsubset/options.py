@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.errors import UsageError
 from imgsubset.files import identity
-from imgsubset.weights import DIVERGENCE_NAMES, Weights
+from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # or nothing but how long it takes. Each level includes those before it.
 LOSS, CHOICE, NOTHING = range(3)
 DEVICES = ("auto", "cpu", "cuda")
+ACTIVATIONS = ("leaky", "relu")
 STRATIFY = ("share", "equal")
 REMOVED = {  # what became of options of earlier versions
     "resume": "a search takes seconds, and the cache keeps what is expensive: run the same command again",
@@ -38,13 +39,17 @@ def _at_least(least: float) -> Check:
     return lambda value: value >= least, f"a number of at least {least}"
 
 
+def _between(least: int, most: int) -> Check:
+    return lambda value: least <= value <= most, f"a number from {least} to {most}"
+
+
 def _one_of(*words: str) -> Check:
     return lambda value: value in words, f"one of {', '.join(words)}"
 
 
 ABOVE_0: Check = (lambda value: math.isfinite(value) and value > 0, "a finite number above 0")
 FROM_0: Check = (lambda value: math.isfinite(value) and value >= 0, "a finite number of at least 0")
-SIDE: Check = (lambda value: 8 <= value <= 4096, "between 8 and 4096 pixels")
+SIDE: Check = (lambda value: value == "auto" or 8 <= value <= 4096, "'auto' or between 8 and 4096 pixels")
 SEED: Check = (lambda value: 0 <= value < 1 << 63, "between 0 and 2^63 - 1")
 ODD: Check = (lambda value: value >= 1 and value % 2 == 1, "an odd number of at least 1")
 CHANNELS: Check = (lambda value: bool(value) and min(value) >= 1, "a list of numbers of at least 1")
@@ -91,12 +96,24 @@ class Reading(_Record):
 
 
 @dataclass(frozen=True)
-class Features(_Record):
+class Extraction(_Record):
     """What is measured of an image."""
 
-    size: int = _opt(64, LOSS, "Side of the square that images are resized to", SIDE)
-    channels: tuple[int, ...] = _opt((16, 32, 64), LOSS, "Output channels of each layer of the random CNN", CHANNELS)
+    features: tuple[tuple[str, float], ...] = _opt((("random-cnn", 1.0),), LOSS, "What the subset is matched in, each "
+        "with its weight, as in 'random-cnn=1,colour=2'")  # fmt: skip
+    size: int | str = _opt("auto", LOSS, "Side of the square that images are resized to; auto is 32 for images of at "
+        "most 40 pixels, else 64", SIDE)  # fmt: skip
+    networks: int = _opt(4, LOSS, "Random CNNs that are matched together", _between(1, 64))
+    channels: tuple[int, ...] = _opt((16, 32, 32), LOSS, "Output channels of each layer of a random CNN", CHANNELS)
     kernel_size: int = _opt(3, LOSS, "Of its convolutions; odd", ODD)
+    activation: str = _opt("leaky", LOSS, "What follows each of them: LeakyReLU of slope 0.2, or ReLU",
+        _one_of(*ACTIVATIONS))  # fmt: skip
+    held_out: bool = _opt(False, LOSS, "Decode the images beside --embeddings too, to measure in the networks that no "
+        "search sees")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", named_weights(self.features, "features"))
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -139,7 +156,7 @@ class Search(_Record):
     seed: int = _opt(0, LOSS, "Of the network and the search: the same seed chooses the same images", SEED)
     candidates: int = _opt(4096, CHOICE, "Random subsets to score", _at_least(1))
     chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", _at_least(1))
-    steps: int = _opt(600, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", _at_least(0))
+    steps: int = _opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", _at_least(0))
     time_limit: float | None = _opt(None, CHOICE, "End the search after this long, as in '30s' or '5m', with the best "
         "found by then", (ABOVE_0[0], "a finite number of seconds above 0"))  # fmt: skip
     temperature: float = _opt(1.0, CHOICE, "kT of the Langevin noise at the start, in units of the source's variance",
@@ -182,7 +199,7 @@ class Options:
     """
 
     reading: Reading
-    features: Features
+    extraction: Extraction
     mix: Mix
     constraints: Constraints
     search: Search
@@ -208,7 +225,7 @@ class Options:
         return {name: getattr(self, name) for name, option in FIELDS.items() if option.metadata["decides"] <= level}
 
 
-_KINDS: tuple[type[Any], ...] = (Reading, Features, Mix, Constraints, Search, Running)
+_KINDS: tuple[type[Any], ...] = (Reading, Extraction, Mix, Constraints, Search, Running)
 RECORDS = {kind.__name__.lower(): kind for kind in _KINDS}
 FIELDS = {name: option for kind in _KINDS for name, option in kind.__dataclass_fields__.items()}
 for _kind in _KINDS:  # for readers of docstrings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,40 @@ class Weights:
         largest = max(values.values())  # divided out first: the sum of huge weights would overflow
         total = sum(value / largest for value in values.values())
         return {name: value / largest / total for name, value in values.items() if value > 0}
+
+
+def named_weights(
+    given: str | Mapping[str, Any] | Iterable[tuple[str, Any]], what: str
+) -> tuple[tuple[str, float], ...]:
+    """Names with weights, as in 'a=1,b' where a name alone has weight 1; those of weight 0 are left out.
+
+    what  these are, for messages
+    Raises UsageError for what is named twice, is no finite number of at least 0, and if nothing is left.
+    """
+    if isinstance(given, str):
+        parts = [part.partition("=") for part in given.split(",")]
+        pairs: list[tuple[str, Any]] = [
+            (name.strip(), number.strip() if equals else 1) for name, equals, number in parts
+        ]
+    else:
+        pairs = [*(given.items() if isinstance(given, Mapping) else given)]
+    values: dict[str, float] = {}
+    for name, number in pairs:
+        if name in values:
+            raise UsageError(f"'{name}' is named twice in {what} '{_spelt(pairs)}'")
+        try:
+            values[name] = float(number)
+        except (TypeError, ValueError):
+            values[name] = math.nan
+        if not (math.isfinite(values[name]) and values[name] >= 0):
+            raise UsageError(f"weight '{name}={number}' in {what} is not a finite number of at least 0")
+    if not any(values.values()):
+        raise UsageError(f"{what} '{_spelt(pairs)}' name nothing with a weight above 0")
+    return tuple((name, value) for name, value in values.items() if value)
+
+
+def _spelt(pairs: Iterable[tuple[str, Any]]) -> str:
+    return ",".join(f"{name}={number}" for name, number in pairs)
 
 
 DIVERGENCE_NAMES = tuple(field.name for field in dataclasses.fields(Weights))

@@ -15,7 +15,7 @@ from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe_comparison, describe_scored, describe_verification
 from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
 from imgsubset.tasks.compare import compare
-from imgsubset.tasks.score import check_gate, recorded_options, score
+from imgsubset.tasks.score import check_gates, recorded_options, score
 from imgsubset.tasks.verify import verify
 
 
@@ -23,11 +23,17 @@ from imgsubset.tasks.verify import verify
 @click.argument("source", metavar="SRC", type=opt.PATH)
 @click.argument("subset", metavar="SUBSET", type=opt.PATH)
 @opt.add(opt.FEATURES, opt.WHICH, opt.EMBEDDINGS)
-@opt.GATE
+@opt.add(opt.GATE, opt.SIZE_GATE)
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
 @opt.add(opt.OUTPUT)
 def score_command(
-    source: Path, subset: Path, options: Options, max_loss: float | None, out: Output, **more: Any
+    source: Path,
+    subset: Path,
+    options: Options,
+    max_loss: float | None,
+    min_size: float | None,
+    out: Output,
+    **more: Any,
 ) -> None:
     """Say how close the images of SUBSET are to those of SRC.
 
@@ -42,15 +48,14 @@ def score_command(
     with out.bars() as bars:
         scored = score(opt.open_source(source), members, options, progress=bars, **more)
     out.show(describe_scored(scored), scored_summary(scored, out.verbose))
-    check_gate(scored.score.loss, max_loss)
+    check_gates(scored.score.loss, scored.score.effective_size, max_loss, min_size)
 
 
 @click.command("compare", cls=Command, short_help="Say how far apart two folders are.")
 @click.argument("first", metavar="A", type=opt.PATH)
 @click.argument("second", metavar="B", type=opt.PATH)
 @opt.add(opt.FEATURES, opt.WHICH)
-@opt.GATE
-@opt.add(opt.OUTPUT)
+@opt.add(opt.GATE, opt.OUTPUT)
 def compare_command(first: Path, second: Path, options: Options, max_loss: float | None, out: Output) -> None:
     """Compare the images of B with those of A, which need not have an image in common.
 
@@ -61,7 +66,7 @@ def compare_command(first: Path, second: Path, options: Options, max_loss: float
     with out.bars() as bars:
         comparison = compare(opt.open_source(first), opt.open_source(second), options, progress=bars)
     out.show(describe_comparison(comparison), comparison_summary(comparison, out.verbose))
-    check_gate(comparison.loss.value, max_loss)
+    check_gates(comparison.loss.value, None, max_loss, None)
 
 
 @click.command("verify", cls=Command, short_help="Check a subset against its manifest.")

@@ -14,7 +14,7 @@ from platformdirs import user_cache_path
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.files import read_named
-from imgsubset.options import DEVICES, FIELDS, LOSS, STRATIFY, Embeddings, Options
+from imgsubset.options import ACTIVATIONS, DEVICES, FIELDS, LOSS, STRATIFY, Embeddings, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 
@@ -29,6 +29,14 @@ def parse_channels(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"channels '{text}' are not whole numbers separated by commas") from None
+
+
+def parse_size(text: str) -> int | str:
+    """A number of pixels, or auto."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise UsageError(f"size '{text}' is neither a number of pixels nor 'auto'") from None
 
 
 def parse_seconds(text: str) -> float:
@@ -49,7 +57,9 @@ def read_paths(file: Path) -> tuple[str, ...]:
 SPECIAL: dict[str, dict[str, Any]] = {
     "weights": {"parse": Weights.parse, "metavar": "W", "default_text": "all 1"},
     "device": {"type": click.Choice(DEVICES)},
-    "size": {"metavar": "PIXELS"},
+    "features": {"metavar": "NAME=W,...", "default_text": "random-cnn"},
+    "size": {"parse": parse_size, "metavar": "PIXELS|auto", "type": str},
+    "activation": {"type": click.Choice(ACTIVATIONS)},
     "channels": {"parse": parse_channels, "metavar": "C,C,..."},
     "workers": {"metavar": "N", "default_text": "one a core; one for few images"},
     "cache": {"type": NAME, "metavar": "DIR", "default_text": "the user's cache folder"},
@@ -88,7 +98,8 @@ def _option(name: str) -> Decorator:
 
 
 FEATURES: list[Decorator] = [
-    *map(_option, ("weights", "seed", "device", "size", "channels", "kernel_size", "workers", "cache")),
+    *map(_option, ("weights", "seed", "device", "features", "size", "networks", "channels", "kernel_size")),
+    *map(_option, ("activation", "held_out", "workers", "cache")),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
     _option("strict"),
 ]
@@ -106,7 +117,11 @@ EMBEDDINGS: list[Decorator] = [
     click.option("--pca", type=int, metavar="K",
                  help="Principal components of them to keep; 0 is all.  [default: 64 of more than 256]"),
 ]  # fmt: skip
-GATE = click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")
+GATE = [click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")]
+SIZE_GATE = [
+    click.option("--min-size", type=float, metavar="M", help="Fail (exit 6) if the subset is worth fewer than M random "
+                 "images, in networks that the search did not see."),
+]  # fmt: skip
 OUTPUT: list[Decorator] = [
     click.option("--json", "as_json", is_flag=True, help="Print a JSON object, not the summary."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
@@ -144,9 +159,10 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if features is None and pca is not None:
             raise UsageError(f"--pca {pca} goes with --embeddings")
         rest["embeddings"] = None if features is None else Embeddings(features, paths, pca)
-    limit = rest.get("max_loss")
-    if limit is not None and not limit >= 0:
-        raise UsageError(f"--max-loss {limit} is not a number of at least 0")
+    for name in ("max_loss", "min_size"):
+        limit = rest.get(name)
+        if limit is not None and not limit >= 0:
+            raise UsageError(f"--{name.replace('_', '-')} {limit} is not a number of at least 0")
     return rest
 
 
@@ -155,7 +171,7 @@ def given(options: Options) -> dict[str, Any]:
     context = click.get_current_context()
     recorded = {*options.that_decide(LOSS)}
     if context.params["embeddings"] is not None:
-        recorded -= {*vars(options.features)}
+        recorded -= {*vars(options.extraction)}
     return {
         name: value
         for name, value in options.that_decide().items()

@@ -41,6 +41,7 @@ class Job:
     list_file: Path | None = None
     null: bool = False
     max_loss: float | None = None
+    min_size: float | None = None
 
     def __post_init__(self) -> None:
         check_size(self.n, self.options.search)
@@ -57,7 +58,7 @@ class Job:
               help="How many images to choose: a number, a percentage, or 'auto' with a target.")  # fmt: skip
 @opt.add(opt.ONE_SUBSET, opt.CLASSES, opt.WHICH, opt.TARGET, opt.FEATURES, opt.SEARCH)
 @opt.add(opt.EMBEDDINGS)
-@opt.GATE
+@opt.add(opt.GATE, opt.SIZE_GATE)
 @click.option("--mode", type=click.Choice([*MODES, "none"]), default="copy", show_default=True,
               help="How the chosen images come to DST; none: not at all, and DST is not needed.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in DST; foreign files there stay.")
@@ -121,6 +122,7 @@ def run(job: Job, out: Output) -> tuple[Placed, GateError | None]:
                 overwrite=job.overwrite,
                 ranked=job.ranked,
                 max_loss=job.max_loss,
+                min_size=job.min_size,
                 embeddings=job.embeddings,
                 stop=interrupt,
                 progress=interrupt.progress,

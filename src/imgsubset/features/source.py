@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgsubset.devices import torch_device
 from imgsubset.errors import BadFilesError, InputError, UsageError
+from imgsubset.features.spaces import Space, feature_spaces, resolution, shares
 from imgsubset.files import Stamp
-from imgsubset.options import Embeddings, Features, Options
+from imgsubset.options import Embeddings, Extraction, Options
 from imgsubset.progress import Clock, Progress, silent
 from imgsubset.reading.decoders import decoded
-from imgsubset.reading.images import POLICY
 from imgsubset.reading.listing import Listing, RejectedFile, in_order
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
@@ -29,7 +27,9 @@ class Source:
     """The images of a source, each reduced to moments.
 
     listing   where they come from
-    blocks    the moments of the usable ones in each feature space, a row each, not standardised
+    blocks    the moments of the usable ones in each feature space that is matched, a row each, not standardised
+    held_out  the same in the networks that measure and that no search sees
+    size      side of the square that images were resized to, in pixels; None where none was decoded
     paths     of these, relative to the source, in the order of their bytes
     stamps    what each file was when it was read
     rejected  the files with an image's name that are not usable, with reasons
@@ -40,6 +40,8 @@ class Source:
 
     listing: Listing
     blocks: tuple[Block, ...] = field(repr=False)
+    held_out: tuple[Block, ...] = field(repr=False)
+    size: int | None
     paths: tuple[str, ...] = field(repr=False)
     stamps: tuple[Stamp, ...] = field(repr=False)
     rejected: tuple[RejectedFile, ...]
@@ -48,36 +50,39 @@ class Source:
     warnings: tuple[str, ...] = ()
 
     def standardised(self) -> Source:
-        """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones."""
-        from imgsubset.statistics.moments import DEAD_VARIANCE, standard
+        """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones.
 
-        blocks, notes = [], self.warnings
-        for block in self.blocks:
-            scale = standard(block.images)
-            images = scale.apply(block.images)
-            # The borders of an image vary even where all images are alike.
-            alike = len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all())
-            notes += _channel_warnings([False] if alike else scale.kept.tolist())
-            blocks.append(replace(block, images=images))
-        return replace(self, blocks=tuple(blocks), warnings=notes)
+        A block in which nothing varies is left out; the weights of the others sum to 1 again.
+        """
+        blocks, notes = _standardised(self.blocks)
+        held_out, _ = _standardised(self.held_out)
+        return replace(self, blocks=blocks, held_out=held_out, warnings=self.warnings + notes)
 
 
-@dataclass(frozen=True)
-class Space:
-    """A feature space, before its network exists: torch need not be imported yet.
+def _standardised(blocks: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    from imgsubset.statistics.moments import DEAD_VARIANCE, standard
 
-    name    of the block that its moments make
-    size    side of the square that images are resized to, in pixels
-    weight  of the block
-    make    makes the network
-    recipe  all that decides what moments an image has; None: unknown, so that nothing may be cached
-    """
-
-    name: str
-    size: int
-    weight: float
-    make: Callable[[], Extractor]
-    recipe: dict[str, object] | None
+    made, notes = [], []
+    for block in blocks:
+        scale = standard(block.images)
+        images = scale.apply(block.images)
+        # The borders of an image vary even where all images are alike.
+        alike = len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all())
+        kept = [False] if alike else scale.kept.tolist()
+        made.append((replace(block, images=images), any(kept)))
+        if any(kept) and not all(kept):
+            notes.append(
+                f"{kept.count(False)} of {len(kept)} channels of {block.name} do not vary in the source and are "
+                "left out"
+            )
+    varying = [block for block, varies in made if varies]
+    if not varying:
+        return tuple(block for block, _ in made), (
+            "all images look the same to the network, so every subset is as close as any other",
+        )
+    notes += [f"nothing varies in {block.name}, which is left out" for block, varies in made if not varies]
+    total = sum(block.weight for block in varying)
+    return tuple(replace(block, weight=block.weight / total) for block in varying), tuple(notes)
 
 
 def read_source(
@@ -87,10 +92,15 @@ def read_source(
     *,
     extractor: Extractor | None = None,
     embeddings: Embeddings | None = None,
+    size: int | None = None,
+    measured: bool = True,
     clock: Clock | None = None,
     progress: Progress = silent,
 ) -> Source:
     """The moments of the images of a source; see `select` for the arguments.
+
+    size      the resolution in pixels, in place of that of the options
+    measured  whether images that are decoded go through the held-out networks too
 
     Raises UsageError, InputError or, with options.reading.strict, BadFilesError.
     """
@@ -98,11 +108,16 @@ def read_source(
     if not listing.paths:
         raise InputError(f"no images in source '{listing.name}'{first_of(listing.rejected)}")
     with clock.stage("ingest"):
-        if embeddings is not None:
-            read = _from_embeddings(listing, options.features, embeddings, device)
-        else:
-            spaces = (_given(extractor, options),) if extractor else (_random_cnn(options, device),)
+        wanted = shares(options.extraction, embeddings)
+        spaces: tuple[Space, ...] = ()
+        if wanted.keys() != {"embeddings"} or options.extraction.held_out:
+            size = size or resolution(listing, options.extraction.size)
+            spaces = feature_spaces(wanted, options, size, device, extractor, measured)
+        if embeddings is None:
             read = _from_images(listing, options, spaces, device, clock, progress)
+        else:
+            weight = wanted["embeddings"]
+            read = _from_embeddings(listing, options, spaces, weight, embeddings, device, clock, progress)
     if read.rejected and options.reading.strict:
         count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
         raise BadFilesError(f"{count} of source '{listing.name}' cannot be used{first_of(read.rejected)}")
@@ -114,44 +129,6 @@ def read_source(
 def first_of(rejected: tuple[RejectedFile, ...]) -> str:
     """The end of a message: the first of these files and why."""
     return f": '{rejected[0].path}': {rejected[0].reason}" if rejected else ""
-
-
-def _given(extractor: Extractor, options: Options) -> Space:
-    # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
-    return Space("extractor", options.features.size, 1.0, lambda: extractor, None)
-
-
-def _random_cnn(options: Options, device: str) -> Space:
-    features, seed = options.features, options.search.seed
-
-    def make() -> Extractor:
-        from imgsubset.features.random_cnn import RandomCNN
-
-        return RandomCNN(features.channels, features.kernel_size, seed).to(torch_device(device))
-
-    return Space("random-cnn", features.size, 1.0, make, recipe(features, seed, device))
-
-
-def recipe(features: Features, seed: int, device: str) -> dict[str, object]:
-    """All that decides what moments an image has: the key of the cache.
-
-    A GPU rounds otherwise than a CPU; which of them `auto` will find is told from the driver, without torch.
-    """
-    from importlib.metadata import version
-
-    gpu = device != "cpu" and Path("/dev/nvidiactl").exists()
-    return {
-        "network": "RandomCNN",
-        "seed": seed,
-        "channels": list(features.channels),
-        "kernel_size": features.kernel_size,
-        "size": features.size,
-        "decoding": POLICY,
-        "device": f"cuda {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip() if gpu else "cpu",
-        "machine": platform.machine(),
-        "torch": version("torch"),
-        "pillow": version("pillow"),
-    }
 
 
 def _from_images(
@@ -183,9 +160,12 @@ def _from_images(
     problem = next((cache.problem for cache in caches if cache.problem), None)
     reasons = tuple(RejectedFile(listing.paths[place], reason) for place, reason in done.reasons.items())
     usable = sorted(done.stamps)
+    blocks = done.blocks([(space.name, space.weight) for space in spaces])
     return Source(
         listing=listing,
-        blocks=done.blocks([(space.name, space.weight) for space in spaces]),
+        blocks=tuple(block for block, space in zip(blocks, spaces, strict=True) if not space.held_out),
+        held_out=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.held_out),
+        size=max(space.size for space in spaces),
         paths=tuple(listing.paths[place] for place in usable),
         stamps=tuple(done.stamps[place] for place in usable),
         rejected=in_order(listing.rejected + reasons),
@@ -204,50 +184,45 @@ def _caches(folder: str | None, spaces: tuple[Space, ...]) -> list[Cache]:
     return [Cache(Path(folder), space.recipe) for space in spaces if space.recipe is not None]
 
 
-def _from_embeddings(listing: Listing, features: Features, embeddings: Embeddings, device: str) -> Source:
+def _from_embeddings(
+    listing: Listing,
+    options: Options,
+    spaces: tuple[Space, ...],
+    weight: float,
+    embeddings: Embeddings,
+    device: str,
+    clock: Clock,
+    progress: Progress,
+) -> Source:
     import torch
 
     from imgsubset.features.embeddings import read_embeddings
     from imgsubset.statistics.moments import Block, ImageMoments
 
-    for name, value in vars(features).items():
-        if value != getattr(Features(), name):
-            raise UsageError(f"{name} {value!r} says how images are read; embeddings are used instead")
-    where = torch_device(device)
-    embedded = read_embeddings(embeddings, listing, where)
-    stamps = dict(zip(listing.paths, listing.stamps, strict=True))
-    rows = [row for row, path in enumerate(embedded.paths) if path in stamps]
-    if not rows:
+    embedded = read_embeddings(embeddings, listing, torch_device(device))
+    places = {path: row for row, path in enumerate(embedded.paths)}
+    left_out = {path for path in listing.paths if path not in places}
+    if len(left_out) == len(listing.paths):
         raise InputError(f"the embeddings are of no image of source '{listing.name}'")
-    paths = tuple(embedded.paths[row] for row in rows)
-    images = embedded.images
-    if len(rows) < len(images):
-        images = ImageMoments(images.table[torch.tensor(rows, device=where)], images.positions)
     notes = []
     if embedded.components < embedded.dimensions:
         notes.append(
             f"embeddings of {embedded.dimensions:,} dimensions are reduced to {embedded.components:,} principal "
             f"components, which hold {embedded.explained:.1%} of their variance"
         )
-    if unused := len(embedded.paths) - len(paths):
+    if unused := len(embedded.paths) + len(left_out) - len(listing.paths):
         notes.append(f"{unused:,} embeddings are of no image of the source and are left out")
-    if left_out := len(listing.paths) - len(paths):
-        notes.append(f"{left_out:,} images of the source have no embedding and are left out")
-    return Source(
-        listing=listing,
-        blocks=(Block("embeddings", images),),
-        paths=paths,
-        stamps=tuple(stamps[path] for path in paths),
-        rejected=listing.rejected,
-        device=where.type,
-        warnings=tuple(notes),
-    )
-
-
-def _channel_warnings(kept: list[bool]) -> tuple[str, ...]:
-    """What to know about a source of which only these channels vary."""
-    if not any(kept):
-        return ("all images look the same to the network, so every subset is as close as any other",)
-    if not all(kept):
-        return (f"{kept.count(False)} of {len(kept)} channels do not vary in the source and are left out",)
-    return ()
+    if left_out:
+        notes.append(f"{len(left_out):,} images of the source have no embedding and are left out")
+    if spaces:
+        read = _from_images(listing.without(left_out), options, spaces, device, clock, progress)
+    else:
+        for name, value in vars(options.extraction).items():
+            if name != "features" and value != getattr(Extraction(), name):
+                raise UsageError(f"{name} {value!r} says how images are read; embeddings are used instead")
+        paired = [pair for pair in zip(listing.paths, listing.stamps, strict=True) if pair[0] in places]
+        paths, stamps = zip(*paired, strict=True)
+        read = Source(listing, (), (), None, paths, stamps, listing.rejected, torch_device(device).type)
+    rows = torch.tensor([places[path] for path in read.paths], device=embedded.images.table.device)
+    block = Block("embeddings", ImageMoments(embedded.images.table[rows], embedded.images.positions), weight)
+    return replace(read, listing=listing, blocks=(*read.blocks, block), warnings=read.warnings + tuple(notes))

@@ -80,6 +80,14 @@ def decode(path: str | bytes | os.PathLike[str], sizes: Sequence[int]) -> Decode
         return Decoded(tuple(square.tobytes() for square in squares), facts)
 
 
+def shown_size(path: str | bytes | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of an image file as its header has them. Raises what `decode` raises."""
+    with open_regular(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(file, formats=FORMATS) as image:
+            return image.size
+
+
 def _shrink(image: Image.Image, sizes: Sequence[int]) -> list[Image.Image]:
     """RGB images of size x size, for each size."""
     width, height = image.size

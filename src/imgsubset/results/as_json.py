@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.files import identity
 from imgsubset.options import CHOICE, NOTHING, Options
 from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.results.records import Comparison, Export, Placed, Result, Score, Scored, Selection, Verification
+from imgsubset.results.records import (
+    Comparison,
+    Export,
+    Measured,
+    Placed,
+    Result,
+    Score,
+    Scored,
+    Selection,
+    Verification,
+)
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
 
-FORMAT = 1  # of the manifest; raised when a reader of an older one would misread it
+FORMAT = 2  # of the manifest; raised when a reader of an older one would misread it
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
 
 
@@ -32,7 +42,10 @@ def request(
 
 def describe_options(options: Options, level: int = NOTHING) -> dict[str, Any]:
     """The options that decide so much, see `imgsubset.options`, as JSON gives them back."""
-    values = options.that_decide(level) | {"weights": dataclasses.asdict(options.mix.weights)}
+    values = options.that_decide(level) | {
+        "weights": dataclasses.asdict(options.mix.weights),
+        "features": dict(options.extraction.features),
+    }
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
@@ -50,7 +63,7 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
     hashes, extras = (exported.hashes, exported.extras) if exported else ({}, {})
     return {
         "format": FORMAT,
-        **_describe_any(selection),
+        **_describe_any(selection, selection.size),
         "source": _folder(selection.source),
         "source_digest": selection.source.digest,
         "n": len(selection.indices),
@@ -81,14 +94,15 @@ def describe_placed(placed: Placed) -> dict[str, Any]:
     return {**placed.record, "destination": None if placed.destination is None else str(placed.destination)}
 
 
-def _describe_any(result: Result) -> dict[str, Any]:
+def _describe_any(result: Result, size: int | None = None) -> dict[str, Any]:
     from importlib.metadata import version  # 25 ms, which every decoding process would wait for
 
+    options = describe_options(result.options)
     return {
         "program": {"name": "imgsubset", "version": version("imgsubset")},
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "device": result.device,
-        "options": describe_options(result.options),
+        "options": options if size is None else options | {"size": size},  # as measured, where it was `auto`
         "warnings": list(result.warnings),
         "seconds": result.seconds,
     }
@@ -104,24 +118,34 @@ def _named(files: Iterable[RejectedFile]) -> list[dict[str, str]]:
 
 def describe_score(score: Score) -> dict[str, Any]:
     """The record of a score, for json.dumps."""
-    columns = {
-        "value": score.divergences,
-        "random_mean": score.random_mean,
-        "random_std": score.random_std,
-        "ratio": score.ratios(),
-    }
+    searched = [{"name": one.name, "weight": one.weight} | _describe_divergences(one) for one in score.searched]
     return {
         "loss": score.loss,
         "percentile": score.percentile,
         "effective_size": score.effective_size,
-        "divergences": {name: {key: of[name] for key, of in columns.items()} for name in score.divergences},
+        "effective_range": score.effective_range and list(score.effective_range),
+        **_describe_divergences(score),
+        "searched": {"loss": score.searched_loss, "effective_size": score.searched_size, "blocks": searched},
+        "held_out": [
+            {"network": one.name, "loss": one.loss, "effective_size": one.effective_size} for one in score.held_out
+        ],
     }
+
+
+def _describe_divergences(of: Score | Measured) -> dict[str, Any]:
+    columns = {
+        "value": of.divergences,
+        "random_mean": of.random_mean,
+        "random_std": of.random_std,
+        "ratio": of.ratios(),
+    }
+    return {"divergences": {name: {key: column[name] for key, column in columns.items()} for name in of.divergences}}
 
 
 def describe_scored(scored: Scored) -> dict[str, Any]:
     """The record of a subset that was scored, for json.dumps."""
     return {
-        **_describe_any(scored),
+        **_describe_any(scored, scored.size),
         "source": _folder(scored.source),
         "subset": scored.subset,
         "n": len(scored.paths),

@@ -73,17 +73,33 @@ def scored_summary(scored: Scored, verbose: bool = False) -> str:
 
 def _score(score: Score, n: int) -> list[str]:
     """Each divergence with its random mean and their ratio, the calibrated loss, and what it means for n images."""
-    ratios = score.ratios()
+    ratios, means = score.ratios(), score.random_mean
     return [
         f"{'':<12}{'subset':>12}{'random':>12}{'ratio':>9}",
         *(
-            f"{name:<12}{value:>12.3g}{score.random_mean[name]:>12.3g}{ratios[name]:>9.3f}"
+            f"{name:<12}{value:>12.3g}{means[name]:>12.3g}{ratios[name]:>9.3f}"
             for name, value in score.divergences.items()
         ),
         f"{'loss':<12}{'':>12}{'':>12}{score.loss:>9.3f}   (1 = an average random subset)",
         "",
-        f"These {n:,} images represent the folder like {score.effective_size:,.0f} random ones.",
+        verdict(score, n),
     ]
+
+
+def verdict(score: Score, n: int) -> str:
+    """What a score means, in a sentence or two."""
+    these = f"These {n:,} images represent" if n > 1 else "This image represents"
+    if score.effective_size is None or score.effective_range is None:
+        names = " and ".join(one.name for one in score.searched)
+        return (
+            f"{these} the folder, in the {names} that they were matched in, like {score.searched_size:,.0f} random "
+            "ones. No network that the search did not see has measured it; --held-out does."
+        )
+    low, high = score.effective_range
+    return (
+        f"{these} the look of the folder like about {score.effective_size:,.0f} random ones\n"
+        f"({low:,.0f} to {high:,.0f} in {len(score.held_out)} networks that the search did not see)."
+    )
 
 
 def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:

@@ -88,6 +88,11 @@ class Objective:
         """Whether the loss of every subset is 0."""
         return not any(value for term in self.terms for value in term.coefficients.values())
 
+    def alone(self, which: int) -> Objective:
+        """That of one of the blocks, by itself."""
+        term = self.terms[which]
+        return replace(self, terms=(replace(term, block=replace(term.block, weight=1.0)),))
+
     def divergences(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """All five of each block, noise-free, (K, B, 5) float64, of subsets given as indices (K, n)."""
         return torch.stack([_divergences(term.block, term.source, rows, dtype) for term in self.terms], 1)
@@ -177,17 +182,23 @@ def _sum(parts: Iterable[Tensor]) -> Tensor:
     return reduce(torch.add, parts)
 
 
-def objective(blocks: Sequence[Block], n: int, weights: Weights, langevin: Langevin | None = None) -> Objective:
-    """The objective of subsets of n of the images, calibrated by random subsets of that size."""
-    return Objective(tuple(_term(block, n, weights) for block in blocks), n, langevin or Langevin())
+def objective(
+    blocks: Sequence[Block],
+    n: int,
+    weights: Weights,
+    langevin: Langevin | None = None,
+    draws: int = BASELINE_DRAWS,
+) -> Objective:
+    """The objective of subsets of n of the images, calibrated by so many random subsets of that size."""
+    return Objective(tuple(_term(block, n, weights, draws) for block in blocks), n, langevin or Langevin())
 
 
-def _term(block: Block, n: int, weights: Weights) -> Term:
+def _term(block: Block, n: int, weights: Weights, draws: int) -> Term:
     total, source = len(block.images), all_moments(block.images)
     random = source.mean.new_zeros(2, len(DIVERGENCES))
     if n < total:
         generator = torch.Generator(block.images.table.device).manual_seed(BASELINE_SEED)
-        random = _divergences(block, source, random_subsets(total, n, BASELINE_DRAWS, generator))
+        random = _divergences(block, source, random_subsets(total, n, draws, generator))
         random = random * (random.mean(0) > ROUNDING)
     means = dict(zip(DIVERGENCES, random.mean(0).tolist(), strict=True))
     # A divergence that is 0 for random subsets (of equal images, or n = N) is 0, but for rounding, for all.

@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
-from imgsubset.errors import GateError, InputError
+from imgsubset.errors import GateError, InputError, UsageError
 from imgsubset.features.source import Source, first_of, read_source
 from imgsubset.options import Embeddings, Options, merged
 from imgsubset.progress import Clock, Progress, silent
 from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import AnySource, Listing, list_paths
-from imgsubset.results.records import Score, Scored
+from imgsubset.results.records import Scored
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
-from imgsubset.weights import DIVERGENCE_NAMES
+from imgsubset.tasks.measuring import judges, score_of
 from imgsubset.writing.manifest import NAME, read_manifest
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from imgsubset.features.random_cnn import Extractor
-    from imgsubset.statistics.objective import Objective
 
 
 def score(
@@ -89,8 +86,9 @@ def _scored(
     from imgsubset.statistics.objective import objective
 
     with clock.stage("score"):
-        goal = objective(source.blocks, len(matched.rows), options.mix.weights)
-        result = score_of(goal, torch.tensor([matched.rows], device=goal.device))
+        n, weights = len(matched.rows), options.mix.weights
+        goal = objective(source.blocks, n, weights)
+        result = score_of(goal, judges(source, n, weights), torch.tensor([matched.rows], device=goal.device))
     return Scored(
         source=source.listing,
         subset=subset,
@@ -101,41 +99,26 @@ def _scored(
         rejected=source.rejected,
         warnings=source.warnings + notes,
         options=options,
+        size=source.size,
         device=source.device,
         seconds=clock.seconds,
     )
 
 
-def score_of(objective: Objective, rows: Tensor) -> Score:
-    """The score, in float64, of one subset, given as indices (1, n).
+def check_gates(
+    loss: float, size: float | None, max_loss: float | None, min_size: float | None, result: object = None
+) -> None:
+    """Raise GateError, which holds the result, for a loss above the highest that is allowed, or a size below the least.
 
-    Of several blocks the divergences are weighted means; the loss is that of the objective in any case.
+    Raises UsageError for a least size where none was measured.
     """
-    import torch
-
-    from imgsubset.statistics.objective import effective_size
-
-    shares = torch.tensor([term.block.weight for term in objective.terms], dtype=torch.float64, device=rows.device)
-
-    def named(values: Tensor) -> dict[str, float]:
-        """Of the values (B, 5) of blocks."""
-        return dict(zip(DIVERGENCE_NAMES, (shares @ values).tolist(), strict=True))
-
-    loss = float(objective.loss(rows, torch.float64))
-    return Score(
-        divergences=named(objective.divergences(rows, torch.float64)[0]),
-        random_mean=named(torch.stack([term.random.mean(0) for term in objective.terms])),
-        random_std=named(torch.stack([term.random.std(0) for term in objective.terms])),
-        loss=loss,
-        percentile=100 * objective.share_below(loss),
-        effective_size=effective_size(loss, objective.n, objective.total),
-    )
-
-
-def check_gate(loss: float, max_loss: float | None, result: object = None) -> None:
-    """Raise GateError, which holds the result, for a loss above the highest that is allowed."""
     if max_loss is not None and not loss <= max_loss:
         raise GateError(f"loss {loss:.4g} is above --max-loss {max_loss:g}", result)
+    if min_size is not None:
+        if size is None:
+            raise UsageError("min_size needs a size, which embeddings alone do not give; --held-out measures it")
+        if not size >= min_size:
+            raise GateError(f"size {size:,.0f} is below --min-size {min_size:,g}", result)
 
 
 def recorded_options(subset: AnySource) -> Options | None:

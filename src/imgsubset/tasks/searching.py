@@ -11,7 +11,7 @@ from imgsubset.features.source import Source
 from imgsubset.options import Embeddings, Options, Search, merged
 from imgsubset.progress import Clock, Progress
 from imgsubset.results.records import Selection
-from imgsubset.tasks.score import score_of
+from imgsubset.tasks.measuring import judged_loss, judges, score_of
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from torch import Generator, Tensor
@@ -124,7 +124,9 @@ def smallest_size(
         return attempts[-1]
 
     def quality(result: Result) -> float:
-        loss = float(result.found.losses[0])
+        with run.clock.stage("measure"):
+            measuring = judges(source, result.n, run.options.mix.weights)
+            loss = judged_loss(result.objective, measuring, result.found.rows[:1])
         if options.target_loss is not None:
             return options.target_loss / loss if loss else float("inf")
         assert options.target_size is not None
@@ -145,6 +147,8 @@ def selection_of(
     run.progress("rank", 0, len(rows))  # the search is over
     with run.clock.stage("rank"):
         ranking = herding_order(quadratic_form(result.objective), rows)
+    with run.clock.stage("measure"):
+        score = score_of(result.objective, judges(source, result.n, run.options.mix.weights), rows[None])
     indices = tuple(rows.tolist())
     return Selection(
         source=source.listing,
@@ -152,7 +156,7 @@ def selection_of(
         stamps=source.stamps,
         indices=indices,
         ranking=tuple(ranking.tolist()),
-        score=score_of(result.objective, rows[None]),
+        score=score,
         rejected=source.rejected,
         warnings=source.warnings + notes + run.notes,
         classes=allowed.shares(indices),
@@ -162,6 +166,7 @@ def selection_of(
         asked=asked,
         options=run.options,
         embeddings=run.embeddings.describe() if run.embeddings else None,
+        size=source.size,
         device=source.device,
         cached=source.cached,
         seconds=dict(run.clock.seconds),

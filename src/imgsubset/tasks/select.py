@@ -15,7 +15,7 @@ from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.score import check_gate
+from imgsubset.tasks.score import check_gates
 from imgsubset.tasks.searching import Run, Stop, never, new_generator, of_size, selection_of, smallest_size
 from imgsubset.tasks.sizes import check_size, is_auto, subset_size
 from imgsubset.writing.destination import check_destination, finished, interrupted
@@ -75,6 +75,7 @@ def select_into(
     overwrite: bool = False,
     ranked: bool = False,
     max_loss: float | None = None,
+    min_size: float | None = None,
     embeddings: Embeddings | None = None,
     stop: Stop = never,
     progress: Progress = silent,
@@ -84,10 +85,10 @@ def select_into(
 
     destination  a folder, see `export`; None selects and writes nothing
     mode         see `export`, as for overwrite and ranked
-    max_loss     of a subset that is to be written
+    max_loss     of a subset that is to be written; min_size is the least size that it may have
 
-    Raises what `select` and `export` do, and GateError, which holds the result, for a loss above `max_loss`: then
-    nothing is written.
+    Raises what `select` and `export` do, and GateError, which holds the result, for a loss above `max_loss` or a
+    size below `min_size`: then nothing is written.
     """
     options = merged(options, words)
     check_size(n, options.search)
@@ -98,13 +99,13 @@ def select_into(
         wanted = request(str(n), options, described, mode, ranked)
         if not overwrite and (earlier := finished(listing, wanted, options.reading, destination)):
             placed = Placed(earlier.record, Path(destination), None, None)
-            check_gate(placed.loss, max_loss, placed)
+            check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
             return placed
         overwrite = overwrite or interrupted(wanted, destination)  # the best so far of this request gives way
         check_destination(listing, destination, overwrite)
     selection = select(listing, n, options, embeddings=embeddings, stop=stop, progress=progress)
     placed = Placed(describe(selection, ranked=ranked), None, selection, None)
-    check_gate(placed.loss, max_loss, placed)
+    check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
     if destination is None:
         return placed
     exported = export(selection, destination, mode=mode, overwrite=overwrite, ranked=ranked, progress=progress)

@@ -14,6 +14,8 @@ from imgsubset.options import LOSS, Options
 from imgsubset.results.as_json import FORMAT
 
 NAME = "manifest.json"
+# What a manifest of format 1 does not say: it speaks of one network, whose search saw the number that it records.
+FIRST = {"features": {"random-cnn": 1.0}, "networks": 1, "activation": "relu", "held_out": False}
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,15 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise InputError(f"manifest '{file}' is not JSON: {error}") from None
     try:
-        if record["format"] != FORMAT:
-            raise InputError(f"manifest '{file}' has format {record['format']}; this version reads format {FORMAT}")
+        if record["format"] not in (1, FORMAT):
+            raise InputError(
+                f"manifest '{file}' has format {record['format']}; this version reads formats 1 and {FORMAT}"
+            )
         hashes = {_inside(entry["path"]): entry.get("sha256") for entry in record["files"]}
         extras = {_inside(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
-        return Manifest(file, record, hashes, extras, _options(record["options"]))
+        return Manifest(
+            file, record, hashes, extras, _options(FIRST if record["format"] == 1 else {}, record["options"])
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"manifest '{file}' is not one of imgsubset's: {type(error).__name__} {error}") from None
 
@@ -79,13 +85,19 @@ def _inside(path: object) -> str:
     return path
 
 
-def _options(record: dict[str, Any]) -> Options:
+def _options(missing: dict[str, Any], record: dict[str, Any]) -> Options:
     """The recorded options that decide what a loss is, of the types that they have by default."""
     defaults = Options().that_decide(LOSS)
-    values = {name: record[name] for name in defaults}
+    values = {name: record[name] if name in record else missing[name] for name in defaults}
     for name, default in defaults.items():
-        wanted: type = dict if name == "weights" else list if isinstance(default, tuple) else type(default)
+        wanted: tuple[type, ...] = (type(default),)
+        if name == "size":
+            wanted = (int, str)
+        elif name in ("weights", "features"):
+            wanted = (dict,)
+        elif isinstance(default, tuple):
+            wanted = (list,)
         inner = values[name] if name == "channels" else ()
-        if type(values[name]) is not wanted or not all(type(one) is int for one in inner):
+        if type(values[name]) not in wanted or not all(type(one) is int for one in inner):
             raise TypeError(f"{name} {values[name]!r} makes no sense")
     return Options(**values)

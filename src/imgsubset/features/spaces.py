@@ -1,0 +1,161 @@
+"""Which feature spaces a run looks at: those that are matched, and the networks that measure and are never searched."""
+
+from __future__ import annotations
+
+import os
+import platform
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from heapq import nsmallest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgsubset.devices import torch_device
+from imgsubset.errors import UsageError
+from imgsubset.options import Embeddings, Extraction, Options
+from imgsubset.reading.images import POLICY, shown_size
+from imgsubset.reading.listing import Listing
+
+if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
+    from imgsubset.features.random_cnn import Extractor
+
+SMALL, LARGE = 32, 64  # pixels: what `auto` chooses between
+SMALL_SIDE, SMALL_SHARE = 40, 0.95  # so many of the images with sides up to this make a source of small ones
+SAMPLE = 256  # images whose headers are read for that
+# The networks that measure. They are constants, so that the sizes of any two runs compare: one of a shape that many
+# random networks have, one wider, one deeper.
+HELD_OUT = ((16, 32, 64), (32, 64, 128), (16, 32, 32, 48))
+
+
+@dataclass(frozen=True)
+class Space:
+    """A feature space of pixels, before its network exists: torch need not be imported yet.
+
+    name      of the block that its moments make
+    size      side of the square that images are resized to, in pixels
+    weight    of the block
+    make      makes the network
+    recipe    all that decides what moments an image has; None: unknown, so that nothing may be cached
+    held_out  whether it measures, and is not matched
+    """
+
+    name: str
+    size: int
+    weight: float
+    make: Callable[[], Extractor]
+    recipe: dict[str, object] | None
+    held_out: bool = False
+
+
+def resolution(listing: Listing, size: int | str) -> int:
+    """The side of the square that images are resized to, in pixels; 'auto' follows from a fixed sample of the files."""
+    if size != "auto":
+        return int(size)
+    sides = []
+    for path in nsmallest(SAMPLE, listing.paths, key=lambda path: (zlib.crc32(os.fsencode(path)), path)):
+        with suppress(Exception):  # what is wrong with a file is told when it is decoded
+            sides.append(max(shown_size(listing.locate(path))))
+    small = sum(side <= SMALL_SIDE for side in sides)
+    return SMALL if sides and small >= SMALL_SHARE * len(sides) else LARGE
+
+
+def shares(options: Extraction, embeddings: Embeddings | None) -> dict[str, float]:
+    """What is matched, by name, with its share of the loss: embeddings alone, unless the features name them too.
+
+    Raises UsageError for embeddings that are named but not given.
+    """
+    wanted = dict(options.features)
+    if embeddings is not None and "embeddings" not in wanted:
+        wanted = {"embeddings": 1.0}
+    if embeddings is None and "embeddings" in wanted:
+        raise UsageError("the features name embeddings, but none are given")
+    total = sum(wanted.values())
+    return {name: weight / total for name, weight in wanted.items()}
+
+
+def feature_spaces(
+    wanted: Mapping[str, float], options: Options, size: int, device: str, extractor: Extractor | None, measured: bool
+) -> tuple[Space, ...]:
+    """The spaces of pixels that these shares name, and the networks that measure.
+
+    extractor  of the caller's, in the place of the random CNNs
+    measured   whether the held-out networks are wanted
+
+    Raises UsageError for features that are unknown.
+    """
+    spaces: list[Space] = []
+    for name, share in wanted.items():
+        if name != "embeddings":
+            spaces += _named(name, share, options, size, device, extractor)
+    if measured:
+        spaces += [
+            _random_cnn(f"held-out {number}", channels, 3, "leaky", 0, size, 1 / len(HELD_OUT), device)
+            for number, channels in enumerate(HELD_OUT, 1)
+        ]
+    return tuple(spaces)
+
+
+def _named(
+    name: str, weight: float, options: Options, size: int, device: str, extractor: Extractor | None
+) -> list[Space]:
+    """The spaces that a feature stands for, of this weight together."""
+    if name != "random-cnn":
+        raise UsageError(f"unknown feature '{name}'; known: random-cnn, embeddings")
+    if extractor is not None:
+        # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
+        return [Space("extractor", size, weight, lambda: extractor, None)]
+    features, seed = options.extraction, options.search.seed
+    shape = (features.channels, features.kernel_size, features.activation, seed, size)
+    if features.networks == 1:
+        return [_random_cnn("random-cnn", *shape, weight, device)]
+    each = weight / features.networks
+    return [_random_cnn(f"random-cnn {k}", *shape, each, device) for k in range(1, features.networks + 1)]
+
+
+def _random_cnn(
+    name: str,
+    channels: tuple[int, ...],
+    kernel_size: int,
+    activation: str,
+    seed: int,
+    size: int,
+    weight: float,
+    device: str,
+) -> Space:
+    # A lone ReLU network is that of version 0.1.0, whose manifests can be scored still.
+    role = None if name == "random-cnn" and activation == "relu" else name
+
+    def make() -> Extractor:
+        from imgsubset.features.random_cnn import RandomCNN
+
+        return RandomCNN(channels, kernel_size, seed, activation, role).to(torch_device(device))
+
+    network = {
+        "network": "RandomCNN",
+        "role": role,
+        "seed": seed,
+        "channels": list(channels),
+        "kernel_size": kernel_size,
+        "activation": activation,
+        "size": size,
+    }
+    return Space(name, size, weight, make, network | _surroundings(device), held_out=name.startswith("held-out"))
+
+
+def _surroundings(device: str) -> dict[str, object]:
+    """What the moments of an image depend on besides the network.
+
+    A GPU rounds otherwise than a CPU; which of them `auto` will find is told from the driver, without torch.
+    """
+    from importlib.metadata import version
+
+    gpu = device != "cpu" and Path("/dev/nvidiactl").exists()
+    return {
+        "decoding": POLICY,
+        "device": f"cuda {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip() if gpu else "cpu",
+        "machine": platform.machine(),
+        "torch": version("torch"),
+        "pillow": version("pillow"),
+    }
