@@ -154,7 +154,7 @@ class Search(_Record):
     """How the subset is looked for."""
 
     seed: int = _opt(0, LOSS, "Of the network and the search: the same seed chooses the same images", SEED)
-    candidates: int = _opt(4096, CHOICE, "Random subsets to score", _at_least(1))
+    candidates: int = _opt(1024, CHOICE, "Random subsets to score", _at_least(1))
     chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", _at_least(1))
     steps: int = _opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", _at_least(0))
     time_limit: float | None = _opt(None, CHOICE, "End the search after this long, as in '30s' or '5m', with the best "

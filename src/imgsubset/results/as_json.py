@@ -160,7 +160,7 @@ def describe_scored(scored: Scored) -> dict[str, Any]:
 def describe_comparison(comparison: Comparison) -> dict[str, Any]:
     """The record of a comparison, for json.dumps."""
     return {
-        **_describe_any(comparison),
+        **_describe_any(comparison, comparison.size),
         "first": comparison.first.name,
         "second": comparison.second.name,
         "counts": {"first": comparison.sizes[0], "second": comparison.sizes[1]},

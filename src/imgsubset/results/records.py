@@ -306,6 +306,7 @@ class Comparison(Result):
 
     first        the reference, whose variance is the unit
     second       the other one
+    size         resolution at which pixels reached the networks
     sizes        how many usable images they have
     divergences  each divergence of the second from the first, by name
     loss         the weighted mix, each divergence in units of its floor's mean: 1 is two samples of one distribution
@@ -314,6 +315,7 @@ class Comparison(Result):
 
     first: Listing
     second: Listing
+    size: int | None
     sizes: tuple[int, int]
     divergences: dict[str, Distance]
     loss: Distance

@@ -9,6 +9,7 @@ Shapes: C channels, five divergences in the order of DIVERGENCES.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,27 +37,42 @@ class TwoSample:
     varies: bool
 
 
-def two_sample(first: ImageMoments, second: ImageMoments, generator: Generator, draws: int = DRAWS) -> TwoSample:
-    """Compare raw moments of two sets, made by the same extractor; the first is the reference.
+def two_sample(
+    first: Sequence[ImageMoments], second: Sequence[ImageMoments], generator: Generator, draws: int = DRAWS
+) -> list[TwoSample]:
+    """Compare raw moments of two sets in each of several spaces, made by the same extractors; the first is the
+    reference. The deals are of images, the same in all spaces.
 
     Equal sets are exactly 0 apart, and no order of the images changes a bit of the result.
     """
-    pooled = ImageMoments(torch.cat([_in_order(first.table), _in_order(second.table)]), first.positions)
-    # Centred and scaled once for all, so that sums lose no digits; the reference's own units follow in `_apart`.
-    pooled = standard(pooled).apply(pooled)
-    sets = torch.split(pooled.table, [len(first), len(second)])
-    one, other = (all_moments(ImageMoments(table, pooled.positions)) for table in sets)
-    if torch.equal(one.mean, other.mean) and torch.equal(one.var, other.var) and torch.equal(one.cov, other.cov):
-        values = one.mean.new_zeros(len(DIVERGENCES))
-    else:
-        values = _apart(one, other)
-    shuffled = ImageMoments(_in_order(pooled.table), pooled.positions)
-    return TwoSample(values, _floor(shuffled, len(first), generator, draws), pooled.channels > 0)
+    deals = generator.get_state()
+    orders = [_order(first), _order(second)]
+    both = [ImageMoments(torch.cat([a.table, b.table]), a.positions) for a, b in zip(first, second, strict=True)]
+    shuffle = _order(both)
+    results = []
+    for mine, theirs in zip(first, second, strict=True):
+        tables = [images.table[order] for images, order in zip((mine, theirs), orders, strict=True)]
+        pooled = ImageMoments(torch.cat(tables), mine.positions)
+        # Centred and scaled once for all, so that sums lose no digits; the reference's own units follow in `_apart`.
+        scale = standard(pooled)
+        pooled = scale.apply(pooled)
+        sets = torch.split(pooled.table, [len(mine), len(theirs)])
+        one, other = (all_moments(ImageMoments(table, pooled.positions)) for table in sets)
+        if torch.equal(one.mean, other.mean) and torch.equal(one.var, other.var) and torch.equal(one.cov, other.cov):
+            values = one.mean.new_zeros(len(DIVERGENCES))
+        else:
+            values = _apart(one, other)
+        raw = ImageMoments(torch.cat([mine.table, theirs.table])[shuffle], mine.positions)
+        generator.set_state(deals)
+        floor = _floor(scale.apply(raw), len(mine), generator, draws)
+        results.append(TwoSample(values, floor, pooled.channels > 0))
+    return results
 
 
-def _in_order(table: Tensor) -> Tensor:
-    """Rows sorted by their bytes: the same whatever the images are called."""
-    return table[torch.from_numpy(np.argsort(row_keys(table), kind="stable")).to(table.device)]
+def _order(spaces: Sequence[ImageMoments]) -> Tensor:
+    """Rows sorted by their bytes in all spaces: the same whatever the images are called."""
+    keys = row_keys(torch.cat([images.table for images in spaces], 1))
+    return torch.from_numpy(np.argsort(keys, kind="stable")).to(spaces[0].table.device)
 
 
 def _apart(reference: Moments, other: Moments) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.features.source import Source, read_source
+from imgsubset.features.spaces import resolution
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, silent
 from imgsubset.reading.filters import list_candidates
@@ -43,8 +45,11 @@ def compare(
         listings = [list_candidates(source, options.reading) for source in (first, second)]
 
     def work(device: str, notes: tuple[str, ...]) -> Comparison:
+        size = max(resolution(listing, options.extraction.size) for listing in listings)
         one, other = (
-            read_source(listing, options, device, extractor=extractor, clock=clock, progress=progress)
+            read_source(
+                listing, options, device, extractor=extractor, size=size, measured=False, clock=clock, progress=progress
+            )
             for listing in listings
         )
         return _compared(one, other, options, clock, notes)
@@ -57,19 +62,31 @@ def _compared(one: Source, other: Source, options: Options, clock: Clock, notes:
 
     from imgsubset.statistics.permutation import two_sample
 
-    (mine,), (theirs,) = one.blocks, other.blocks
+    spaces = [[block.images for block in source.blocks] for source in (one, other)]
     with clock.stage("compare"):
-        generator = torch.Generator(mine.images.table.device).manual_seed(FLOOR_SEED)
-        result = two_sample(mine.images, theirs.images, generator)
-        columns = zip(DIVERGENCE_NAMES, result.values, result.floor.T, strict=True)
+        generator = torch.Generator(spaces[0][0].table.device).manual_seed(FLOOR_SEED)
+        results = two_sample(spaces[0], spaces[1], generator)
+        shares = [block.weight for block in one.blocks]
+
+        def mean(parts: Iterable[Tensor]) -> Tensor:
+            """Over the spaces, by weight."""
+            return sum((share * part for share, part in zip(shares, parts, strict=True)), torch.zeros(()))
+
+        columns = zip(
+            DIVERGENCE_NAMES, mean(of.values for of in results), mean(of.floor for of in results).T, strict=True
+        )
         divergences = {name: _distance(value, floor) for name, value, floor in columns}
-        units = _units(result, options.mix.weights)
-        loss = _distance(result.values @ units, result.floor @ units)
-    if not result.varies:
+        units = [_units(of, options.mix.weights) for of in results]
+        loss = _distance(
+            mean(of.values @ unit for of, unit in zip(results, units, strict=True)),
+            mean(of.floor @ unit for of, unit in zip(results, units, strict=True)),
+        )
+    if not any(of.varies for of in results):
         notes += ("all images of both look the same to the network",)
     return Comparison(
         first=one.listing,
         second=other.listing,
+        size=one.size,
         sizes=(len(one.paths), len(other.paths)),
         divergences=divergences,
         loss=loss,
