@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from imgsubset.files import Stamp
 from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import LIBRARIES
-from imgsubset.results.records import Score
+from imgsubset.results.records import Measured, Score
 from imgsubset.statistics import permutation
+from imgsubset.weights import DIVERGENCE_NAMES
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
 torch.set_num_threads(1)
@@ -228,18 +229,26 @@ def read(source: AnySource, options: Options) -> Source:
     return read_source(list_candidates(source, options.reading), options)
 
 
+def score_like(loss: float, size: float) -> Score:
+    """A score that is the same in one searched space and in three that only measure."""
+    values = dict.fromkeys(DIVERGENCE_NAMES, 0.25)
+    spaces = [Measured(name, 1.0, values, values, values, loss, 50.0, size) for name in ("random-cnn", "a", "b", "c")]
+    held_out = tuple(replace(one, weight=1 / 3) for one in spaces[1:])
+    return Score((spaces[0],), held_out, loss, size)
+
+
 def selection_of(source: Path, chosen: Sequence[str]) -> Selection:
     """A selection of these files, made up without a search."""
     usable = sorted((str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()), key=os.fsencode)
     status = [(source / path).stat() for path in usable]
-    zero = dict.fromkeys(["kl", "js", "wasserstein", "hellinger", "frechet"], 0.25)
     return Selection(
         source=Listing(str(source), source, tuple(usable), tuple(map(Stamp.of, status))),
         paths=tuple(usable),
         stamps=tuple(map(Stamp.of, status)),
         indices=tuple(sorted(usable.index(path) for path in chosen)),
         ranking=tuple(usable.index(path) for path in chosen),
-        score=Score(zero, zero, zero, 1.0, 50.0, float(len(chosen))),
+        score=score_like(1.0, float(len(chosen))),
+        size=64,
         rejected=(),
         warnings=(),
         classes={},

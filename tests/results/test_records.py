@@ -11,7 +11,7 @@ from conftest import selection_of
 from imgsubset import export
 from imgsubset.results.as_json import describe, describe_placed
 from imgsubset.results.as_text import placed_summary
-from imgsubset.results.records import Distance, Placed, Score, Verification
+from imgsubset.results.records import Distance, Measured, Placed, Score, Verification
 
 RANKED = ("b/4.gif", "6.bmp", "a/1.jpg")
 
@@ -45,10 +45,31 @@ def test_nothing_placed_has_no_destination(folder: Path) -> None:
 
 
 def test_ratios_are_0_where_random_subsets_are_too() -> None:
-    score = Score({"kl": 1.0, "js": 0.0}, {"kl": 4.0, "js": 0.0}, {"kl": 1.0, "js": 0.0}, 1.0, 50.0, 3.0)
-    assert score.ratios() == {"kl": 0.25, "js": 0.0}
+    values, means = {"kl": 1.0, "js": 0.0}, {"kl": 4.0, "js": 0.0}
+    measured = Measured("random-cnn", 1.0, values, means, values, 1.0, 50.0, 3.0)
+    assert measured.ratios() == {"kl": 0.25, "js": 0.0}
+    assert Score((measured,), (), 1.0, 3.0).ratios() == {"kl": 0.25, "js": 0.0}
     assert Distance(0.0, 0.0, 0.0, 1.0).ratio == 0.0
     assert Distance(3.0, 2.0, 2.5, 0.01).ratio == 1.5
+
+
+def test_a_score_tells_the_medians_of_the_networks_that_were_not_searched() -> None:
+    def measured(name: str, weight: float, loss: float, size: float) -> Measured:
+        values = {"kl": loss, "js": 2 * loss}
+        return Measured(name, weight, values, {"kl": 1.0, "js": 1.0}, values, loss, 100 * loss, size)
+
+    searched = (measured("random-cnn 1", 0.25, 0.01, 900), measured("random-cnn 2", 0.75, 0.02, 800))
+    held_out = tuple(
+        measured(name, 1 / 3, *of) for name, of in zip("abc", [(0.2, 50), (0.6, 20), (0.3, 40)], strict=True)
+    )
+    score = Score(searched, held_out, 0.0175, 850)
+    assert (score.loss, score.percentile, score.effective_size) == (0.3, 30.0, 40)
+    assert score.effective_range == (20, 50)
+    assert score.divergences == pytest.approx({"kl": (0.2 + 0.6 + 0.3) / 3, "js": 2 * (0.2 + 0.6 + 0.3) / 3})
+    alone = Score(searched, (), 0.0175, 850)
+    assert (alone.loss, alone.effective_size, alone.effective_range) == (0.0175, None, None)
+    assert alone.percentile == pytest.approx(1.75)
+    assert alone.divergences == pytest.approx({"kl": 0.0175, "js": 0.035})
 
 
 @pytest.mark.parametrize(("value", "differs"), [(0.9, False), (1.0, False), (1 + 1e-12, False), (1.1, True)])

@@ -45,7 +45,7 @@ def seeded(seed: int = 1) -> torch.Generator:
 
 
 def compared(first: ImageMoments, second: ImageMoments, draws: int = 100) -> TwoSample:
-    return two_sample(first, second, seeded(), draws)
+    return two_sample([first], [second], seeded(), draws)[0]
 
 
 def slowly(first: Array, second: Array, quadrature: bool = False) -> list[float]:
@@ -154,7 +154,7 @@ def test_the_floor_follows_from_the_generator_whatever_the_number_of_threads() -
     finally:
         torch.set_num_threads(before)
     assert torch.equal(again.floor, expected.floor)
-    assert not torch.equal(two_sample(first, second, seeded(2), 100).floor, expected.floor)
+    assert not torch.equal(two_sample([first], [second], seeded(2), 100)[0].floor, expected.floor)
     assert torch.equal(compared(first, second, 50).floor, expected.floor[:50])
 
 
