@@ -15,7 +15,7 @@ import pytest
 import imgsubset
 
 ROOT = Path(inspect.getfile(imgsubset)).parent
-GROUND = ("errors", "progress", "files", "weights", "options", "devices")  # each may import those before it
+GROUND = ("errors", "progress", "files", "weights", "options", "cores", "devices")  # each may import those before it
 ROOMS = ("reading", "statistics", "features", "search", "results", "writing", "tasks", "cli")
 MATHEMATICS = ("statistics", "search")
 FILES = {

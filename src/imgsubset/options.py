@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 # What an option decides: what the loss of a given subset is; or which subset comes out, or what is written beside it;
 # or nothing but how long it takes. Each level includes those before it.
 LOSS, CHOICE, NOTHING = range(3)
-DEVICES = ("auto", "cpu", "cuda")
 ACTIVATIONS = ("leaky", "relu")
 STRATIFY = ("share", "equal")
 REMOVED = {  # what became of options of earlier versions
@@ -50,6 +50,10 @@ def _one_of(*words: str) -> Check:
 ABOVE_0: Check = (lambda value: math.isfinite(value) and value > 0, "a finite number above 0")
 FROM_0: Check = (lambda value: math.isfinite(value) and value >= 0, "a finite number of at least 0")
 SIDE: Check = (lambda value: value == "auto" or 8 <= value <= 4096, "'auto' or between 8 and 4096 pixels")
+DEVICE: Check = (
+    lambda value: bool(re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value)),
+    "one of auto, cpu, cuda, or a certain GPU as in cuda:1",
+)
 SEED: Check = (lambda value: 0 <= value < 1 << 63, "between 0 and 2^63 - 1")
 ODD: Check = (lambda value: value >= 1 and value % 2 == 1, "an odd number of at least 1")
 CHANNELS: Check = (lambda value: bool(value) and min(value) >= 1, "a list of numbers of at least 1")
@@ -182,9 +186,15 @@ class Search(_Record):
 class Running(_Record):
     """Where the work is done. Other processors round otherwise, and draw other random numbers."""
 
-    device: str = _opt("auto", CHOICE, "Where the network and the search run; auto is a CUDA GPU if there is one",
-        _one_of(*DEVICES))  # fmt: skip
-    workers: int | None = _opt(None, NOTHING, "Decoding processes; 0 decodes in this one", _at_least(0))
+    device: str = _opt("auto", CHOICE, "Where the network and the search run; auto is a CUDA GPU if there is one; "
+        "cuda:1 is the second",
+        DEVICE)  # fmt: skip
+    workers: int | None = _opt(
+        None,
+        NOTHING,
+        "Decoding processes, and threads that compute; 0 decodes in this process and computes in one thread",
+        _at_least(0),
+    )
     cache: str | None = _opt(None, NOTHING, "Where the moments of images are kept between runs")
 
 

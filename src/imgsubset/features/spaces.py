@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from heapq import nsmallest
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgsubset.devices import torch_device
+from imgsubset.devices import device_name, torch_device
 from imgsubset.errors import UsageError
 from imgsubset.options import Embeddings, Extraction, Options
 from imgsubset.reading.images import POLICY, shown_size
@@ -130,7 +129,7 @@ def _random_cnn(
     def make() -> Extractor:
         from imgsubset.features.random_cnn import RandomCNN
 
-        return RandomCNN(channels, kernel_size, seed, activation, role).to(torch_device(device))
+        return RandomCNN(channels, kernel_size, seed, activation=activation, role=role).to(torch_device(device))
 
     network = {
         "network": "RandomCNN",
@@ -147,14 +146,13 @@ def _random_cnn(
 def _surroundings(device: str) -> dict[str, object]:
     """What the moments of an image depend on besides the network.
 
-    A GPU rounds otherwise than a CPU; which of them `auto` will find is told from the driver, without torch.
+    A GPU rounds otherwise than a CPU, and than another model.
     """
     from importlib.metadata import version
 
-    gpu = device != "cpu" and Path("/dev/nvidiactl").exists()
     return {
         "decoding": POLICY,
-        "device": f"cuda {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip() if gpu else "cpu",
+        "device": device_name(device),
         "machine": platform.machine(),
         "torch": version("torch"),
         "pillow": version("pillow"),

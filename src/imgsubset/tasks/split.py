@@ -80,7 +80,7 @@ def split(
             taken.update(found[name].indices)
         return {name: found[name] for name in parts}
 
-    return or_on_cpu(options.running.device, work)
+    return or_on_cpu(options.running.device, work, options.running.workers)
 
 
 def split_into(
