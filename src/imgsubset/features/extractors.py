@@ -60,7 +60,7 @@ EXTRACTORS: dict[str, Kind] = {
         lambda: _module("pixels").thumbnail,
     ),
     "fft": Kind(
-        "how much there is of coarse and of fine detail: the Fourier transform; one to two times the time of random-cnn",
+        "coarse and fine detail, by the Fourier transform; one to two times the time of random-cnn",
         9,
         None,
         lambda **parameters: _module("fft").FFT(**parameters),
@@ -72,7 +72,7 @@ EXTRACTORS: dict[str, Kind] = {
         lambda: _module("colour").colour,
     ),
     "hog": Kind(
-        "directions of edges in each ninth of the picture, whatever its contrast; one and a half times the time of random-cnn",
+        "directions of edges in each ninth, whatever the contrast; one and a half times the time of random-cnn",
         54,
         None,
         lambda: _module("hog").hog,

@@ -127,7 +127,7 @@ def _random_cnn(options: Options, device: str) -> Space:
     def make() -> Extractor:
         from imgsubset.features.random_cnn import RandomCNN
 
-        return RandomCNN(features.channels, features.kernel_size, seed).to(torch_device(device))
+        return RandomCNN(features.channels, features.kernel_size, seed, role=None).to(torch_device(device))
 
     return Space("random-cnn", features.size, 1.0, make, recipe(features, seed, device))
 
