@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgsubset.cli.batch import read_jobs
-from imgsubset.cli.options import parse_channels, parse_seconds
+from imgsubset.cli.options import numbers, parse_seconds
 from imgsubset.cli.split import parse_parts
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
 from imgsubset.options import Options
@@ -293,7 +293,7 @@ def test_times_are_numbers_that_options_check(text: str) -> None:
 @given(text=WORDS | st.lists(NUMBER, max_size=5).map(",".join))
 def test_channels_are_numbers_that_options_check(text: str) -> None:
     try:
-        assert min(Options(channels=parse_channels(text)).channels) >= 1
+        assert min(Options(channels=numbers("channels")(text)).channels) >= 1
     except UsageError as error:
         one_line(error, text)
 

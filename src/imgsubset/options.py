@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # or nothing but how long it takes. Each level includes those before it.
 LOSS, CHOICE, NOTHING = range(3)
 DEVICES = ("auto", "cpu", "cuda")
-ACTIVATIONS = ("leaky", "relu")
+ACTIVATIONS = ("leaky", "relu", "abs")
 STRATIFY = ("share", "equal")
 REMOVED = {  # what became of options of earlier versions
     "resume": "a search takes seconds, and the cache keeps what is expensive: run the same command again",
@@ -51,7 +51,11 @@ ABOVE_0: Check = (lambda value: math.isfinite(value) and value > 0, "a finite nu
 FROM_0: Check = (lambda value: math.isfinite(value) and value >= 0, "a finite number of at least 0")
 SIDE: Check = (lambda value: value == "auto" or 8 <= value <= 4096, "'auto' or between 8 and 4096 pixels")
 SEED: Check = (lambda value: 0 <= value < 1 << 63, "between 0 and 2^63 - 1")
-ODD: Check = (lambda value: value >= 1 and value % 2 == 1, "an odd number of at least 1")
+ODD: Check = (
+    lambda value: bool(value) and all(one >= 1 and one % 2 == 1 for one in value),
+    "odd numbers of at least 1",
+)
+PAIR: Check = (lambda value: not value or (len(value) == 2 and min(value) >= 1), "two numbers of at least 1")
 CHANNELS: Check = (lambda value: bool(value) and min(value) >= 1, "a list of numbers of at least 1")
 
 
@@ -68,6 +72,8 @@ class _Record:
             if value is None and option.default is None:
                 continue
             if isinstance(option.default, tuple):
+                if isinstance(value, int):
+                    object.__setattr__(self, option.name, value := (value,))
                 self._check(not isinstance(value, str), option.name, "a list, but a text")
                 self._check(isinstance(value, Iterable), option.name, "a list")
                 object.__setattr__(self, option.name, tuple(value))
@@ -105,9 +111,13 @@ class Extraction(_Record):
         "most 40 pixels, else 64", SIDE)  # fmt: skip
     networks: int = _opt(4, LOSS, "Random CNNs that are matched together", _between(1, 64))
     channels: tuple[int, ...] = _opt((16, 32, 32), LOSS, "Output channels of each layer of a random CNN", CHANNELS)
-    kernel_size: int = _opt(3, LOSS, "Of its convolutions; odd", ODD)
-    activation: str = _opt("leaky", LOSS, "What follows each of them: LeakyReLU of slope 0.2, or ReLU",
-        _one_of(*ACTIVATIONS))  # fmt: skip
+    kernel_size: tuple[int, ...] = _opt((3,), LOSS, "Of its convolutions, odd: one number, or one a layer", ODD)
+    stride: tuple[int, ...] = _opt((2,), LOSS, "Of its convolutions: one number, or one a layer", CHANNELS)
+    activation: str = _opt("leaky", LOSS, "What follows each of them: LeakyReLU of slope 0.2, ReLU, or the absolute "
+        "value", _one_of(*ACTIVATIONS))  # fmt: skip
+    pool: tuple[int, ...] = _opt((), LOSS, "Window and stride of an average over its last maps", PAIR)
+    taps: str = _opt("last", LOSS, "Whether its last layer or all layers are matched", _one_of("last", "all"))
+    weights_file: str | None = _opt(None, LOSS, "The weights of torchvision:NAME, in place of those that it downloads")
     held_out: bool = _opt(False, LOSS, "Decode the images beside --embeddings too, to measure in the networks that no "
         "search sees")  # fmt: skip
 

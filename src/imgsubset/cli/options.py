@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from platformdirs import user_cache_path
 
 from imgsubset.errors import InputError, UsageError
+from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
 from imgsubset.options import ACTIVATIONS, DEVICES, FIELDS, LOSS, STRATIFY, Embeddings, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
@@ -23,12 +24,16 @@ NAME = click.Path(readable=False)  # of a file, as a text
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def parse_channels(text: str) -> tuple[int, ...]:
-    """Numbers separated by commas."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"channels '{text}' are not whole numbers separated by commas") from None
+def numbers(name: str) -> Callable[[str], tuple[int, ...]]:
+    """Reads the numbers of an option, separated by commas."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            return tuple(int(part) for part in text.split(","))
+        except ValueError:
+            raise UsageError(f"{name} '{text}' are not whole numbers separated by commas") from None
+
+    return parse
 
 
 def parse_size(text: str) -> int | str:
@@ -60,7 +65,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "features": {"metavar": "NAME=W,...", "default_text": "random-cnn"},
     "size": {"parse": parse_size, "metavar": "PIXELS|auto", "type": str},
     "activation": {"type": click.Choice(ACTIVATIONS)},
-    "channels": {"parse": parse_channels, "metavar": "C,C,..."},
+    "channels": {"parse": numbers("channels"), "metavar": "C,C,..."},
+    "kernel_size": {"parse": numbers("kernel size"), "metavar": "PIXELS,..."},
+    "stride": {"parse": numbers("stride"), "metavar": "PIXELS,..."},
+    "pool": {"parse": numbers("pool"), "metavar": "WINDOW,STRIDE"},
+    "taps": {"type": click.Choice(("last", "all"))},
+    "weights_file": {"type": NAME, "metavar": "FILE"},
     "workers": {"metavar": "N", "default_text": "one a core; one for few images"},
     "cache": {"type": NAME, "metavar": "DIR", "default_text": "the user's cache folder"},
     "include": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
@@ -89,7 +99,7 @@ def _option(name: str) -> Decorator:
         text += f"  [default: {default_text}]"
     elif isinstance(default, (int, float, str)) and kind != "bool":
         own |= {"default": default, "show_default": True}
-    elif name == "channels":
+    elif kind == "tuple[int, ...]" and default:
         own |= {"default": ",".join(map(str, default)), "show_default": True}
     if kind == "bool":
         own["is_flag"] = True
@@ -99,7 +109,7 @@ def _option(name: str) -> Decorator:
 
 FEATURES: list[Decorator] = [
     *map(_option, ("weights", "seed", "device", "features", "size", "networks", "channels", "kernel_size")),
-    *map(_option, ("activation", "held_out", "workers", "cache")),
+    *map(_option, ("stride", "activation", "pool", "taps", "weights_file", "held_out", "workers", "cache")),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
     _option("strict"),
 ]
@@ -152,6 +162,9 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
         folder = values.get("cache") or str(user_cache_path("imgsubset"))
         values["cache"] = None if rest.pop("no_cache") else folder
         rest["options"] = Options(**values)
+        for name, _ in rest["options"].extraction.features:
+            if name != "embeddings":
+                kind_of(name)  # answered before any work
     if "embeddings" in rest:
         features, paths, pca = (rest.pop(name) for name in ("embeddings", "paths", "pca"))
         if (features is None) != (paths is None):

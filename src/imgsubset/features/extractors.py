@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ def _module(name: str) -> Any:
 
 EXTRACTORS: dict[str, Kind] = {
     "random-cnn": Kind(
-        "shapes and textures, as an untrained network with seeded filters answers to them; 64 channels by default",
+        "shapes and textures, as an untrained network with seeded filters answers to them; --networks of them together",
         None,
         None,
         lambda **parameters: _module("random_cnn").RandomCNN(**parameters),
@@ -117,32 +116,3 @@ def make_extractor(name: str, **parameters: Any) -> Extractor:
     """
     kind = kind_of(name)
     return kind.make(*([name.partition(":")[2]] if kind.argument else []), **parameters)
-
-
-def parse_features(given: str | Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
-    """Names of extractors with weights, of which only the proportions matter, in the order given.
-
-    From a text as in 'random-cnn=1,colour=2', where a name alone has weight 1, or weights by name.
-
-    Raises UsageError naming what it does not understand, for a name given twice, for a weight that is negative or
-    not finite, and if all are 0.
-    """
-    if isinstance(given, str):
-        parts = [[piece.strip() for piece in part.partition("=")] for part in given.split(",")]
-        pairs: list[tuple[str, Any]] = [(name, number if sign else 1) for name, sign, number in parts]
-    else:
-        pairs = list(given.items())
-    weights: dict[str, float] = {}
-    for name, number in pairs:
-        kind_of(name)
-        if name in weights:
-            raise UsageError(f"extractor '{name}' is named twice in features '{given}'")
-        try:
-            weights[name] = float(number)
-        except (TypeError, ValueError):
-            raise UsageError(f"weight '{name}={number}' is not a number") from None
-        if not (math.isfinite(weights[name]) and weights[name] >= 0):
-            raise UsageError(f"weight {name}={weights[name]:g} is not a finite number of at least 0")
-    if not any(weights.values()):
-        raise UsageError(f"all weights of features '{given}' are 0; at least one extractor must count")
-    return tuple(weights.items())

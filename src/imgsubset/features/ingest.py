@@ -14,10 +14,11 @@ import torch
 
 from imgsubset.devices import single_threaded, usable_cores, workers
 from imgsubset.features.cache import Cached
-from imgsubset.features.random_cnn import Extractor
+from imgsubset.features.random_cnn import Extractor, image_moments
+from imgsubset.features.reduction import narrowed
 from imgsubset.files import Stamp
 from imgsubset.reading.decoders import Chunk
-from imgsubset.statistics.moments import Block, ImageMoments, maps_to_moments
+from imgsubset.statistics.moments import Block, ImageMoments
 
 T = TypeVar("T")
 GPU_CHUNKS = 16  # chunks that a GPU is given at once
@@ -116,7 +117,7 @@ def _through_networks(
             for extractor, size in networks:
                 pixels = np.frombuffer(b"".join(chunk.pixels[size] for chunk in batch), np.uint8)
                 maps = extractor(torch.tensor(pixels.reshape(-1, size, size, 3), device=device))
-                moments.append(ImageMoments(maps_to_moments(maps), maps.shape[2] * maps.shape[3]))
+                moments.append(narrowed(image_moments(maps)))
         return batch, moments
 
     if device.type == "cuda":

@@ -15,7 +15,15 @@ from imgsubset.results.as_json import FORMAT
 
 NAME = "manifest.json"
 # What a manifest of format 1 does not say: it speaks of one network, whose search saw the number that it records.
-FIRST = {"features": {"random-cnn": 1.0}, "networks": 1, "activation": "relu", "held_out": False}
+FIRST = {
+    "features": {"random-cnn": 1.0},
+    "networks": 1,
+    "stride": [2],
+    "activation": "relu",
+    "pool": [],
+    "taps": "last",
+}
+FIRST |= {"weights_file": None, "held_out": False}
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,8 @@ def _inside(path: object) -> str:
 
 def _options(missing: dict[str, Any], record: dict[str, Any]) -> Options:
     """The recorded options that decide what a loss is, of the types that they have by default."""
+    if type(record.get("kernel_size")) is int:  # as in format 1
+        record = record | {"kernel_size": [record["kernel_size"]]}
     defaults = Options().that_decide(LOSS)
     values = {name: record[name] if name in record else missing[name] for name in defaults}
     for name, default in defaults.items():
@@ -97,7 +107,7 @@ def _options(missing: dict[str, Any], record: dict[str, Any]) -> Options:
             wanted = (dict,)
         elif isinstance(default, tuple):
             wanted = (list,)
-        inner = values[name] if name == "channels" else ()
+        inner = values[name] if name in ("channels", "kernel_size", "stride", "pool") else ()
         if type(values[name]) not in wanted or not all(type(one) is int for one in inner):
             raise TypeError(f"{name} {values[name]!r} makes no sense")
     return Options(**values)
