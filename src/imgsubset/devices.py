@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # decoding processes import this module too
     import torch
     from torch import Tensor
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def usable_cores() -> int:
@@ -97,6 +98,7 @@ def exact_matmul() -> Iterator[None]:
     import torch
 
     backends: Any = torch.backends
+    exact: list[tuple[Any, str, Any]]
     if hasattr(backends.cuda.matmul, "fp32_precision"):
         owners = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
         exact = [(owner, "fp32_precision", "ieee") for owner in owners]

@@ -97,6 +97,7 @@ class Features(_Record):
     size: int = _opt(64, LOSS, "Side of the square that images are resized to", SIDE)
     channels: tuple[int, ...] = _opt((16, 32, 64), LOSS, "Output channels of each layer of the random CNN", CHANNELS)
     kernel_size: int = _opt(3, LOSS, "Of its convolutions; odd", ODD)
+    feature_seed: int = _opt(0, LOSS, "Of the random CNN: losses of two networks cannot be compared", SEED)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Constraints(_Record):
 class Search(_Record):
     """How the subset is looked for."""
 
-    seed: int = _opt(0, LOSS, "Of the network and the search: the same seed chooses the same images", SEED)
+    seed: int = _opt(0, CHOICE, "Of the search alone: the same seed chooses the same images", SEED)
     candidates: int = _opt(4096, CHOICE, "Random subsets to score", _at_least(1))
     chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", _at_least(1))
     steps: int = _opt(600, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", _at_least(0))

@@ -88,7 +88,7 @@ def _option(name: str) -> Decorator:
 
 
 FEATURES: list[Decorator] = [
-    *map(_option, ("weights", "seed", "device", "size", "channels", "kernel_size", "workers", "cache")),
+    *map(_option, ("weights", "feature_seed", "device", "size", "channels", "kernel_size", "workers", "cache")),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
     _option("strict"),
 ]
@@ -97,7 +97,7 @@ CLASSES = [*map(_option, ("stratify", "labels", "group_by", "drop", "dedupe", "c
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
 SEARCH = [
-    *map(_option, ("candidates", "chains", "steps", "time_limit", "temperature", "friction", "langevin_time")),
+    *map(_option, ("seed", "candidates", "chains", "steps", "time_limit", "temperature", "friction", "langevin_time")),
 ]
 EMBEDDINGS: list[Decorator] = [
     click.option("--embeddings", type=PATH, metavar="FILE.npy",

@@ -122,17 +122,17 @@ def _given(extractor: Extractor, options: Options) -> Space:
 
 
 def _random_cnn(options: Options, device: str) -> Space:
-    features, seed = options.features, options.search.seed
+    features = options.features
 
     def make() -> Extractor:
         from imgsubset.features.random_cnn import RandomCNN
 
-        return RandomCNN(features.channels, features.kernel_size, seed).to(torch_device(device))
+        return RandomCNN(features.channels, features.kernel_size, features.feature_seed).to(torch_device(device))
 
-    return Space("random-cnn", features.size, 1.0, make, recipe(features, seed, device))
+    return Space("random-cnn", features.size, 1.0, make, recipe(features, device))
 
 
-def recipe(features: Features, seed: int, device: str) -> dict[str, object]:
+def recipe(features: Features, device: str) -> dict[str, object]:
     """All that decides what moments an image has: the key of the cache.
 
     A GPU rounds otherwise than a CPU; which of them `auto` will find is told from the driver, without torch.
@@ -142,7 +142,7 @@ def recipe(features: Features, seed: int, device: str) -> dict[str, object]:
     gpu = device != "cpu" and Path("/dev/nvidiactl").exists()
     return {
         "network": "RandomCNN",
-        "seed": seed,
+        "feature_seed": features.feature_seed,
         "channels": list(features.channels),
         "kernel_size": features.kernel_size,
         "size": features.size,

@@ -17,7 +17,7 @@ from imgsubset.results.records import Comparison, Export, Placed, Result, Score,
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
 
-FORMAT = 1  # of the manifest; raised when a reader of an older one would misread it
+FORMAT = 2  # of the manifest; raised when a reader of an older one would misread it
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
 
 

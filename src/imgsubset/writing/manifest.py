@@ -51,11 +51,13 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise InputError(f"manifest '{file}' is not JSON: {error}") from None
     try:
-        if record["format"] != FORMAT:
-            raise InputError(f"manifest '{file}' has format {record['format']}; this version reads format {FORMAT}")
+        if record["format"] not in range(1, FORMAT + 1):
+            raise InputError(
+                f"manifest '{file}' has format {record['format']}; this version reads formats 1 to {FORMAT}"
+            )
         hashes = {_inside(entry["path"]): entry.get("sha256") for entry in record["files"]}
         extras = {_inside(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
-        return Manifest(file, record, hashes, extras, _options(record["options"]))
+        return Manifest(file, record, hashes, extras, _options(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"manifest '{file}' is not one of imgsubset's: {type(error).__name__} {error}") from None
 
@@ -81,8 +83,10 @@ def _inside(path: object) -> str:
 
 def _options(record: dict[str, Any]) -> Options:
     """The recorded options that decide what a loss is, of the types that they have by default."""
-    defaults = Options().that_decide(LOSS)
-    values = {name: record[name] for name in defaults}
+    defaults, recorded = Options().that_decide(LOSS), dict(record["options"])
+    if record["format"] == 1:  # one seed was the search's and the network's, if there was a network
+        recorded["feature_seed"] = 0 if record["request"]["embeddings"] else recorded["seed"]
+    values = {name: recorded[name] for name in defaults}
     for name, default in defaults.items():
         wanted: type = dict if name == "weights" else list if isinstance(default, tuple) else type(default)
         inner = values[name] if name == "channels" else ()
