@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from imgsubset.devices import or_on_cpu, torch_device
+from imgsubset.devices import exact_matmul, or_on_cpu, side_by_side, torch_device
 from imgsubset.errors import InputError, UsageError
 
 Calls = list[tuple[str, tuple[str, ...]]]
@@ -72,3 +74,55 @@ def test_a_gpu_that_is_not_there_is_a_usage_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="device 'cuda' is asked for"):
         torch_device("cuda")
+
+
+PRECISION = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
+needs_precision = pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9 has other settings"
+)
+
+
+def precision() -> list[str]:
+    return [owner.fp32_precision for owner in PRECISION]
+
+
+@pytest.fixture
+def rounded() -> Iterator[None]:
+    """A caller that has told torch to round float32 products."""
+    before = precision()
+    for owner in PRECISION:
+        owner.fp32_precision = "tf32"
+    yield
+    for owner, value in zip(PRECISION, before, strict=True):
+        owner.fp32_precision = value
+
+
+@needs_precision
+@pytest.mark.usefixtures("rounded")
+def test_products_are_exact_whatever_the_caller_has_set_and_its_settings_come_back() -> None:
+    with exact_matmul():
+        assert precision() == ["ieee"] * 3
+        with exact_matmul():
+            pass
+        assert precision() == ["ieee"] * 3
+    assert precision() == ["tf32"] * 3
+    with pytest.raises(ValueError, match="work"), exact_matmul():
+        raise ValueError("work")
+    assert precision() == ["tf32"] * 3
+
+
+@needs_precision
+@pytest.mark.usefixtures("rounded")
+def test_the_last_of_two_that_overlap_puts_the_settings_back() -> None:
+    one, other = exact_matmul(), exact_matmul()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert precision() == ["ieee"] * 3
+    other.__exit__(None, None, None)
+    assert precision() == ["tf32"] * 3
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_is_done_side_by_side_comes_in_order(device: str) -> None:
+    assert side_by_side(lambda number: number**2, range(50), torch.device(device)) == [k**2 for k in range(50)]

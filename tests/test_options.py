@@ -88,6 +88,7 @@ def test_shares_depend_on_proportions_alone(scale: float) -> None:
         ("candidates", -5),
         ("seed", -1),
         ("seed", 1 << 63),
+        ("feature_seed", -1),
         ("device", "gpu"),
         ("device", ""),
         ("size", 7),
@@ -229,7 +230,7 @@ def test_every_option_says_once_what_it_decides_and_what_it_means() -> None:
 
 def test_what_decides_a_loss_is_what_a_manifest_gives_back() -> None:
     assert {*Options().that_decide(LOSS)} == {
-        *("include", "exclude", "sidecars", "size", "channels", "kernel_size", "weights", "seed")
+        *("include", "exclude", "sidecars", "size", "channels", "kernel_size", "weights", "feature_seed")
     }
 
 
@@ -244,11 +245,11 @@ def test_the_request_holds_what_decides_the_choice_and_the_manifest_all(folder: 
 
 
 def test_the_key_of_the_cache_holds_what_decides_the_features() -> None:
-    key = recipe(Features(), 0, "cpu")
-    assert {"seed", "size", "channels", "kernel_size"} < {*key}
-    assert not {*FIELDS} - {"seed", "size", "channels", "kernel_size", "device"} & {*key}
-    for other in (recipe(Features(size=16), 0, "cpu"), recipe(Features(kernel_size=5), 0, "cpu"),
-                  recipe(Features(channels=(8,)), 0, "cpu"), recipe(Features(), 1, "cpu")):  # fmt: skip
+    key = recipe(Features(), "cpu")
+    assert {"feature_seed", "size", "channels", "kernel_size"} < {*key}
+    assert not {*FIELDS} - {"feature_seed", "size", "channels", "kernel_size", "device"} & {*key}
+    for other in (recipe(Features(size=16), "cpu"), recipe(Features(kernel_size=5), "cpu"),
+                  recipe(Features(channels=(8,)), "cpu"), recipe(Features(feature_seed=1), "cpu")):  # fmt: skip
         assert other != key
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgsubset.errors import InputError, UsageError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # decoding processes import this module too
     import torch
     from torch import Tensor
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -51,6 +53,17 @@ def workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(usable_cores(), "imgsubset")
 
 
+def side_by_side(function: Callable[[S], T], items: Iterable[S], device: torch.device) -> list[T]:
+    """function of each item, in order: on a CPU on a thread a core, each operation on its own; on a GPU in turn.
+
+    No item's outcome may depend on another's, nor on which comes first: an item has its own random numbers.
+    """
+    if device.type != "cpu":
+        return [function(item) for item in items]
+    with single_threaded():
+        return list(workers().map(function, items))
+
+
 def by_blocks(function: Callable[[Tensor, int], T], rows: Tensor, on_cpu: int, on_gpu: int) -> list[T]:
     """function(block, its number) for blocks of `on_cpu` or `on_gpu` rows, in order.
 
@@ -71,6 +84,40 @@ def by_blocks(function: Callable[[Tensor, int], T], rows: Tensor, on_cpu: int, o
     return by_blocks(function, rows, on_cpu, on_gpu // 2)
 
 
+_lock = threading.Lock()
+_found: list[list[tuple[Any, str, Any]]] = []  # a list for each user of the context; what a caller has set is the first
+
+
+@contextlib.contextmanager
+def exact_matmul() -> Iterator[None]:
+    """A context in which products and convolutions of float32 round as float32 does, whatever a caller has set.
+
+    TF32 and bfloat16, which torch can be told to use in their place, keep 10 and 7 bits, and losses would be others.
+    These are settings of the whole process: the last of several that are in the context puts them back.
+    """
+    import torch
+
+    backends: Any = torch.backends
+    exact: list[tuple[Any, str, Any]]
+    if hasattr(backends.cuda.matmul, "fp32_precision"):
+        owners = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+        exact = [(owner, "fp32_precision", "ieee") for owner in owners]
+    else:  # torch before 2.9
+        exact = [(owner, "allow_tf32", False) for owner in (backends.cuda.matmul, backends.cudnn)]
+    with _lock:
+        _found.append([(owner, name, getattr(owner, name)) for owner, name, _ in exact] if not _found else [])
+        for setting in exact:
+            setattr(*setting)
+    try:
+        yield
+    finally:
+        with _lock:
+            before = _found[0]
+            _found.pop()
+            for setting in () if _found else before:
+                setattr(*setting)
+
+
 def torch_device(name: str) -> torch.device:
     """The device of this name; `auto` is a CUDA GPU if there is one. Raises UsageError if it is not there."""
     import torch
@@ -84,7 +131,7 @@ def torch_device(name: str) -> torch.device:
 def or_on_cpu(device: str, work: Callable[[str, tuple[str, ...]], T]) -> T:
     """work(device, notes), once more on the CPU where the memory of a GPU that `auto` found runs out.
 
-    Smaller batches were tried by then. `notes` is what the result should tell of that.
+    `notes` is what the result should tell of that.
     """
     try:
         return work(device, ())

@@ -118,6 +118,7 @@ class Extraction(_Record):
     pool: tuple[int, ...] = _opt((), LOSS, "Window and stride of an average over its last maps", PAIR)
     taps: str = _opt("last", LOSS, "Whether its last layer or all layers are matched", _one_of("last", "all"))
     weights_file: str | None = _opt(None, LOSS, "The weights of torchvision:NAME, in place of those that it downloads")
+    feature_seed: int = _opt(0, LOSS, "Of the random CNNs: losses of other networks cannot be compared", SEED)
     held_out: bool = _opt(False, LOSS, "Decode the images beside --embeddings too, to measure in the networks that no "
         "search sees")  # fmt: skip
 
@@ -163,7 +164,7 @@ class Constraints(_Record):
 class Search(_Record):
     """How the subset is looked for."""
 
-    seed: int = _opt(0, LOSS, "Of the network and the search: the same seed chooses the same images", SEED)
+    seed: int = _opt(0, CHOICE, "Of the search alone: the same seed chooses the same images", SEED)
     candidates: int = _opt(1024, CHOICE, "Random subsets to score", _at_least(1))
     chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", _at_least(1))
     steps: int = _opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", _at_least(0))

@@ -108,7 +108,7 @@ def _option(name: str) -> Decorator:
 
 
 FEATURES: list[Decorator] = [
-    *map(_option, ("weights", "seed", "device", "features", "size", "networks", "channels", "kernel_size")),
+    *map(_option, ("weights", "feature_seed", "device", "features", "size", "networks", "channels", "kernel_size")),
     *map(_option, ("stride", "activation", "pool", "taps", "weights_file", "held_out", "workers", "cache")),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
     _option("strict"),
@@ -118,7 +118,7 @@ CLASSES = [*map(_option, ("stratify", "labels", "group_by", "drop", "dedupe", "c
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
 SEARCH = [
-    *map(_option, ("candidates", "chains", "steps", "time_limit", "temperature", "friction", "langevin_time")),
+    *map(_option, ("seed", "candidates", "chains", "steps", "time_limit", "temperature", "friction", "langevin_time")),
 ]
 EMBEDDINGS: list[Decorator] = [
     click.option("--embeddings", type=PATH, metavar="FILE.npy",

@@ -93,17 +93,9 @@ def feature_spaces(
         if name != "embeddings":
             spaces += _named(name, share, options, size, device, extractor)
     if measured:
-        spaces += [
-            _random_cnn(
-                f"held-out {'-'.join(map(str, channels))}",
-                "held-out",
-                MEASURING | {"channels": channels},
-                size,
-                1 / len(HELD_OUT),
-                device,
-            )
-            for channels in HELD_OUT
-        ]
+        for channels in HELD_OUT:
+            name, shape = f"held-out {','.join(map(str, channels))}", MEASURING | {"channels": channels}
+            spaces.append(_random_cnn(name, "held-out", shape, size, 1 / len(HELD_OUT), device))
     return tuple(spaces)
 
 
@@ -113,10 +105,12 @@ def _named(
     """The spaces that a feature stands for, of this weight together."""
     kind = kind_of(name)
     if name != "random-cnn":
-        side = kind.size or size
-        own = {"weights_file": options.extraction.weights_file} if name.startswith("torchvision:") else {}
+        side, file = kind.size or size, options.extraction.weights_file
+        own = {"weights_file": file} if name.startswith("torchvision:") else {}
+        recipe = _recipe(name, side, device) | {"weights": identity(file) if own else None}
+        unknown = name.startswith("python:")  # what a function of the caller's does
         return [
-            Space(name, side, weight, lambda: _on(device, make_extractor(name, **own)), _recipe(name, side, device))
+            Space(name, side, weight, lambda: _on(device, make_extractor(name, **own)), None if unknown else recipe)
         ]
     if extractor is not None:
         # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
@@ -125,7 +119,7 @@ def _named(
     shape: dict[str, Any] = {
         "channels": wanted.channels,
         "kernel_size": wanted.kernel_size,
-        "seed": options.search.seed,
+        "seed": wanted.feature_seed,
         "stride": wanted.stride,
         "activation": wanted.activation,
         "pool": wanted.pool,
@@ -145,16 +139,15 @@ def _random_cnn(name: str, role: str | None, shape: Mapping[str, Any], size: int
         from imgsubset.features.random_cnn import RandomCNN
 
         alone = {key: value[0] if len(value) == 1 else value for key, value in shape.items() if key in PER_LAYER}
-        return _on(device, RandomCNN, role=role, **{**shape, **alone, "pool": shape["pool"] or None})
+        return _on(device, RandomCNN(role=role, **{**shape, **alone, "pool": shape["pool"] or None}))
 
     recipe = _recipe("random-cnn", size, device) | {"role": role, **shape}
     return Space(name, size, weight, make, recipe, held_out=role == "held-out")
 
 
-def _on(device: str, make: Callable[..., Extractor], *arguments: Any, **parameters: Any) -> Extractor:
+def _on(device: str, extractor: Extractor) -> Extractor:
     import torch
 
-    extractor = make(*arguments, **parameters)
     return extractor.to(torch_device(device)) if isinstance(extractor, torch.nn.Module) else extractor
 
 
