@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from imgsubset.errors import UsageError
 from imgsubset.options import Reading
 from imgsubset.reading.listing import AnySource, Listing, list_images
+from imgsubset.reading.patterns import Expression
 from imgsubset.reading.sidecars import masks
+
+_POSIX = re.compile(r"\[:[a-z]+:\]")
 
 
 def candidates(listing: Listing, reading: Reading) -> Listing:
@@ -23,22 +27,30 @@ def candidates(listing: Listing, reading: Reading) -> Listing:
         return listing
     out = masks(listing.paths, reading.sidecars)
     if reading.include:
-        included = _matching(listing, reading.include)
+        included = _matching(listing.paths, reading.include)
         out |= {path for path in listing.paths if path not in included}
     if reading.exclude:
-        out |= _matching(listing, reading.exclude)
+        out |= _matching(listing.paths, reading.exclude)
     return replace(listing.without(out), reading=reading)
 
 
-def _matching(listing: Listing, patterns: tuple[str, ...]) -> set[str]:
-    from pathspec import PathSpec
+def _matching(paths: Iterable[str], patterns: tuple[str, ...]) -> set[str]:
+    """The paths that patterns match, each by the last one that does."""
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
-    try:
-        spec = PathSpec.from_lines(GitIgnoreSpecPattern, patterns)
-    except (ValueError, re.error) as error:
-        raise UsageError(f"patterns {', '.join(map(repr, patterns))}: {error}") from None
-    return set(spec.match_files(listing.paths))
+    rules: list[tuple[Expression, bool]] = []
+    for pattern in patterns:
+        named = f"pattern '{pattern}'"
+        if group := _POSIX.search(pattern):  # which git knows, but not pathspec
+            raise UsageError(f"{named}: {group[0]} is not understood; write ranges as in [a-zA-Z0-9]")
+        try:
+            expression, matches = GitIgnoreSpecPattern.pattern_to_regex(pattern)
+        except ValueError as error:
+            raise UsageError(f"{named}: {error}") from None
+        if expression is not None:  # as it is for an empty line and a comment
+            rules.append((Expression(expression, named), bool(matches)))
+    rules.reverse()
+    return {path for path in paths if next((yes for rule, yes in rules if rule.matches(path)), False)}
 
 
 def list_candidates(source: AnySource, reading: Reading) -> Listing:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from imgsubset.errors import InputError, UsageError
+from imgsubset.errors import InputError
 from imgsubset.files import read_named
+from imgsubset.reading.patterns import Expression
 
 
 def class_names(paths: Sequence[str], labels: str | os.PathLike[str] | None = None) -> list[str]:
@@ -50,14 +50,7 @@ def group_names(paths: Sequence[str], rule: str) -> list[str]:
     """
     if rule == "parent":
         return [str(PurePosixPath(path).parent) for path in paths]
-    try:
-        pattern = re.compile(rule)
-    except re.error as error:
-        raise UsageError(f"group_by '{rule}' is neither 'parent' nor a regular expression: {error}") from None
-    names = []
-    for path in paths:
-        match = pattern.search(path)
-        captured = match and (match.group(1) if pattern.groups else match.group())
-        # No captured text has a NUL, so that a lone image meets no group of its name.
-        names.append(f"\0{path}" if captured is None else captured)
-    return names
+    expression = Expression(rule, f"group_by '{rule}'")
+    found = ((path, expression.captured_from(path)) for path in paths)
+    # No captured text has a NUL, so that a lone image meets no group of its name.
+    return [f"\0{path}" if captured is None else captured for path, captured in found]
