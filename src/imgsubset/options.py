@@ -47,6 +47,7 @@ FROM_0: Check = (lambda value: math.isfinite(value) and value >= 0, "a finite nu
 SIDE: Check = (lambda value: 8 <= value <= 4096, "between 8 and 4096 pixels")
 SEED: Check = (lambda value: 0 <= value < 1 << 63, "between 0 and 2^63 - 1")
 ODD: Check = (lambda value: value >= 1 and value % 2 == 1, "an odd number of at least 1")
+SWITCH: Check = (lambda value: isinstance(value, bool), "True or False; how is said by stratify_as")
 CHANNELS: Check = (lambda value: bool(value) and min(value) >= 1, "a list of numbers of at least 1")
 
 
@@ -117,8 +118,11 @@ class Mix(_Record):
 class Constraints(_Record):
     """Which images may be chosen."""
 
-    stratify: str | None = _opt(None, CHOICE, "Every class keeps its share of n; with =equal all get as many. The "
-        "class is the first folder", _one_of(*STRATIFY))  # fmt: skip
+    stratify: bool = _opt(False, CHOICE, "Every class keeps its share of n", SWITCH)
+    stratify_by: str = _opt("first", CHOICE, "What the class of an image is: the first folder in its path; parent, the "
+        "last; or what the expression captures in the path")  # fmt: skip
+    stratify_as: str = _opt("share", CHOICE, "How many images a class gets: its share, or as many as any other",
+        _one_of(*STRATIFY))  # fmt: skip
     labels: str | None = _opt(None, CHOICE, "The classes of --stratify, with columns path,label")
     group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
@@ -128,7 +132,11 @@ class Constraints(_Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check(self.labels is None or self.stratify is not None, "labels", "of use without stratify")
+        for name in ("labels", "stratify_by", "stratify_as"):
+            default = getattr(self, name) == self.__dataclass_fields__[name].default
+            self._check(default or self.stratify, name, "of use without stratify")
+        both = self.labels is not None and self.stratify_by != "first"
+        self._check(not both, "stratify_by", "of use with labels, which say the classes")
         self._check(not (self.dedupe and self.group_by), "dedupe", "possible with group_by, which takes groups whole")
 
 

@@ -135,7 +135,7 @@ def test_every_part_keeps_the_shares_of_the_classes(tmp_path: Path) -> None:
         folder = "a" if number < 53 else "b" if number < 83 else "c" if number < 97 else "d"
         (tmp_path / folder).mkdir(exist_ok=True)
         smooth(number, 10, 10).save(tmp_path / folder / f"{number}.png")
-    parts = split(tmp_path, THREE, Options(stratify="share", **FAST))
+    parts = split(tmp_path, THREE, Options(stratify=True, **FAST))
     check_disjoint(parts)
     source = {"a": 53, "b": 30, "c": 14, "d": 3}
     for name, part in parts.items():

@@ -486,7 +486,8 @@ def test_everything_together_from_python_and_from_the_program(imgsubset: Program
     keep = create(tmp_path / "keep", b"images/val/image_130.jpg\n")
     drop = create(tmp_path / "drop", b"images/val/image_1300.jpg\n")
     options = Options(
-        stratify="equal",
+        stratify=True,
+        stratify_as="equal",
         labels=str(labels),
         keep=("images/val/image_130.jpg",),
         drop=("images/val/image_1300.jpg",),
@@ -502,12 +503,22 @@ def test_everything_together_from_python_and_from_the_program(imgsubset: Program
     assert sum(here for _, here in selection.classes.values()) == 8
     assert {here for _, here in selection.classes.values()} == {4}
     assert len({Path(path).name for path in selection.chosen}) == 8
-    words = ("--stratify=equal", "--labels", labels, "--keep", keep, "--drop", drop, "--exclude=**/train/*_2.jpg")
+    words = (
+        "--stratify",
+        "--stratify-as=equal",
+        "--labels",
+        labels,
+        "--keep",
+        keep,
+        "--drop",
+        drop,
+        "--exclude=**/train/*_2.jpg",
+    )
     assert run_select(imgsubset, source, tmp_path / "other", *words, "--dedupe", n=8) == list(selection.chosen)
-    parts = split(source, {"a": 4, "b": "20%"}, Options(stratify="share", sidecars="none", **FAST))
+    parts = split(source, {"a": 4, "b": "20%"}, Options(stratify=True, sidecars="none", **FAST))
     assert export(parts["a"], tmp_path / "a").extras == {}
-    with pytest.raises(UsageError, match="stratify 'all' is not one of share, equal"):
-        Options(stratify="all")
+    with pytest.raises(UsageError, match="stratify_as 'all' is not one of share, equal"):
+        Options(stratify=True, stratify_as="all")
 
 
 DEFAULTS = """
@@ -526,10 +537,10 @@ device = "cpu"
 @pytest.mark.parametrize(
     ("lines", "usable", "counts"),
     [
-        ('include = ["*.png"]\nstratify = "equal"', 30, [2, 2]),
+        ('include = ["*.png"]\nstratify = true\nstratify-as = "equal"', 30, [2, 2]),
         ('include = ["a/*.png", "!a/1*.png"]', 9, [4]),
         ('exclude = "b/"', 20, [4]),
-        ('stratify = "share"\nlabels = "labels.csv"', 30, None),
+        ('stratify = true\nlabels = "labels.csv"', 30, None),
         ("include = []\nexclude = []", 30, None),
         ('keep = "keep.txt"\ndrop = "drop.txt"\ngroup-by = "parent"\nn = 10', 30, [10]),
         ("group_by = '(a|b)/'\nn = 20", 30, [20]),

@@ -56,7 +56,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "include": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "exclude": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "sidecars": {"metavar": "auto|none|PATTERN"},
-    "stratify": {"type": click.Choice(STRATIFY), "is_flag": False, "flag_value": "share", "metavar": "[=equal]"},
+    "stratify_by": {"metavar": "first|parent|REGEX"},
+    "stratify_as": {"type": click.Choice(STRATIFY)},
     "labels": {"type": NAME, "metavar": "FILE.csv"},
     "group_by": {"metavar": "parent|REGEX"},
     "drop": {"parse": read_paths, "type": PATH, "metavar": "FILE"},
@@ -93,7 +94,7 @@ FEATURES: list[Decorator] = [
     _option("strict"),
 ]
 WHICH = [*map(_option, ("include", "exclude", "sidecars"))]
-CLASSES = [*map(_option, ("stratify", "labels", "group_by", "drop", "dedupe", "coco"))]
+CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
 SEARCH = [

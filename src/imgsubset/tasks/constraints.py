@@ -12,7 +12,7 @@ import torch
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import Source
 from imgsubset.options import Constraints
-from imgsubset.reading.labels import class_names, group_names
+from imgsubset.reading.labels import class_names, folders, group_names, labels_of
 from imgsubset.reading.listing import Listing
 from imgsubset.search.choices import Choices, Stratum
 from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
@@ -32,6 +32,7 @@ class Allowed:
     barred   rows that must not
     copies   how many rows are exact copies of an earlier one
     example  path of a kept image, for messages
+    notes    what a user should know
     """
 
     device: torch.device
@@ -43,6 +44,7 @@ class Allowed:
     barred: frozenset[int]
     copies: int
     example: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def free(self) -> bool:
@@ -157,7 +159,7 @@ def constraints(source: Source, options: Constraints) -> Allowed:
     Raises UsageError for what contradicts itself, naming the image, and InputError for labels that do not fit.
     """
     paths = source.paths
-    labels = class_names(paths, options.labels) if options.stratify else []
+    labels = _classes(paths, options)
     names = tuple(sorted(set(labels), key=os.fsencode))
     number = {name: place for place, name in enumerate(names)}
     groups: tuple[int, ...] | None = None
@@ -177,13 +179,31 @@ def constraints(source: Source, options: Constraints) -> Allowed:
         device=source.blocks[0].images.table.device,
         classes=tuple(number[label] for label in labels) if names else (0,) * len(paths),
         names=names,
-        equal=options.stratify == "equal",
+        equal=options.stratify_as == "equal",
         groups=groups,
         keep=frozenset(keep),
         barred=frozenset(drop),
         example=paths[min(keep)] if keep else "",
         copies=sum(len(rows) - 1 for rows in copies),
+        notes=_one_class(paths, names[0], options) if len(names) == 1 else (),
     )
+
+
+def _classes(paths: Sequence[str], options: Constraints) -> list[str]:
+    """The class of each image; none without stratify."""
+    if not options.stratify:
+        return []
+    return class_names(paths, options.stratify_by) if options.labels is None else labels_of(paths, options.labels)
+
+
+def _one_class(paths: Sequence[str], name: str, options: Constraints) -> tuple[str, ...]:
+    """What to know where all images are of this class."""
+    note = f"all images are of one class, '{name}', so that --stratify does nothing"
+    if options.labels is None:
+        many = len(set(folders(paths)))
+        hint = f"--stratify-by parent finds {many:,}" if many > 1 else "--stratify-by takes an expression for others"
+        note += f"; {hint}, and --labels takes a CSV file"
+    return (note,)
 
 
 def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: Sequence[str]) -> None:

@@ -154,7 +154,7 @@ def selection_of(
         ranking=tuple(ranking.tolist()),
         score=score_of(result.objective, rows[None]),
         rejected=source.rejected,
-        warnings=source.warnings + notes + run.notes,
+        warnings=source.warnings + allowed.notes + notes + run.notes,
         classes=allowed.shares(indices),
         copies=allowed.copies,
         trace=result.found.trace,
