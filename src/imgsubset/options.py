@@ -126,8 +126,9 @@ class Constraints(_Record):
     labels: str | None = _opt(None, CHOICE, "The classes of --stratify, with columns path,label")
     group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
-    keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line")
-    drop: tuple[str, ...] = _opt((), CHOICE, "Images that must not be chosen, one path a line")
+    keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json of an "
+        "earlier selection, to let it grow")  # fmt: skip
+    drop: tuple[str, ...] = _opt((), CHOICE, "Images that must not be chosen, one path a line; or a manifest.json")
     dedupe: bool = _opt(False, CHOICE, "Choose at most one of images that are copies, exact or near")
 
     def __post_init__(self) -> None:

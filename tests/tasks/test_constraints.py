@@ -520,3 +520,19 @@ def test_one_label_is_said_to_be_of_no_use(imgsubset: Callable[..., Run], mixed:
     run = imgsubset("select", "--stratify", mixed, "--mode", "none", "-n", 9, "--labels", labels, *ARGUMENTS)
     assert run.code == 0, run
     assert "Note: all images are of one class, 'x', so that --stratify does nothing.\n" in run.out
+
+
+def test_a_manifest_says_what_is_kept_and_dropped(imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path) -> None:
+    assert imgsubset("select", mixed, tmp_path / "ten", "-n", 10, *ARGUMENTS).code == 0
+    manifest = tmp_path / "ten/manifest.json"
+    ten = {file["path"] for file in strict_json(manifest.read_bytes())["files"]}
+    grown = paths_of(record(imgsubset, "select", mixed, "--mode", "none", "-n", 30, "--keep", manifest))
+    assert len(grown) == 30
+    assert ten < set(grown)
+    others = paths_of(record(imgsubset, "select", mixed, "--mode", "none", "-n", 30, "--drop", manifest))
+    assert not ten & set(others)
+    run = imgsubset(
+        "select", mixed, "--mode", "none", "-n", 5, "--keep", create(tmp_path / "x.json", b"{}"), *ARGUMENTS
+    )
+    assert (run.code, run.out) == (3, "")
+    assert "x.json' is not one of imgsubset's" in run.err

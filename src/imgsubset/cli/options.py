@@ -17,6 +17,7 @@ from imgsubset.files import read_named
 from imgsubset.options import DEVICES, FIELDS, LOSS, STRATIFY, Embeddings, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
+from imgsubset.writing.manifest import read_manifest
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
 NAME = click.Path(readable=False)  # of a file, as a text
@@ -41,7 +42,9 @@ def parse_seconds(text: str) -> float:
 
 
 def read_paths(file: Path) -> tuple[str, ...]:
-    """The paths that a text file lists."""
+    """The paths that a text file lists, or the chosen images of a manifest."""
+    if file.suffix.lower() == ".json":
+        return tuple(read_manifest(file).hashes)
     return tuple(parse_paths(read_named(file, f"'{file}'")))
 
 

@@ -37,7 +37,8 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     lines += _shares(selection, verbose)
     from_cache = f" ({selection.cached:,} from the cache)" if selection.cached else ""
     lines += ["", f"{_times(seconds)}{from_cache}", *_files("skipped", selection.rejected, verbose)]
-    return "\n".join(lines)
+    lines += _files("passed over", selection.source.passed_over, verbose)
+    return "\n".join([*lines, *(_names("hidden", selection.source.hidden, verbose) if verbose else ())])
 
 
 def _shares(selection: Selection, verbose: bool) -> list[str]:
