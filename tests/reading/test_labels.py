@@ -7,7 +7,7 @@ import pytest
 from conftest import create, normal_user
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.labels import class_names, group_names, labels_of
+from imgsubset.reading.labels import apparent_groups, class_names, group_names, labels_of
 
 PATHS = ("a.png", "x/b.png", "x/deep/c.png", "y/b.png")
 
@@ -118,3 +118,20 @@ def test_a_rule_that_is_no_regular_expression(rule: str) -> None:
 )
 def test_the_class_is_what_the_path_says(by: str, expected: list[str]) -> None:
     assert class_names(PATHS, by) == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "count"),
+    [
+        ([f"x/person{n}_{kind}_1.jpg" for n in range(20) for kind in ("virus", "bacteria")], 20),
+        ([f"{n % 3}/p{n // 4}-{n}.png" for n in range(80)], 20),
+        ([f"img_{n}.png" for n in range(80)], 0),
+        ([f"IMG{n}_.png" for n in range(80)], 0),
+        ([f"n{n // 8}/n{n // 8}_{n}.png" for n in range(80)], 0),
+        ([f"val2017_{n}.png" for n in range(80)], 0),
+        ([f"p{n}_{k}.png" for n in range(4) for k in "ab"] + [f"{n}.png" for n in range(80)], 0),
+        ([], 0),
+    ],
+)
+def test_groups_are_told_by_names_if_most_names_do(paths: list[str], count: int) -> None:
+    assert len(apparent_groups(paths)) == count

@@ -12,6 +12,10 @@ from imgsubset.errors import InputError
 from imgsubset.files import read_named
 from imgsubset.reading.patterns import Expression
 
+# What many data sets call the images of one patient, object or video: person12_bacteria_45.jpeg
+APPARENT = "([A-Za-z]+[0-9]+)[-_][^/]*$"
+MANY = 5  # groups of several images, below which names that look alike mean nothing
+
 
 def class_names(paths: Sequence[str], by: str = "first") -> list[str]:
     """The class of each image, from its path; '.' where that does not say it.
@@ -73,3 +77,16 @@ def group_names(paths: Sequence[str], rule: str) -> list[str]:
     found = ((path, expression.captured_from(path)) for path in paths)
     # No captured text has a NUL, so that a lone image meets no group of its name.
     return [f"\0{path}" if captured is None else captured for path, captured in found]
+
+
+def apparent_groups(paths: Sequence[str]) -> list[list[int]]:
+    """The places of images whose names look as if they belonged together, as APPARENT has it; none unless most do.
+
+    Names that say no more than the folders, and those of more than a tenth of all images, are of something else.
+    """
+    members: dict[str, list[int]] = {}
+    for place, name in enumerate(group_names(paths, APPARENT)):
+        members.setdefault(name, []).append(place)
+    groups = [places for places in members.values() if len(places) > 1]
+    told = len(groups) >= max(MANY, 2 * len(set(folders(paths)))) and 2 * sum(map(len, groups)) >= len(paths)
+    return groups if told and 10 * max(map(len, groups)) <= len(paths) else []

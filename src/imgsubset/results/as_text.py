@@ -32,6 +32,9 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", ""]
     lines += [*_score(selection.score, n), *_notes(selection)]
+    if exported and exported.labels:
+        lacking = f"; {exported.unlabelled:,} images have none of their own" if exported.unlabelled else ""
+        lines += [f"Labels: {exported.labels:,} file{'s' * (exported.labels > 1)} went along{lacking}."]
     if selection.copies:
         lines += [f"Note: {selection.copies:,} images of the source are exact copies of others."]
     lines += _shares(selection, verbose)

@@ -32,6 +32,7 @@ class Allowed:
     barred   rows that must not
     copies   how many rows are exact copies of an earlier one
     example  path of a kept image, for messages
+    twins    the sets of rows that are exact copies of each other
     notes    what a user should know
     """
 
@@ -44,6 +45,7 @@ class Allowed:
     barred: frozenset[int]
     copies: int
     example: str = ""
+    twins: tuple[tuple[int, ...], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -172,7 +174,7 @@ def constraints(source: Source, options: Constraints) -> Allowed:
         raise UsageError(f"'{paths[both[0]]}' is both to be kept and to be dropped")
     if groups is not None:
         _check_groups(groups, keep, drop, paths)
-    copies = exact_duplicates(source)
+    twins = exact_duplicates(source)
     if options.dedupe:
         drop |= _without_copies(source, keep, drop)
     return Allowed(
@@ -184,7 +186,8 @@ def constraints(source: Source, options: Constraints) -> Allowed:
         keep=frozenset(keep),
         barred=frozenset(drop),
         example=paths[min(keep)] if keep else "",
-        copies=sum(len(rows) - 1 for rows in copies),
+        copies=sum(len(rows) - 1 for rows in twins),
+        twins=tuple(twins),
         notes=_one_class(paths, names[0], options) if len(names) == 1 else (),
     )
 
