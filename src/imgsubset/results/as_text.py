@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.errors import shortened
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.results.records import Comparison, Export, Placed, Result, Score, Scored, Selection, Verification
 
@@ -164,7 +165,7 @@ def _files(what: str, files: Sequence[RejectedFile], verbose: bool) -> list[str]
     """Files with reasons, under a heading."""
     if not files:
         return []
-    lines = (f"  {printable(file.path)}: {printable(file.reason)}" for file in files)
+    lines = (f"  {printable(shortened(file.path, 300))}: {printable(file.reason)}" for file in files)
     heading = f"{what} {len(files):,} file{'s' if len(files) > 1 else ''}:"
     return [heading, *_first(lines, len(files), "  ... and {:,} more; -v shows all of them", verbose)]
 
