@@ -536,3 +536,19 @@ def test_a_manifest_says_what_is_kept_and_dropped(imgsubset: Callable[..., Run],
     )
     assert (run.code, run.out) == (3, "")
     assert "x.json' is not one of imgsubset's" in run.err
+
+
+def test_a_line_of_millions_of_characters_is_cut_in_messages(
+    imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path
+) -> None:
+    line = b"x" * 2_000_000
+    keep = create(tmp_path / "keep", line)
+    run = imgsubset("select", mixed, "--mode", "none", "-n", 5, "--keep", keep, *ARGUMENTS)
+    assert run.code == 2
+    assert "characters ...]" in run.err
+    assert len(run.err) < 5000
+    paths = b"".join(b"%b\n" % bytes(path) for path in sorted(mixed.rglob("*.png")))
+    run = imgsubset("select", create(tmp_path / "list", paths + line), "--mode", "none", "-n", 5, *ARGUMENTS)
+    assert run.code == 0, run
+    assert "characters ...]" in run.out
+    assert len(run.out) < 5000

@@ -6,10 +6,10 @@ import hashlib
 import os
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from posixpath import splitext
 from typing import BinaryIO, TypeAlias
@@ -171,15 +171,16 @@ def list_paths(paths: Iterable[str | os.PathLike[str]], name: str) -> Listing:
     rejected = [RejectedFile(path, "no possible path") for path in named if "\0" in path]
     named = [path for path in named if "\0" not in path]
     root = Path()
-    named = [_without_dots(path) if ".." in Path(path).parts else os.path.normpath(path) for path in named]
-    if any(Path(path).is_absolute() for path in named):
+    real = cache(os.path.realpath)  # of each folder once
+    named = [_without_dots(path, real) if "/../" in f"/{path}/" else os.path.normpath(path) for path in named]
+    if any(path.startswith(os.sep) for path in named):
         named = [os.path.abspath(path) for path in named]  # noqa: PTH100 (resolve would follow links)
         root = Path(os.path.commonpath([os.path.dirname(path) for path in named]))  # noqa: PTH120 (strings)
         named = [os.path.relpath(path, root) for path in named]
     usable: dict[str, Stamp] = {}
     for path in {path.replace(os.sep, "/") for path in named}:
         try:
-            status = (root / path).stat()
+            status = os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118 (Path costs 5 us a file)
         except OSError as error:
             rejected.append(RejectedFile(path, error.strerror or str(error)))
             continue
@@ -190,11 +191,12 @@ def list_paths(paths: Iterable[str | os.PathLike[str]], name: str) -> Listing:
     return Listing(name, root, *_sorted(usable), in_order(rejected), listed=True)
 
 
-def _without_dots(path: str) -> str:
+def _without_dots(path: str, real: Callable[[str], str]) -> str:
     """The same file by a path without `..`, relative if it can be. Where `a` is a link, `a/..` is not its folder."""
-    full = Path(os.path.realpath(Path(path).parent), Path(path).name)
-    here = Path(os.path.realpath("."))
-    return str(full.relative_to(here) if full.is_relative_to(here) and not Path(path).is_absolute() else full)
+    folder, _, name = str(Path(path)).rpartition("/")
+    folder = folder or ("/" if path.startswith("/") else ".")
+    full, here = os.path.join(real(folder), name), os.path.join(real("."), "")  # noqa: PTH118 (Path costs 15 us a file)
+    return full if path.startswith("/") else full.removeprefix(here)
 
 
 def _sorted(stamps: dict[str, Stamp]) -> tuple[tuple[str, ...], tuple[Stamp, ...]]:

@@ -6,7 +6,9 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from imgsubset.errors import InputError, UsageError
@@ -59,11 +61,11 @@ class Allowed:
         most = len(fixed) + sum(size * len(found) for (_, size), found in units.items())
         if not most:
             raise InputError("no image of the source may be chosen: all of them are dropped")
-        low, high = max(1, len(fixed)) - 1, most
+        low, high, everywhere = max(1, len(fixed)) - 1, most, self._counts()
         while high - low > 1:  # with classes, the kept images of one may need a larger n than their number
             middle = (low + high) // 2
             try:
-                self._wanted(middle, fixed, units, Counter(self.classes))
+                self._wanted(middle, fixed, units, everywhere)
                 high = middle
             except UsageError:
                 low = middle
@@ -71,9 +73,8 @@ class Allowed:
 
     def rest(self, taken: Collection[int]) -> torch.Tensor:
         """The rows (n,), ascending, that may be chosen and are not taken."""
-        barred = {row for rows in self._units() if any(row in self.barred for row in rows) for row in rows}
-        out = barred.union(taken)
-        return torch.tensor([row for row in range(len(self.classes)) if row not in out], device=self.device)
+        left = self._except(taken) & ~self._with_groups(self.barred)
+        return torch.from_numpy(np.flatnonzero(left)).to(self.device)
 
     def choices(self, n: int, taken: Collection[int] = ()) -> Choices:
         """The subsets of n rows that may be chosen.
@@ -85,37 +86,59 @@ class Allowed:
         """
         used = frozenset(taken)
         fixed, units = self._fixed(), self._open(self.barred | used)
-        left = Counter(group for row, group in enumerate(self.classes) if row not in used)
-        wanted = self._wanted(n, fixed, units, left)
-        strata = [Stratum(group, torch.tensor(rows, device=self.device)) for (group, _), rows in sorted(units.items())]
+        wanted = self._wanted(n, fixed, units, self._counts(used))
+        ordered = sorted(units.items(), key=lambda item: item[0])
+        strata = [Stratum(group, torch.from_numpy(rows).to(self.device)) for (group, _), rows in ordered]
         always = torch.tensor(sorted(fixed), dtype=torch.long, device=self.device)
         return Choices(len(self.classes), always, strata, wanted)
 
-    def _units(self) -> list[list[int]]:
+    @cached_property
+    def _class(self) -> np.ndarray:
+        return np.array(self.classes, np.int64)
+
+    def _counts(self, but: Collection[int] = ()) -> list[int]:
+        """How many rows each class has, without these."""
+        counts: list[int] = np.bincount(self._class[self._except(but)], minlength=max(1, len(self.names))).tolist()
+        return counts
+
+    def _except(self, rows: Collection[int]) -> np.ndarray:
+        """Whether each row (N,) is none of these."""
+        others = np.ones(len(self.classes), bool)
+        others[[*rows]] = False
+        return others
+
+    def _with_groups(self, rows: Collection[int]) -> np.ndarray:
+        """Whether each row (N,) is one of these or of their groups."""
         if self.groups is None:
-            return [[row] for row in range(len(self.classes))]
-        members: dict[int, list[int]] = defaultdict(list)
-        for row, group in enumerate(self.groups):
-            members[group].append(row)
-        return list(members.values())
+            return ~self._except(rows)
+        return np.isin(self.groups, [self.groups[row] for row in rows])
 
     def _fixed(self) -> list[int]:
-        """The rows that must be chosen, whole groups of them."""
-        return [row for rows in self._units() if any(row in self.keep for row in rows) for row in rows]
+        """The rows that must be chosen, whole groups of them, ascending."""
+        fixed: list[int] = np.flatnonzero(self._with_groups(self.keep)).tolist()
+        return fixed
 
-    def _open(self, barred: Collection[int]) -> dict[tuple[int, int], list[list[int]]]:
-        """The units that may be taken or not, by class and size."""
+    def _open(self, barred: Collection[int]) -> dict[tuple[int, int], np.ndarray]:
+        """The units (U, size) that may be taken or not, by class and size."""
+        rows = np.flatnonzero(~self._with_groups(self.keep.union(barred)))
+        if self.groups is None:
+            rows = rows[np.argsort(self._class[rows], kind="stable")]
+            found, starts = np.unique(self._class[rows], return_index=True)
+            parts = np.split(rows[:, None], starts[1:])
+            return {(group, 1): part for group, part in zip(found.tolist(), parts, strict=False)}  # no rows, one part
+        members: dict[int, list[int]] = defaultdict(list)
+        for row in rows.tolist():
+            members[self.groups[row]].append(row)
         units: dict[tuple[int, int], list[list[int]]] = defaultdict(list)
-        for rows in self._units():
-            if not any(row in self.keep or row in barred for row in rows):
-                group = self.classes[rows[0]]
-                if len(rows) > 1:  # a group that spans classes counts for the one that most of it has
-                    group = Counter(self.classes[row] for row in rows).most_common(1)[0][0]
-                units[group, len(rows)].append(rows)
-        return units
+        for unit in members.values():
+            group = self.classes[unit[0]]
+            if len(unit) > 1:  # a group that spans classes counts for the one that most of it has
+                group = Counter(self.classes[row] for row in unit).most_common(1)[0][0]
+            units[group, len(unit)].append(unit)
+        return {key: np.array(found) for key, found in units.items()}
 
     def _wanted(
-        self, n: int, fixed: list[int], units: dict[tuple[int, int], list[list[int]]], left: Counter[int]
+        self, n: int, fixed: list[int], units: dict[tuple[int, int], np.ndarray], left: list[int]
     ) -> dict[int, int]:
         """How many rows to take of each class, beside the fixed ones."""
         room = Counter(dict.fromkeys(range(max(1, len(self.names))), 0))
@@ -245,7 +268,7 @@ def _without_copies(source: Source, keep: set[int], drop: set[int]) -> set[int]:
     neighbours = Neighbours(source.blocks)
     out = keep | drop
     barred: set[int] = set()
-    for row in [*sorted(keep), *(row for row in range(len(source.paths)) if row not in out)]:
+    for row in [*sorted(keep), *(row for row in neighbours.crowded if row not in out)]:
         if row in barred:
             continue
         twins = neighbours.of(row)

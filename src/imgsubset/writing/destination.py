@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
@@ -58,10 +59,11 @@ def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     if real == real_source:
         return "is the source itself"
     if source.listed:  # the root may hold much else, and the destination too, but for the images and links to them
+        holding = cache(lambda folder: real in (Path(os.path.realpath(folder)) / "x").parents)
         for path in source.paths:
-            file = Path(os.path.abspath(source.locate(path)))  # noqa: PTH100 (resolve would follow the link itself)
-            folders = {*Path(os.path.realpath(file)).parents, *(Path(os.path.realpath(file.parent)) / "x").parents}
-            if real in folders:
+            file = os.path.abspath(source.locate(path))  # noqa: PTH100 (resolve would follow the link itself)
+            linked = os.path.islink(file) and real in Path(os.path.realpath(file)).parents  # noqa: PTH114 (5 us a file)
+            if linked or holding(os.path.dirname(file)):  # noqa: PTH120
                 return f"contains '{path}' of source '{source.name}'"
         return ""
     if real_source in real.parents:
