@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ def test_shares_depend_on_proportions_alone(scale: float) -> None:
         ("steps", None),
         ("size", None),
         ("device", None),
-        ("stratify", "all"),
+        ("stratify", "share"),
+        ("stratify", None),
+        ("stratify_as", "all"),
         ("channels", 5),
         ("channels", ("8",)),
         ("include", None),
@@ -157,7 +160,9 @@ def test_the_noise_is_one_step_of_the_discretised_chain_by_default() -> None:
 
 
 def test_options_by_name_are_sorted_into_records_and_read_either_way() -> None:
-    options = Options(steps=50, size=16, include=["*.png"], weights={"kl": 1}, labels="x.csv", stratify="equal")
+    options = Options(
+        steps=50, size=16, include=["*.png"], weights={"kl": 1}, labels="x.csv", stratify=True, stratify_as="equal"
+    )
     assert (options.search.steps, options.steps) == (50, 50)
     assert (options.features.size, options.size) == (16, 16)
     assert options.reading.include == options.include == ("*.png",)
@@ -206,13 +211,17 @@ def test_a_word_that_is_no_option_is_a_usage_error(word: str, text: str) -> None
         ({"include": "*.png"}, "include '*.png' is not a list, but a text"),
         ({"keep": "a.png"}, "keep 'a.png' is not a list, but a text"),
         ({"labels": "x.csv"}, "labels 'x.csv' is not of use without stratify"),
+        ({"stratify_by": "parent"}, "stratify_by 'parent' is not of use without stratify"),
+        ({"stratify_as": "equal"}, "stratify_as 'equal' is not of use without stratify"),
+        ({"stratify": True, "labels": "x", "stratify_by": "(.)"}, "stratify_by '(.)' is not of use with labels"),
+        ({"stratify": "equal"}, "stratify 'equal' is not True or False; how is said by stratify_as"),
         ({"dedupe": True, "group_by": "parent"}, "dedupe True is not possible with group_by"),
         ({"target_loss": 0.5, "target_size": 9}, "target_size 9 is not to be given together with a target_loss"),
         ({"weights": {"kl": 1, "fid": 2}}, "unknown divergence 'fid' in weights"),
     ],
 )
 def test_options_that_do_not_go_together_are_usage_errors(words: dict[str, Any], text: str) -> None:
-    with pytest.raises(UsageError, match=text.replace("*", r"\*")):
+    with pytest.raises(UsageError, match=re.escape(text)):
         Options(**words)
 
 

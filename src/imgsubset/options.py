@@ -56,6 +56,7 @@ ODD: Check = (
     "odd numbers of at least 1",
 )
 PAIR: Check = (lambda value: not value or (len(value) == 2 and min(value) >= 1), "two numbers of at least 1")
+SWITCH: Check = (lambda value: isinstance(value, bool), "True or False; how is said by stratify_as")
 CHANNELS: Check = (lambda value: bool(value) and min(value) >= 1, "a list of numbers of at least 1")
 
 
@@ -145,18 +146,26 @@ class Mix(_Record):
 class Constraints(_Record):
     """Which images may be chosen."""
 
-    stratify: str | None = _opt(None, CHOICE, "Every class keeps its share of n; with =equal all get as many. The "
-        "class is the first folder", _one_of(*STRATIFY))  # fmt: skip
+    stratify: bool = _opt(False, CHOICE, "Every class keeps its share of n", SWITCH)
+    stratify_by: str = _opt("first", CHOICE, "What the class of an image is: the first folder in its path; parent, the "
+        "last; or what the expression captures in the path")  # fmt: skip
+    stratify_as: str = _opt("share", CHOICE, "How many images a class gets: its share, or as many as any other",
+        _one_of(*STRATIFY))  # fmt: skip
     labels: str | None = _opt(None, CHOICE, "The classes of --stratify, with columns path,label")
     group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
-    keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line")
-    drop: tuple[str, ...] = _opt((), CHOICE, "Images that must not be chosen, one path a line")
+    keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json of an "
+        "earlier selection, to let it grow")  # fmt: skip
+    drop: tuple[str, ...] = _opt((), CHOICE, "Images that must not be chosen, one path a line; or a manifest.json")
     dedupe: bool = _opt(False, CHOICE, "Choose at most one of images that are copies, exact or near")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check(self.labels is None or self.stratify is not None, "labels", "of use without stratify")
+        for name in ("labels", "stratify_by", "stratify_as"):
+            default = getattr(self, name) == self.__dataclass_fields__[name].default
+            self._check(default or self.stratify, name, "of use without stratify")
+        both = self.labels is not None and self.stratify_by != "first"
+        self._check(not both, "stratify_by", "of use with labels, which say the classes")
         self._check(not (self.dedupe and self.group_by), "dedupe", "possible with group_by, which takes groups whole")
 
 

@@ -129,6 +129,15 @@ def test_where_there_is_no_manifest_there_are_no_recorded_options(out: Path) -> 
     assert recorded_options(out) is None
 
 
+@pytest.mark.parametrize("content", [b"{", b'{"name": "my site"}', b"[]"])
+def test_a_manifest_that_cannot_be_read_is_told_of(source: Path, out: Path, content: bytes) -> None:
+    assert not [note for note in score(source, out, OPTIONS).warnings if "manifest" in note]
+    create(out / "manifest.json", content)
+    (note,) = (note for note in score(source, out, OPTIONS).warnings if "manifest" in note)
+    assert note.startswith(f"manifest '{out / 'manifest.json'}' is not ")
+    assert note.endswith("; the options in it are not used")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_manifest_from_a_machine_with_a_gpu_is_scored_here(source: Path, selection: Selection, out: Path) -> None:

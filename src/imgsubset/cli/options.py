@@ -18,6 +18,7 @@ from imgsubset.files import read_named
 from imgsubset.options import ACTIVATIONS, DEVICES, FIELDS, LOSS, STRATIFY, Embeddings, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
+from imgsubset.writing.manifest import read_manifest
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
 NAME = click.Path(readable=False)  # of a file, as a text
@@ -54,7 +55,9 @@ def parse_seconds(text: str) -> float:
 
 
 def read_paths(file: Path) -> tuple[str, ...]:
-    """The paths that a text file lists."""
+    """The paths that a text file lists, or the chosen images of a manifest."""
+    if file.suffix.lower() == ".json":
+        return tuple(read_manifest(file).hashes)
     return tuple(parse_paths(read_named(file, f"'{file}'")))
 
 
@@ -76,7 +79,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "include": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "exclude": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "sidecars": {"metavar": "auto|none|PATTERN"},
-    "stratify": {"type": click.Choice(STRATIFY), "is_flag": False, "flag_value": "share", "metavar": "[=equal]"},
+    "stratify_by": {"metavar": "first|parent|REGEX"},
+    "stratify_as": {"type": click.Choice(STRATIFY)},
     "labels": {"type": NAME, "metavar": "FILE.csv"},
     "group_by": {"metavar": "parent|REGEX"},
     "drop": {"parse": read_paths, "type": PATH, "metavar": "FILE"},
@@ -114,7 +118,7 @@ FEATURES: list[Decorator] = [
     _option("strict"),
 ]
 WHICH = [*map(_option, ("include", "exclude", "sidecars"))]
-CLASSES = [*map(_option, ("stratify", "labels", "group_by", "drop", "dedupe", "coco"))]
+CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
 SEARCH = [
