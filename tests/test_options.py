@@ -10,8 +10,7 @@ import pytest
 from conftest import selection_of
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.source import recipe
-from imgsubset.options import CHOICE, FIELDS, LOSS, NOTHING, REMOVED, Features, Mix, Options, Search, merged
+from imgsubset.options import CHOICE, FIELDS, LOSS, NOTHING, REMOVED, Extraction, Mix, Options, Search, merged
 from imgsubset.results.as_json import describe, request
 from imgsubset.tasks.sizes import subset_size
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
@@ -183,7 +182,7 @@ def test_options_are_values() -> None:
     assert dataclasses.replace(Options(steps=5, size=16), steps=6) == Options(steps=6, size=16)
     assert merged(None, {"steps": 6}) == Options(steps=6)
     assert merged(Options(steps=5, size=16), {"steps": 6}) == Options(steps=6, size=16)
-    assert merged(Options(steps=5), {"features": Features(size=16)}) == Options(steps=5, size=16)
+    assert merged(Options(steps=5), {"features": Extraction(size=16)}) == Options(steps=5, size=16)
 
 
 @pytest.mark.parametrize(
@@ -251,15 +250,6 @@ def test_the_request_holds_what_decides_the_choice_and_the_manifest_all(folder: 
         assert request("3", Options(**word), None, "copy", False)["options"] == asked
     for word in ({"steps": 3}, {"strict": True}, {"weights": {"kl": 1}}, {"device": "cpu"}, {"include": ["a"]}):
         assert request("3", Options(**word), None, "copy", False)["options"] != asked
-
-
-def test_the_key_of_the_cache_holds_what_decides_the_features() -> None:
-    key = recipe(Features(), "cpu")
-    assert {"feature_seed", "size", "channels", "kernel_size"} < {*key}
-    assert not {*FIELDS} - {"feature_seed", "size", "channels", "kernel_size", "device"} & {*key}
-    for other in (recipe(Features(size=16), "cpu"), recipe(Features(kernel_size=5), "cpu"),
-                  recipe(Features(channels=(8,)), "cpu"), recipe(Features(feature_seed=1), "cpu")):  # fmt: skip
-        assert other != key
 
 
 # Sizes

@@ -14,7 +14,7 @@ from torchvision import models
 
 from imgsubset.errors import UsageError
 from imgsubset.features import extractors
-from imgsubset.features.extractors import EXTRACTORS, SPELLINGS, kind_of, make_extractor, parse_features
+from imgsubset.features.extractors import EXTRACTORS, SPELLINGS, kind_of, make_extractor
 from imgsubset.features.random_cnn import RandomCNN
 
 Maker = Callable[[str], tuple[Callable[[Tensor], Tensor], int]]
@@ -96,7 +96,7 @@ def test_each_extractor_is_documented(head: str, made: Maker) -> None:
 
 def test_the_table_imports_no_torch() -> None:
     code = (
-        "import sys; from imgsubset.features.extractors import parse_features; parse_features('hog,torchvision:x=2')\n"
+        "import sys; from imgsubset.features.extractors import kind_of; kind_of('torchvision:x')\n"
         "assert not {'torch', 'numpy', 'torchvision'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -110,50 +110,20 @@ def test_parameters_reach_the_extractor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("name", "complaint"),
     [
-        ("colour", [("colour", 1)]),
-        ("random-cnn=1,colour=2", [("random-cnn", 1), ("colour", 2)]),
-        (" hog = 0.5 , fft ", [("hog", 0.5), ("fft", 1)]),
-        ("hog=0,fft=1e-3", [("hog", 0), ("fft", 0.001)]),
-        ("torchvision:resnet18=3", [("torchvision:resnet18", 3)]),
-        ("torchvision:a,torchvision:b", [("torchvision:a", 1), ("torchvision:b", 1)]),
-        ("python:my.module:function=2", [("python:my.module:function", 2)]),
-        ({"hog": 2, "torchvision:resnet18": "0.5"}, [("hog", 2), ("torchvision:resnet18", 0.5)]),
-    ],
-    ids=str,
-)
-def test_features_are_names_with_weights(given: Any, wanted: list[tuple[str, float]]) -> None:
-    assert parse_features(given) == tuple(wanted)
-
-
-@pytest.mark.parametrize(
-    ("given", "complaint"),
-    [
-        ("color=1", f"unknown extractor 'color'; did you mean 'colour'? known: {', '.join(SPELLINGS)}"),
+        ("color", f"unknown extractor 'color'; did you mean 'colour'? known: {', '.join(SPELLINGS)}"),
         ("xyz", f"unknown extractor 'xyz'; known: {', '.join(SPELLINGS)}"),
         ("", f"unknown extractor ''; known: {', '.join(SPELLINGS)}"),
-        ("hog,", f"unknown extractor ''; known: {', '.join(SPELLINGS)}"),
-        ("torchvision=1", "extractor 'torchvision' is named in full as torchvision:NAME"),
+        ("torchvision", "extractor 'torchvision' is named in full as torchvision:NAME"),
         ("python:", "extractor 'python:' is named in full as python:MODULE:FUNCTION"),
         ("hog:3", "extractor 'hog:3': nothing follows 'hog'"),
         ("hog:", "extractor 'hog:': nothing follows 'hog'"),
-        ("hog=1,fft,hog=2", "extractor 'hog' is named twice in features 'hog=1,fft,hog=2'"),
-        ("hog=x", "weight 'hog=x' is not a number"),
-        ("hog=", "weight 'hog=' is not a number"),
-        ({"hog": None}, "weight 'hog=None' is not a number"),
-        ("hog=1=2", "weight 'hog=1=2' is not a number"),
-        ("hog=-1", "weight hog=-1 is not a finite number of at least 0"),
-        ("hog=nan", "weight hog=nan is not a finite number of at least 0"),
-        ("hog=1,fft=inf", "weight fft=inf is not a finite number of at least 0"),
-        ("hog=0,fft=0", "all weights of features 'hog=0,fft=0' are 0; at least one extractor must count"),
-        ({}, "all weights of features '{}' are 0; at least one extractor must count"),
     ],
-    ids=str,
 )
-def test_features_that_make_no_sense_are_named(given: Any, complaint: str) -> None:
+def test_what_names_no_extractor_is_told(name: str, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse_features(given)
+        kind_of(name)
     assert str(caught.value) == complaint
 
 

@@ -149,7 +149,6 @@ def test_weights_that_are_downloaded_are_those_of_the_library(file: Path, monkey
         (models.squeezenet1_1, "is no state_dict"),
         (Path, "is no state_dict"),
     ],
-    ids=str,
 )
 def test_what_holds_no_weights_of_the_model_is_refused(content: Any, complaint: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.devices import torch_device
 from imgsubset.errors import UsageError
 from imgsubset.features.extractors import kind_of, make_extractor
+from imgsubset.files import identity
 from imgsubset.options import Embeddings, Extraction, Options
 from imgsubset.reading.images import POLICY, shown_size
 from imgsubset.reading.listing import Listing
@@ -108,10 +109,8 @@ def _named(
         side, file = kind.size or size, options.extraction.weights_file
         own = {"weights_file": file} if name.startswith("torchvision:") else {}
         recipe = _recipe(name, side, device) | {"weights": identity(file) if own else None}
-        unknown = name.startswith("python:")  # what a function of the caller's does
-        return [
-            Space(name, side, weight, lambda: _on(device, make_extractor(name, **own)), None if unknown else recipe)
-        ]
+        cached = None if name.startswith("python:") else recipe  # what a function of the caller's does is unknown
+        return [Space(name, side, weight, lambda: _on(device, make_extractor(name, **own)), cached)]
     if extractor is not None:
         # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
         return [Space("extractor", size, weight, lambda: extractor, None)]
