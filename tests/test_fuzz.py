@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import struct
 import subprocess
@@ -19,17 +20,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import noise, smooth
+from conftest import create, noise, smooth
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from imgsubset.cli.batch import read_jobs
-from imgsubset.cli.options import parse_channels, parse_seconds
+from imgsubset.cli.options import numbers, parse_seconds
 from imgsubset.cli.split import parse_parts
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
 from imgsubset.options import Options
-from imgsubset.reading.listing import parse_paths
+from imgsubset.reading import patterns
+from imgsubset.reading.coco import filtered_coco
+from imgsubset.reading.filters import candidates, list_candidates
+from imgsubset.reading.labels import class_names, group_names, labels_of
+from imgsubset.reading.listing import list_images, parse_paths
+from imgsubset.reading.yolo import description
 from imgsubset.tasks.sizes import subset_size
 from imgsubset.tasks.split import part_sizes
 from imgsubset.weights import Weights
@@ -293,7 +299,7 @@ def test_times_are_numbers_that_options_check(text: str) -> None:
 @given(text=WORDS | st.lists(NUMBER, max_size=5).map(",".join))
 def test_channels_are_numbers_that_options_check(text: str) -> None:
     try:
-        assert min(Options(channels=parse_channels(text)).channels) >= 1
+        assert min(Options(channels=numbers("channels")(text)).channels) >= 1
     except UsageError as error:
         one_line(error, text)
 
@@ -402,3 +408,97 @@ def test_a_decoder_that_ends_is_noticed(tmp_path: Path) -> None:
         one.check(b"x")
     with contextlib.suppress(BrokenPipeError):
         one.close()
+
+
+# Files of labels and lists, patterns
+
+IMAGES = ("a.png", "x/b.png", "x/images/c.png", "é/d.png")
+PIECES = st.sampled_from([*IMAGES, *'path label path,label\n , " ../ ./ / \ufeff'.split(" "), "\n", "\r\n", "\0", " "])
+CSV = st.lists(PIECES | st.text(max_size=4), max_size=30).map("".join)
+FRAGMENT = st.sampled_from(
+    "( ) [ ] {9999999999} {2} * + ? | \\ . ^ $ (? (?P<a> (a|a)* [[:alpha:]] [! **/ / ! # a b.png \\1 (?<= && --".split()
+)
+PATTERN = st.lists(FRAGMENT | st.text(max_size=3), max_size=12).map("".join)
+ODD_NAMES = st.sampled_from([*IMAGES, "a/" * 3000 + "x.png", "\0", ""])
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | ODD_NAMES
+VALUES = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner), max_leaves=5
+)
+IMAGE = st.fixed_dictionaries({"id": SCALAR | VALUES, "file_name": SCALAR | VALUES})
+NOTE = st.fixed_dictionaries({"image_id": SCALAR | VALUES})
+COCO = st.fixed_dictionaries({"images": st.lists(IMAGE | VALUES, max_size=5) | VALUES}, optional={
+    "annotations": st.lists(NOTE | VALUES, max_size=5) | VALUES, "info": VALUES})  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "SECONDS", 0.2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("labels")
+    for name in IMAGES:
+        create(root / "source" / name)
+    return root
+
+
+@fuzzed
+@given(content=CSV.map(lambda text: text.encode(errors="replace")) | st.binary(max_size=100))
+def test_a_file_of_labels_is_labels_or_refused(folder: Path, content: bytes) -> None:
+    file = create(folder / "labels.csv", content)
+    with contextlib.suppress(InputError):
+        assert len(labels_of(IMAGES[:1], file)) == 1
+
+
+@fuzzed
+@given(content=(COCO | VALUES).map(json.dumps).map(str.encode) | st.binary(max_size=100))
+def test_a_coco_file_is_cut_or_refused(folder: Path, content: bytes) -> None:
+    file = create(folder / "coco.json", content)
+    try:
+        kept = json.loads(filtered_coco(file, IMAGES[:2], IMAGES))
+    except InputError as error:
+        one_line(error, content.decode(errors="replace"))
+    else:
+        assert isinstance(kept["images"], list)
+
+
+@fuzzed
+@given(content=CSV.map(lambda text: text.encode(errors="replace")) | st.binary(max_size=200))
+def test_a_list_is_a_listing_or_refused(folder: Path, content: bytes) -> None:
+    try:
+        found = list_candidates(create(folder / "list.txt", content), Options().reading)
+    except InputError as error:
+        one_line(error, str(folder))
+    else:
+        assert all(Path(found.locate(path)).is_file() for path in found.paths)
+        assert list(found.paths) == sorted(set(found.paths), key=os.fsencode)
+
+
+@fuzzed
+@given(pattern=PATTERN | st.text(max_size=20))
+def test_a_pattern_matches_or_is_refused_in_time(folder: Path, pattern: str) -> None:
+    listing = list_images(folder / "source")
+    for attempt in (
+        lambda: candidates(listing, Options(exclude=(pattern,)).reading),
+        lambda: candidates(listing, Options(include=(pattern,)).reading),
+        lambda: candidates(listing, Options(sidecars=pattern).reading),
+        lambda: group_names((*IMAGES, "a" * 200), pattern),
+        lambda: class_names((*IMAGES, "a" * 200), pattern),
+    ):
+        try:
+            attempt()
+        except UsageError as error:
+            one_line(error, 3 * pattern + "a" * 200)
+
+
+@fuzzed
+@given(
+    content=st.lists(st.sampled_from(["names:", "train: x", "path: ..", "- a", "  0: b", "# c", "---", "\0", "é"])).map(
+        "\n".join
+    )
+)
+def test_a_description_is_written_anew(folder: Path, content: str) -> None:
+    create(folder / "source/data.yaml", content.encode())
+    found = description(list_images(folder / "source"), {"train": ["x"]})
+    assert found is None or (found[1].startswith(b"#") and b"path: .." not in found[1])

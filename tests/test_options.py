@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ import pytest
 from conftest import selection_of
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.source import recipe
-from imgsubset.options import CHOICE, FIELDS, LOSS, NOTHING, REMOVED, Features, Mix, Options, Search, merged
+from imgsubset.options import CHOICE, FIELDS, LOSS, NOTHING, REMOVED, Extraction, Mix, Options, Search, merged
 from imgsubset.results.as_json import describe, request
 from imgsubset.tasks.sizes import subset_size
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
@@ -88,6 +88,7 @@ def test_shares_depend_on_proportions_alone(scale: float) -> None:
         ("candidates", -5),
         ("seed", -1),
         ("seed", 1 << 63),
+        ("feature_seed", -1),
         ("device", "gpu"),
         ("device", ""),
         ("size", 7),
@@ -109,7 +110,9 @@ def test_shares_depend_on_proportions_alone(scale: float) -> None:
         ("steps", None),
         ("size", None),
         ("device", None),
-        ("stratify", "all"),
+        ("stratify", "share"),
+        ("stratify", None),
+        ("stratify_as", "all"),
         ("channels", 5),
         ("channels", ("8",)),
         ("include", None),
@@ -156,7 +159,9 @@ def test_the_noise_is_one_step_of_the_discretised_chain_by_default() -> None:
 
 
 def test_options_by_name_are_sorted_into_records_and_read_either_way() -> None:
-    options = Options(steps=50, size=16, include=["*.png"], weights={"kl": 1}, labels="x.csv", stratify="equal")
+    options = Options(
+        steps=50, size=16, include=["*.png"], weights={"kl": 1}, labels="x.csv", stratify=True, stratify_as="equal"
+    )
     assert (options.search.steps, options.steps) == (50, 50)
     assert (options.features.size, options.size) == (16, 16)
     assert options.reading.include == options.include == ("*.png",)
@@ -177,7 +182,7 @@ def test_options_are_values() -> None:
     assert dataclasses.replace(Options(steps=5, size=16), steps=6) == Options(steps=6, size=16)
     assert merged(None, {"steps": 6}) == Options(steps=6)
     assert merged(Options(steps=5, size=16), {"steps": 6}) == Options(steps=6, size=16)
-    assert merged(Options(steps=5), {"features": Features(size=16)}) == Options(steps=5, size=16)
+    assert merged(Options(steps=5), {"features": Extraction(size=16)}) == Options(steps=5, size=16)
 
 
 @pytest.mark.parametrize(
@@ -205,13 +210,17 @@ def test_a_word_that_is_no_option_is_a_usage_error(word: str, text: str) -> None
         ({"include": "*.png"}, "include '*.png' is not a list, but a text"),
         ({"keep": "a.png"}, "keep 'a.png' is not a list, but a text"),
         ({"labels": "x.csv"}, "labels 'x.csv' is not of use without stratify"),
+        ({"stratify_by": "parent"}, "stratify_by 'parent' is not of use without stratify"),
+        ({"stratify_as": "equal"}, "stratify_as 'equal' is not of use without stratify"),
+        ({"stratify": True, "labels": "x", "stratify_by": "(.)"}, "stratify_by '(.)' is not of use with labels"),
+        ({"stratify": "equal"}, "stratify 'equal' is not True or False; how is said by stratify_as"),
         ({"dedupe": True, "group_by": "parent"}, "dedupe True is not possible with group_by"),
         ({"target_loss": 0.5, "target_size": 9}, "target_size 9 is not to be given together with a target_loss"),
         ({"weights": {"kl": 1, "fid": 2}}, "unknown divergence 'fid' in weights"),
     ],
 )
 def test_options_that_do_not_go_together_are_usage_errors(words: dict[str, Any], text: str) -> None:
-    with pytest.raises(UsageError, match=text.replace("*", r"\*")):
+    with pytest.raises(UsageError, match=re.escape(text)):
         Options(**words)
 
 
@@ -229,7 +238,7 @@ def test_every_option_says_once_what_it_decides_and_what_it_means() -> None:
 
 def test_what_decides_a_loss_is_what_a_manifest_gives_back() -> None:
     assert {*Options().that_decide(LOSS)} == {
-        *("include", "exclude", "sidecars", "size", "channels", "kernel_size", "weights", "seed")
+        *("include", "exclude", "sidecars", "size", "channels", "kernel_size", "weights", "feature_seed")
     }
 
 
@@ -241,15 +250,6 @@ def test_the_request_holds_what_decides_the_choice_and_the_manifest_all(folder: 
         assert request("3", Options(**word), None, "copy", False)["options"] == asked
     for word in ({"steps": 3}, {"strict": True}, {"weights": {"kl": 1}}, {"device": "cpu"}, {"include": ["a"]}):
         assert request("3", Options(**word), None, "copy", False)["options"] != asked
-
-
-def test_the_key_of_the_cache_holds_what_decides_the_features() -> None:
-    key = recipe(Features(), 0, "cpu")
-    assert {"seed", "size", "channels", "kernel_size"} < {*key}
-    assert not {*FIELDS} - {"seed", "size", "channels", "kernel_size", "device"} & {*key}
-    for other in (recipe(Features(size=16), 0, "cpu"), recipe(Features(kernel_size=5), 0, "cpu"),
-                  recipe(Features(channels=(8,)), 0, "cpu"), recipe(Features(), 1, "cpu")):  # fmt: skip
-        assert other != key
 
 
 # Sizes

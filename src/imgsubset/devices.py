@@ -100,9 +100,10 @@ def exact_matmul() -> Iterator[None]:
     import torch
 
     backends: Any = torch.backends
+    exact: list[tuple[Any, str, Any]]
     if hasattr(backends.cuda.matmul, "fp32_precision"):
         owners = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-        exact: list[tuple[Any, str, Any]] = [(owner, "fp32_precision", "ieee") for owner in owners]
+        exact = [(owner, "fp32_precision", "ieee") for owner in owners]
     else:  # torch before 2.9
         exact = [(owner, "allow_tf32", False) for owner in (backends.cuda.matmul, backends.cudnn)]
     # One algorithm for one shape, whatever other programs do meanwhile.

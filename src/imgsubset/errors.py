@@ -19,10 +19,22 @@ EXIT_CODES = {
 }
 
 
+MOST = 4_000  # characters of a message; a line of a list that was no list may have millions
+
+
+def shortened(text: str, most: int = MOST) -> str:
+    """A text without its middle, if it is longer than most people read."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}[... {len(text) - 2 * half:,} characters ...]{text[-half:]}"
+
+
 class ImgsubsetError(Exception):
-    """Root of the tree; `exit_code` is what the command line ends with."""
+    """Root of the tree; `exit_code` is what the command line ends with. A message of extreme length is cut."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message))
 
 
 class UsageError(ImgsubsetError, ValueError):

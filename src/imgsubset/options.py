@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # What an option decides: what the loss of a given subset is; or which subset comes out, or what is written beside it;
 # or nothing but how long it takes. Each level includes those before it.
 LOSS, CHOICE, NOTHING = range(3)
-ACTIVATIONS = ("leaky", "relu")
+ACTIVATIONS = ("leaky", "relu", "abs")
 STRATIFY = ("share", "equal")
 REMOVED = {  # what became of options of earlier versions
     "resume": "a search takes seconds, and the cache keeps what is expensive: run the same command again",
@@ -55,7 +55,12 @@ DEVICE: Check = (
     "one of auto, cpu, cuda, or a certain GPU as in cuda:1",
 )
 SEED: Check = (lambda value: 0 <= value < 1 << 63, "between 0 and 2^63 - 1")
-ODD: Check = (lambda value: value >= 1 and value % 2 == 1, "an odd number of at least 1")
+ODD: Check = (
+    lambda value: bool(value) and all(one >= 1 and one % 2 == 1 for one in value),
+    "odd numbers of at least 1",
+)
+PAIR: Check = (lambda value: not value or (len(value) == 2 and min(value) >= 1), "two numbers of at least 1")
+SWITCH: Check = (lambda value: isinstance(value, bool), "True or False; how is said by stratify_as")
 CHANNELS: Check = (lambda value: bool(value) and min(value) >= 1, "a list of numbers of at least 1")
 
 
@@ -72,6 +77,8 @@ class _Record:
             if value is None and option.default is None:
                 continue
             if isinstance(option.default, tuple):
+                if isinstance(value, int):
+                    object.__setattr__(self, option.name, value := (value,))
                 self._check(not isinstance(value, str), option.name, "a list, but a text")
                 self._check(isinstance(value, Iterable), option.name, "a list")
                 object.__setattr__(self, option.name, tuple(value))
@@ -109,9 +116,14 @@ class Extraction(_Record):
         "most 40 pixels, else 64", SIDE)  # fmt: skip
     networks: int = _opt(4, LOSS, "Random CNNs that are matched together", _between(1, 64))
     channels: tuple[int, ...] = _opt((16, 32, 32), LOSS, "Output channels of each layer of a random CNN", CHANNELS)
-    kernel_size: int = _opt(3, LOSS, "Of its convolutions; odd", ODD)
-    activation: str = _opt("leaky", LOSS, "What follows each of them: LeakyReLU of slope 0.2, or ReLU",
-        _one_of(*ACTIVATIONS))  # fmt: skip
+    kernel_size: tuple[int, ...] = _opt((3,), LOSS, "Of its convolutions, odd: one number, or one a layer", ODD)
+    stride: tuple[int, ...] = _opt((2,), LOSS, "Of its convolutions: one number, or one a layer", CHANNELS)
+    activation: str = _opt("leaky", LOSS, "What follows each of them: LeakyReLU of slope 0.2, ReLU, or the absolute "
+        "value", _one_of(*ACTIVATIONS))  # fmt: skip
+    pool: tuple[int, ...] = _opt((), LOSS, "Window and stride of an average over its last maps", PAIR)
+    taps: str = _opt("last", LOSS, "Whether its last layer or all layers are matched", _one_of("last", "all"))
+    weights_file: str | None = _opt(None, LOSS, "The weights of torchvision:NAME, in place of those that it downloads")
+    feature_seed: int = _opt(0, LOSS, "Of the random CNNs: losses of other networks cannot be compared", SEED)
     held_out: bool = _opt(False, LOSS, "Decode the images beside --embeddings too, to measure in the networks that no "
         "search sees")  # fmt: skip
 
@@ -138,18 +150,26 @@ class Mix(_Record):
 class Constraints(_Record):
     """Which images may be chosen."""
 
-    stratify: str | None = _opt(None, CHOICE, "Every class keeps its share of n; with =equal all get as many. The "
-        "class is the first folder", _one_of(*STRATIFY))  # fmt: skip
+    stratify: bool = _opt(False, CHOICE, "Every class keeps its share of n", SWITCH)
+    stratify_by: str = _opt("first", CHOICE, "What the class of an image is: the first folder in its path; parent, the "
+        "last; or what the expression captures in the path")  # fmt: skip
+    stratify_as: str = _opt("share", CHOICE, "How many images a class gets: its share, or as many as any other",
+        _one_of(*STRATIFY))  # fmt: skip
     labels: str | None = _opt(None, CHOICE, "The classes of --stratify, with columns path,label")
     group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
-    keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line")
-    drop: tuple[str, ...] = _opt((), CHOICE, "Images that must not be chosen, one path a line")
+    keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json of an "
+        "earlier selection, to let it grow")  # fmt: skip
+    drop: tuple[str, ...] = _opt((), CHOICE, "Images that must not be chosen, one path a line; or a manifest.json")
     dedupe: bool = _opt(False, CHOICE, "Choose at most one of images that are copies, exact or near")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check(self.labels is None or self.stratify is not None, "labels", "of use without stratify")
+        for name in ("labels", "stratify_by", "stratify_as"):
+            default = getattr(self, name) == self.__dataclass_fields__[name].default
+            self._check(default or self.stratify, name, "of use without stratify")
+        both = self.labels is not None and self.stratify_by != "first"
+        self._check(not both, "stratify_by", "of use with labels, which say the classes")
         self._check(not (self.dedupe and self.group_by), "dedupe", "possible with group_by, which takes groups whole")
 
 
@@ -157,7 +177,7 @@ class Constraints(_Record):
 class Search(_Record):
     """How the subset is looked for."""
 
-    seed: int = _opt(0, LOSS, "Of the network and the search: the same seed chooses the same images", SEED)
+    seed: int = _opt(0, CHOICE, "Of the search alone: the same seed chooses the same images", SEED)
     candidates: int = _opt(1024, CHOICE, "Random subsets to score", _at_least(1))
     chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", _at_least(1))
     steps: int = _opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", _at_least(0))

@@ -343,11 +343,11 @@ def test_one_changed_file_is_decoded_again(
 @pytest.mark.slow
 def test_other_features_share_nothing(look: Callable[..., Run]) -> None:
     look()
-    assert cached(look("--seed", 1)) == (0, 8)
+    assert cached(look("--feature-seed", 1)) == (0, 8)
     assert cached(look("--size", 17)) == (0, 8)
     assert cached(look("--channels", "4,8")) == (0, 8)
     assert cached(look("--kernel-size", 5)) == (0, 8)
-    assert cached(look("--weights", "kl=1")) == (8, 8)
+    assert cached(look("--weights", "kl=1", "--seed", 1)) == (8, 8)
 
 
 @pytest.mark.parametrize("option", ["--cache-verify", "--resume=state"])
@@ -393,12 +393,12 @@ def test_info_counts_and_clear_deletes(
 
     assert info()["files"] == []
     look(*more)
-    look("--seed", 1, *more)
+    look("--feature-seed", 1, *more)
     record = info()
     root = Path(record["folder"])
     assert root == kept if where == "named" else root.is_relative_to(tmp_path / "cache")
     assert [file["images"] for file in record["files"]] == [8, 8]
-    assert sorted(file["recipe"]["seed"] for file in record["files"]) == [0, 1]
+    assert sorted(file["recipe"]["feature_seed"] for file in record["files"]) == [0, 1]
     for file in record["files"]:
         assert file["bytes"] == sum(one.stat().st_size for one in Path(file["path"]).iterdir())
     text = imgsubset("cache", "info", *more).out
@@ -475,21 +475,32 @@ def test_the_options_of_a_manifest_are_the_defaults_of_its_score(
     imgsubset: Program, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    chosen_with = ("--seed", 3, "--size", 32, "--channels", "4,8", "--weights", "kl=1,frechet=2", "--kernel-size", 5)
+    chosen_with = (
+        "--feature-seed",
+        3,
+        "--size",
+        32,
+        "--channels",
+        "4,8",
+        "--weights",
+        "kl=1,frechet=2",
+        "--kernel-size",
+        5,
+    )
     made = imgsubset("select", folder, out, "-n", 4, "--json", *FAST, *chosen_with)
     first = strict_json(made.out)
     for subset in (out, out / "manifest.json"):
         record = scored(imgsubset("score", folder, subset, "--json"))
         assert record["score"]["loss"] == first["score"]["loss"]
         assert record["score"]["divergences"] == first["score"]["divergences"]
-        for name in ("seed", "size", "channels", "weights", "kernel_size"):
+        for name in ("feature_seed", "size", "channels", "weights", "kernel_size"):
             assert record["options"][name] == first["options"][name]
         assert record["files"] == [{"path": file["path"]} for file in first["files"]]
     # Options that are given count, even if they say what the default is.
-    given = ("--seed", 0, "--size", 64, "--weights", "1,1,1,1,1")
+    given = ("--feature-seed", 0, "--size", 64, "--weights", "1,1,1,1,1")
     record = scored(imgsubset("score", folder, out, "--json", *given))
     options = record["options"]
-    assert (options["seed"], options["size"], options["kernel_size"], options["channels"]) == (0, 64, 5, [4, 8])
+    assert (options["feature_seed"], options["size"], options["kernel_size"], options["channels"]) == (0, 64, 5, [4, 8])
     assert set(options["weights"].values()) == {1}
     assert record["score"]["loss"] != first["score"]["loss"]
     text = imgsubset("score", folder, out).out

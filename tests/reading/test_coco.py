@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from codecs import BOM_UTF8
 from collections.abc import Iterable
 from pathlib import Path
@@ -140,3 +141,15 @@ def test_a_coco_file_that_cannot_be_read(tmp_path: Path) -> None:
         filtered_coco(tmp_path / "gone.json", ["a.jpg"], ["a.jpg"])
     with pytest.raises(InputError, match=r"^cannot read '"):
         filtered_coco(str(tmp_path), ["a.jpg"], ["a.jpg"])
+
+
+def test_a_name_in_very_many_folders_takes_little_memory(tmp_path: Path) -> None:
+    names = ["a/" * 50_000 + "x.jpg", "a/b/x.jpg"]
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": [{"id": number, "file_name": name} for number, name in enumerate(names)]}))
+    tracemalloc.start()
+    kept = json.loads(filtered_coco(file, ["b/x.jpg"], ["b/x.jpg", "y.jpg"]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [image["id"] for image in kept["images"]] == [1]
+    assert peak < 50_000_000

@@ -7,7 +7,7 @@ import pytest
 from conftest import create, normal_user
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.labels import class_names, group_names
+from imgsubset.reading.labels import apparent_groups, class_names, group_names, labels_of
 
 PATHS = ("a.png", "x/b.png", "x/deep/c.png", "y/b.png")
 
@@ -15,7 +15,7 @@ PATHS = ("a.png", "x/b.png", "x/deep/c.png", "y/b.png")
 def read(folder: Path, content: bytes | str, paths: tuple[str, ...] = PATHS) -> list[str]:
     """The classes that a file of this content says."""
     file = create(folder / "labels.csv", content.encode() if isinstance(content, str) else content)
-    return class_names(paths, file)
+    return labels_of(paths, file)
 
 
 def test_the_class_is_the_first_folder() -> None:
@@ -66,12 +66,12 @@ def test_labels_that_do_not_fit(tmp_path: Path, content: str, why: str) -> None:
 
 def test_a_file_of_labels_that_cannot_be_read(open_folder: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot read labels '.*gone\.csv': No such file"):
-        class_names(PATHS, open_folder / "gone.csv")
+        labels_of(PATHS, open_folder / "gone.csv")
     with pytest.raises(InputError, match=r"^cannot read labels '"):
-        class_names(PATHS, open_folder)
+        labels_of(PATHS, open_folder)
     create(open_folder / "secret.csv", b"path,label\n").chmod(0)
     with normal_user(open_folder), pytest.raises(InputError, match=r"^cannot read labels '.*secret\.csv': Permission"):
-        class_names(PATHS, open_folder / "secret.csv")
+        labels_of(PATHS, open_folder / "secret.csv")
 
 
 def test_the_group_is_the_folder() -> None:
@@ -103,6 +103,35 @@ def test_the_group_is_what_is_captured_first_and_the_unmatched_stand_alone(
 
 @pytest.mark.parametrize("rule", ["(", "[a", "*", "(?P<x", "a{2,1}"])
 def test_a_rule_that_is_no_regular_expression(rule: str) -> None:
-    with pytest.raises(UsageError, match="neither 'parent' nor a regular expression") as caught:
+    with pytest.raises(UsageError, match=r"^group_by .*: not a regular expression: ") as caught:
         group_names(PATHS, rule)
     assert rule in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("parent", [".", "x", "x/deep", "y"]),
+        (r"/(\w)\.", [".", "b", "c", "b"]),
+        (r"[a-z]+\.", ["a.", "b.", "c.", "b."]),
+    ],
+)
+def test_the_class_is_what_the_path_says(by: str, expected: list[str]) -> None:
+    assert class_names(PATHS, by) == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "count"),
+    [
+        ([f"x/person{n}_{kind}_1.jpg" for n in range(20) for kind in ("virus", "bacteria")], 20),
+        ([f"{n % 3}/p{n // 4}-{n}.png" for n in range(80)], 20),
+        ([f"img_{n}.png" for n in range(80)], 0),
+        ([f"IMG{n}_.png" for n in range(80)], 0),
+        ([f"n{n // 8}/n{n // 8}_{n}.png" for n in range(80)], 0),
+        ([f"val2017_{n}.png" for n in range(80)], 0),
+        ([f"p{n}_{k}.png" for n in range(4) for k in "ab"] + [f"{n}.png" for n in range(80)], 0),
+        ([], 0),
+    ],
+)
+def test_groups_are_told_by_names_if_most_names_do(paths: list[str], count: int) -> None:
+    assert len(apparent_groups(paths)) == count

@@ -315,3 +315,12 @@ def test_the_digest_does_not_run_a_name_and_a_size_together(tmp_path: Path) -> N
         os.utime(path, ns=(0, 0))
         digests.add(listing_of(path.parent, (name,)).digest)
     assert len(digests) == 2
+
+
+def test_the_real_path_of_a_folder_is_asked_for_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(str(path)) or real(path))
+    names = [f"../here/{folder}/{number}.png" for folder in "ab" for number in (1, 2)]
+    assert list_images(names).paths == ("a/1.png", "a/2.png", "b/1.png")
+    assert len(asked) == len(set(asked)) <= 3

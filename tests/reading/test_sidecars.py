@@ -241,15 +241,16 @@ def test_voc(tmp_path: Path) -> None:
 )
 def test_masks_are_sidecars_and_no_candidates(tmp_path: Path, images: str, label: str) -> None:
     paths = fill(tmp_path, [f"set/{folder}/deep/{stem}.png" for folder in (images, label) for stem in ("a", "ab")])
-    assert masks(paths) == masks(paths, "none") == {f"set/{label}/deep/a.png", f"set/{label}/deep/ab.png"}
+    wanted = dict.fromkeys([f"set/{label}/deep/a.png", f"set/{label}/deep/ab.png"], f"set/{label}")
+    assert masks(paths) == masks(paths, "none") == wanted
     image = f"set/{images}/deep/a.png"
     assert found(tmp_path, [image]) == {image: (f"set/{label}/deep/a.png",)}
 
 
 def test_without_the_sibling_folder_a_mask_is_an_image() -> None:
-    assert masks(["SegmentationClass/a.png", "x/JPEGImages/a.jpg", "labels/a.png", "y/images/a.png"]) == set()
-    assert masks(["a.png", "JPEGImages.png", "SegmentationClass/a.png", "images2/a.png", "labels/a.png"]) == set()
-    assert masks([]) == set()
+    assert masks(["SegmentationClass/a.png", "x/JPEGImages/a.jpg", "labels/a.png", "y/images/a.png"]) == {}
+    assert masks(["a.png", "JPEGImages.png", "SegmentationClass/a.png", "images2/a.png", "labels/a.png"]) == {}
+    assert masks([]) == {}
 
 
 # Patterns
@@ -288,8 +289,8 @@ def test_a_pattern_finds_neither_hidden_nor_metadata_files(tmp_path: Path) -> No
 
 def test_pictures_that_a_pattern_leads_to_are_masks(tmp_path: Path) -> None:
     images = fill(tmp_path, ["x/a.jpg", "x/ab.jpg", "gt/x/a.png", "gt/x/ab.png", "gt/x/other.png", "x/a.png"])
-    assert masks(images, "gt/{dir}/{stem}.png") == {"gt/x/a.png", "gt/x/ab.png"}
-    assert masks(images) == masks(images, "{dir}/{name}") == set()
+    assert masks(images, "gt/{dir}/{stem}.png") == {"gt/x/a.png": "gt/x", "gt/x/ab.png": "gt/x"}
+    assert masks(images) == masks(images, "{dir}/{name}") == {}
     assert found(tmp_path, ["x/a.jpg"], "gt/{dir}/{stem}.png") == {"x/a.jpg": ("gt/x/a.png",)}
     assert found(tmp_path, ["x/a.jpg"], "{dir}/{stem}.png") == {"x/a.jpg": ("x/a.png",)}
 

@@ -219,7 +219,7 @@ def test_the_floor_of_two_folders_is_always_the_same(root: Path, found: Comparis
 
 @pytest.mark.slow
 def test_the_options_of_the_network_count(root: Path, found: Comparison) -> None:
-    for change in ({"seed": 1}, {"size": 24}, {"channels": (4, 7)}, {"kernel_size": 5}):
+    for change in ({"feature_seed": 1}, {"size": 24}, {"channels": (4, 7)}, {"kernel_size": 5}):
         other = compare(root / "one", root / "other", dataclasses.replace(OPTIONS, **change))
         assert other.divergences["js"].value != found.divergences["js"].value, change
     same = compare(root / "one", root / "other", dataclasses.replace(OPTIONS, candidates=3, temperature=2.0))

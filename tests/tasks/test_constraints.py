@@ -297,11 +297,11 @@ def test_shares_are_in_the_summary_and_in_the_manifest(
     expected = {"a": (40, 8), "b": (20, 4), "c": (10, 2)}
     classes = strict_json((tmp_path / "out/manifest.json").read_bytes())["classes"]
     assert classes == {name: {"source": there, "subset": here} for name, (there, here) in expected.items()}
-    assert select(mixed, 14, Options(stratify="share", **FAST)).classes == expected
+    assert select(mixed, 14, Options(stratify=True, **FAST)).classes == expected
 
 
 def test_equal_classes_through_the_program(imgsubset: Callable[..., Run], mixed: Path) -> None:
-    arguments = ("select", mixed, "--mode", "none", "--stratify=equal", "-n")
+    arguments = ("select", mixed, "--mode", "none", "--stratify", "--stratify-as=equal", "-n")
     for n, counts in [(9, [3, 3, 3]), (40, [15, 15, 10])]:
         found = record(imgsubset, *arguments, n)
         assert sorted(Counter(path[0] for path in paths_of(found)).values(), reverse=True) == counts
@@ -464,10 +464,10 @@ def test_keep_and_drop_from_the_current_folder(
     [
         {"group_by": r"(p\d+)_"},
         {"group_by": "parent"},
-        {"stratify": "share"},
-        {"stratify": "share", "keep": tuple(f"c/p12_6{number}.png" for number in range(5))},
+        {"stratify": True},
+        {"stratify": True, "keep": tuple(f"c/p12_6{number}.png" for number in range(5))},
         {"keep": ("a/p0_00.png", "a/p0_01.png"), "drop": ("b/p8_40.png",)},
-        {"dedupe": True, "stratify": "equal"},
+        {"dedupe": True, "stratify": True, "stratify_as": "equal"},
     ],
     ids=str,
 )
@@ -487,3 +487,68 @@ def test_nothing_that_may_be_chosen(mixed: Path) -> None:
             select(mixed, n, Options(target_size=target, drop=drop, **FAST))
     with pytest.raises(InputError):
         split(mixed, {"a": "50%"}, Options(drop=drop, **FAST))
+
+
+# Classes
+
+
+def test_classes_by_the_last_folder_and_by_an_expression() -> None:
+    source = source_of(["t/x/1.png", "t/x/2.png", "t/y/1.png", "v/y/2.png"])
+    assert constraints(source, Options(stratify=True, stratify_by="parent").constraints).names == ("t/x", "t/y", "v/y")
+    found = constraints(source, Options(stratify=True, stratify_by=r"/(\d)\.").constraints)
+    assert (found.names, found.classes, found.notes) == (("1", "2"), (0, 1, 0, 1), ())
+
+
+@pytest.mark.parametrize(
+    ("paths", "hint"),
+    [
+        (
+            ["t/x/1.png", "t/y/2.png"],
+            "'t', so that --stratify does nothing; --stratify-by parent finds 2, and --labels",
+        ),
+        (["1.png", "2.png"], "'.', so that --stratify does nothing; --stratify-by takes an expression for others, and"),
+    ],
+)
+def test_one_class_is_said_to_be_of_no_use(paths: list[str], hint: str) -> None:
+    (note,) = constraints(source_of(paths), Options(stratify=True).constraints).notes
+    assert note.startswith(f"all images are of one class, {hint}")
+
+
+def test_one_label_is_said_to_be_of_no_use(imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path) -> None:
+    rows = [f"{path.relative_to(mixed).as_posix()},x" for path in mixed.rglob("*.png")]
+    labels = create(tmp_path / "labels.csv", "\n".join(["path,label", *rows]).encode())
+    run = imgsubset("select", "--stratify", mixed, "--mode", "none", "-n", 9, "--labels", labels, *ARGUMENTS)
+    assert run.code == 0, run
+    assert "Note: all images are of one class, 'x', so that --stratify does nothing.\n" in run.out
+
+
+def test_a_manifest_says_what_is_kept_and_dropped(imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path) -> None:
+    assert imgsubset("select", mixed, tmp_path / "ten", "-n", 10, *ARGUMENTS).code == 0
+    manifest = tmp_path / "ten/manifest.json"
+    ten = {file["path"] for file in strict_json(manifest.read_bytes())["files"]}
+    grown = paths_of(record(imgsubset, "select", mixed, "--mode", "none", "-n", 30, "--keep", manifest))
+    assert len(grown) == 30
+    assert ten < set(grown)
+    others = paths_of(record(imgsubset, "select", mixed, "--mode", "none", "-n", 30, "--drop", manifest))
+    assert not ten & set(others)
+    run = imgsubset(
+        "select", mixed, "--mode", "none", "-n", 5, "--keep", create(tmp_path / "x.json", b"{}"), *ARGUMENTS
+    )
+    assert (run.code, run.out) == (3, "")
+    assert "x.json' is not one of imgsubset's" in run.err
+
+
+def test_a_line_of_millions_of_characters_is_cut_in_messages(
+    imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path
+) -> None:
+    line = b"x" * 2_000_000
+    keep = create(tmp_path / "keep", line)
+    run = imgsubset("select", mixed, "--mode", "none", "-n", 5, "--keep", keep, *ARGUMENTS)
+    assert run.code == 2
+    assert "characters ...]" in run.err
+    assert len(run.err) < 5000
+    paths = b"".join(b"%b\n" % bytes(path) for path in sorted(mixed.rglob("*.png")))
+    run = imgsubset("select", create(tmp_path / "list", paths + line), "--mode", "none", "-n", 5, *ARGUMENTS)
+    assert run.code == 0, run
+    assert "characters ...]" in run.out
+    assert len(run.out) < 5000

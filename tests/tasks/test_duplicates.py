@@ -240,3 +240,21 @@ def test_different_pictures_stay_beside_an_outlier(album: Path, tmp_path: Path) 
     Image.new("RGB", (96, 80), (255, 255, 255)).save(root / "white.png")
     found = select(root, 38, Options(**vars(FAST) | {"dedupe": True}))
     assert {"noise.png", "white.png"} < set(found.chosen)
+
+
+def test_only_rows_that_may_be_near_another_are_asked_for_their_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = made_up_source(200, 8)
+    images.table[150] = images.table[20]
+    images.table[151] = images.table[20] + 1e-4
+    source = source_of(tmp_path, images.table, 8)
+    neighbours = Neighbours(source.blocks)
+    assert {row for row in range(200) if neighbours.of(row)} <= set(neighbours.crowded)
+    assert {20, 150, 151} <= set(neighbours.crowded)
+    assert len(neighbours.crowded) < 20
+    asked = []
+    of = Neighbours.of
+    monkeypatch.setattr(Neighbours, "of", lambda self, row: asked.append(row) or of(self, row))
+    assert constraints(source, Options(dedupe=True).constraints).barred == {150, 151}
+    assert set(asked) <= set(neighbours.crowded)

@@ -25,12 +25,18 @@ from imgsubset.weights import DIVERGENCE_NAMES
 TOTAL, N = 40, 8
 OPTIONS = Options(workers=0, candidates=16, steps=4, device="cpu", channels=(4, 6), size=16)
 OTHERS: dict[str, dict[str, Any]] = {
-    "seed": {"seed": 5},
+    "seed": {"feature_seed": 5},
     "size": {"size": 24},
     "channels": {"channels": (5, 3)},
     "kernel": {"kernel_size": 5},
     "weights": {"weights": Weights(kl=0.0, frechet=3.0, js=0.1)},
-    "all": {"seed": 2**62, "size": 20, "channels": (3,), "kernel_size": 1, "weights": Weights.parse("hellinger=1")},
+    "all": {
+        "feature_seed": 2**62,
+        "size": 20,
+        "channels": (3,),
+        "kernel_size": 1,
+        "weights": Weights.parse("hellinger=1"),
+    },
 }
 
 
@@ -109,7 +115,7 @@ def test_the_options_of_a_manifest_are_the_defaults(
     export(selection, tmp_path / "out")
     found = score(source, tmp_path / "out" / name)
     check_equal(found, selection)
-    deciding = ("seed", "size", "channels", "kernel_size", "weights")
+    deciding = ("feature_seed", "size", "channels", "kernel_size", "weights")
     same = {field: getattr(options, field) for field in deciding}
     assert recorded_options(tmp_path / "out" / name) == found.options == Options(**same)
     assert score(source, tmp_path / "out" / name, OPTIONS).score.loss != pytest.approx(found.score.loss, rel=1e-6)
@@ -121,6 +127,15 @@ def test_where_there_is_no_manifest_there_are_no_recorded_options(out: Path) -> 
     assert recorded_options([out]) is None
     (out / "manifest.json").unlink()
     assert recorded_options(out) is None
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"name": "my site"}', b"[]"])
+def test_a_manifest_that_cannot_be_read_is_told_of(source: Path, out: Path, content: bytes) -> None:
+    assert not [note for note in score(source, out, OPTIONS).warnings if "manifest" in note]
+    create(out / "manifest.json", content)
+    (note,) = (note for note in score(source, out, OPTIONS).warnings if "manifest" in note)
+    assert note.startswith(f"manifest '{out / 'manifest.json'}' is not ")
+    assert note.endswith("; the options in it are not used")
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def test_every_part_keeps_the_shares_of_the_classes(tmp_path: Path) -> None:
         folder = "a" if number < 53 else "b" if number < 83 else "c" if number < 97 else "d"
         (tmp_path / folder).mkdir(exist_ok=True)
         smooth(number, 10, 10).save(tmp_path / folder / f"{number}.png")
-    parts = split(tmp_path, THREE, Options(stratify="share", **FAST))
+    parts = split(tmp_path, THREE, Options(stratify=True, **FAST))
     check_disjoint(parts)
     source = {"a": 53, "b": 30, "c": 14, "d": 3}
     for name, part in parts.items():
@@ -420,3 +420,32 @@ def test_a_split_into_the_source_is_refused(imgsubset: Callable[..., Run], folde
     run = imgsubset("split", folder, folder.parent, f"{folder.name}=3", "--overwrite", *ARGUMENTS)
     assert (run.code, run.out) == (2, "")
     assert tree(folder) == before
+
+
+# What parts share
+
+
+def test_copies_and_groups_in_several_parts_are_told(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    for person in range(15):
+        for number in range(3):
+            smooth(10 * person + number, 16, 16).save(tmp_path / f"x/p{person}_{number}.png")
+    shutil.copy(tmp_path / "x/p0_0.png", tmp_path / "x/p0_9.png")
+    halves = {"a": "50%", "b": "50%"}
+    for part in split(tmp_path, halves, Options(**FAST)).values():
+        torn = [note for note in part.warnings if "in more than one part" in note]
+        assert "look like 15 groups" in torn[-1]
+        assert "--group-by '([A-Za-z]+[0-9]+)[-_][^/]*$'" in torn[-1]
+    parts = split(tmp_path, halves, Options(group_by="(p[0-9]+)_", **FAST))
+    assert not [note for part in parts.values() for note in part.warnings if "more than one part" in note]
+    parts = split(tmp_path, halves, Options(dedupe=True, **FAST))
+    for part in parts.values():
+        assert "percentages are of the 45 images that may be chosen, of 46" in part.warnings
+        assert not [note for note in part.warnings if "copies" in note]
+    twins, torn = ("x/p0_0.png", "x/p0_9.png"), set()
+    for seed in range(20):
+        part = split(tmp_path, {"a": 23, "b": 23}, Options(seed=seed, **FAST))["a"]
+        apart = sum(name in part.chosen for name in twins) == 1
+        assert any(note.startswith("1 of 1 sets of exact copies are in more") for note in part.warnings) == apart
+        torn.add(apart)
+    assert torn == {True, False}

@@ -264,10 +264,10 @@ def test_a_manifest_that_is_none_of_ours_is_an_input_error(out: Path, content: b
         verify(out)
 
 
-@pytest.mark.parametrize("number", [0, 2, 99, "1", None])
+@pytest.mark.parametrize("number", [0, 3, 99, "1", None])
 def test_another_format_is_named(out: Path, number: object) -> None:
     alter(out, lambda record: record.update(format=number))
-    with pytest.raises(InputError, match=f"has format {number}; this version reads format 1"):
+    with pytest.raises(InputError, match=f"has format {number}; this version reads formats 1 to 2"):
         verify(out)
 
 
@@ -286,7 +286,7 @@ def test_unknown_entries_are_no_error(out: Path) -> None:
         {"channels": 4},
         {"weights": {"kl": -1}},
         {"weights": {"new": 1}},
-        {"seed": -1},
+        {"feature_seed": -1},
         {"kernel_size": True},
         {"kernel_size": 2},
     ],

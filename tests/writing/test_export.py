@@ -131,7 +131,8 @@ def test_the_manifest_says_what_was_done(folder: Path, chosen: Selection, tmp_pa
     record = strict_json((tmp_path / "out" / "manifest.json").read_bytes())
     assert record["source"] == str(folder)
     assert record["n"] == 6
-    assert record["counts"] == {"usable": 8, "chosen": 6, "rejected": 0, "ignored": 0, "cached": 0, "copies": 0}
+    nothing = dict.fromkeys(("rejected", "ignored", "cached", "copies", "labels"), 0)
+    assert record["counts"] == {"usable": 8, "chosen": 6, "unlabelled": 6, **nothing}
     assert record["options"]["weights"] == {"kl": 1, "js": 1, "wasserstein": 1, "hellinger": 1, "frechet": 1}
     assert record["options"]["seed"] == 0
     assert set(record["libraries"]) == {"python", "torch", "torchvision", "numpy", "scipy", "pillow"}
@@ -588,3 +589,13 @@ def test_a_killed_export_with_foreign_files_since_is_refused(chosen: Selection, 
     with pytest.raises(OutputError, match=r"holds 'notes\.txt'"):
         export(chosen, tmp_path / "out")
     assert tree(tmp_path / "out") == before
+
+
+def test_no_real_path_is_asked_for_listed_images_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [create(tmp_path / f"source/{number}.png") for number in range(50)]
+    listing = list_images([str(name) for name in names])
+    asked = []
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(str(path)) or real(path))
+    check_destination(listing, tmp_path / "out")
+    assert len(asked) < 10

@@ -38,7 +38,9 @@ ASKED: dict[str, Any] = {
     "langevin_time": 0.1,
     "target_loss": None,
     "target_size": None,
-    "stratify": None,
+    "stratify": False,
+    "stratify_by": "first",
+    "stratify_as": "share",
     "labels": None,
     "group_by": None,
     "include": ["*.bmp", "*.gif", "*.png"],
@@ -108,12 +110,32 @@ def test_a_manifest_of_the_old_version_is_read(folder: Path, tmp_path: Path) -> 
         )
 
 
-def test_what_the_old_version_finished_is_verified_and_counts_as_done(
+@pytest.mark.parametrize(("embeddings", "expected"), [(None, 7), ({"values": "e.npy"}, 0)])
+def test_the_one_seed_of_the_old_version_was_the_network_s_too(
+    folder: Path, tmp_path: Path, embeddings: object, expected: int
+) -> None:
+    record = old(folder, tmp_path / "out")
+    record["options"]["seed"], record["request"]["embeddings"] = 7, embeddings
+    manifest = tmp_path / "out" / "manifest.json"
+    manifest.write_text(json.dumps(record))
+    assert read_manifest(manifest).options.feature_seed == expected
+    newer = record | {"format": 2, "options": record["options"] | {"feature_seed": 3}}
+    manifest.write_text(json.dumps(newer))
+    assert read_manifest(manifest).options.feature_seed == 3
+    del newer["options"]["feature_seed"]
+    manifest.write_text(json.dumps(newer))
+    with pytest.raises(InputError, match="KeyError 'feature_seed'"):
+        read_manifest(manifest)
+
+
+def test_what_the_old_version_finished_is_verified_and_with_both_seeds_counts_as_done(
     imgsubset: Program, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    old(folder, out)
+    record = old(folder, out)
     assert imgsubset("verify", out).code == 0
+    record["request"]["options"]["feature_seed"] = 0
+    (out / "manifest.json").write_text(json.dumps(record))
     before = tree(out)
     patterns = ["*.bmp", "*.gif", "*.png"]
     placed = select_into(folder, 2, out, weights={"kl": 1, "frechet": 2}, include=patterns, workers=1, **WORDS)
@@ -129,7 +151,7 @@ def test_what_the_old_version_finished_is_verified_and_counts_as_done(
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
-        ("format", 2, "has format 2; this version reads format 1"),
+        ("format", 3, "has format 3; this version reads formats 1 to 2"),
         ("files", None, "is not one of imgsubset's: TypeError"),
         ("files", [{"path": "../x"}], "which is no path in a folder"),
         ("files", [{"path": "/x"}], "which is no path in a folder"),

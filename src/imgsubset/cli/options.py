@@ -13,22 +13,28 @@ from click.core import ParameterSource
 from platformdirs import user_cache_path
 
 from imgsubset.errors import InputError, UsageError
+from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
 from imgsubset.options import ACTIVATIONS, FIELDS, LOSS, STRATIFY, Embeddings, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
+from imgsubset.writing.manifest import read_manifest
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
 NAME = click.Path(readable=False)  # of a file, as a text
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def parse_channels(text: str) -> tuple[int, ...]:
-    """Numbers separated by commas."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"channels '{text}' are not whole numbers separated by commas") from None
+def numbers(name: str) -> Callable[[str], tuple[int, ...]]:
+    """Reads the numbers of an option, separated by commas."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            return tuple(int(part) for part in text.split(","))
+        except ValueError:
+            raise UsageError(f"{name} '{text}' are not whole numbers separated by commas") from None
+
+    return parse
 
 
 def parse_size(text: str) -> int | str:
@@ -49,7 +55,9 @@ def parse_seconds(text: str) -> float:
 
 
 def read_paths(file: Path) -> tuple[str, ...]:
-    """The paths that a text file lists."""
+    """The paths that a text file lists, or the chosen images of a manifest."""
+    if file.suffix.lower() == ".json":
+        return tuple(read_manifest(file).hashes)
     return tuple(parse_paths(read_named(file, f"'{file}'")))
 
 
@@ -60,13 +68,19 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "features": {"metavar": "NAME=W,...", "default_text": "random-cnn"},
     "size": {"parse": parse_size, "metavar": "PIXELS|auto", "type": str},
     "activation": {"type": click.Choice(ACTIVATIONS)},
-    "channels": {"parse": parse_channels, "metavar": "C,C,..."},
+    "channels": {"parse": numbers("channels"), "metavar": "C,C,..."},
+    "kernel_size": {"parse": numbers("kernel size"), "metavar": "PIXELS,..."},
+    "stride": {"parse": numbers("stride"), "metavar": "PIXELS,..."},
+    "pool": {"parse": numbers("pool"), "metavar": "WINDOW,STRIDE"},
+    "taps": {"type": click.Choice(("last", "all"))},
+    "weights_file": {"type": NAME, "metavar": "FILE"},
     "workers": {"metavar": "N", "default_text": "one a core; one for few images"},
     "cache": {"type": NAME, "metavar": "DIR", "default_text": "the user's cache folder"},
     "include": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "exclude": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "sidecars": {"metavar": "auto|none|PATTERN"},
-    "stratify": {"type": click.Choice(STRATIFY), "is_flag": False, "flag_value": "share", "metavar": "[=equal]"},
+    "stratify_by": {"metavar": "first|parent|REGEX"},
+    "stratify_as": {"type": click.Choice(STRATIFY)},
     "labels": {"type": NAME, "metavar": "FILE.csv"},
     "group_by": {"metavar": "parent|REGEX"},
     "drop": {"parse": read_paths, "type": PATH, "metavar": "FILE"},
@@ -89,7 +103,7 @@ def _option(name: str) -> Decorator:
         text += f"  [default: {default_text}]"
     elif isinstance(default, (int, float, str)) and kind != "bool":
         own |= {"default": default, "show_default": True}
-    elif name == "channels":
+    elif kind == "tuple[int, ...]" and default:
         own |= {"default": ",".join(map(str, default)), "show_default": True}
     if kind == "bool":
         own["is_flag"] = True
@@ -98,17 +112,17 @@ def _option(name: str) -> Decorator:
 
 
 FEATURES: list[Decorator] = [
-    *map(_option, ("weights", "seed", "device", "features", "size", "networks", "channels", "kernel_size")),
-    *map(_option, ("activation", "held_out", "workers", "cache")),
+    *map(_option, ("weights", "feature_seed", "device", "features", "size", "networks", "channels", "kernel_size")),
+    *map(_option, ("stride", "activation", "pool", "taps", "weights_file", "held_out", "workers", "cache")),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
     _option("strict"),
 ]
 WHICH = [*map(_option, ("include", "exclude", "sidecars"))]
-CLASSES = [*map(_option, ("stratify", "labels", "group_by", "drop", "dedupe", "coco"))]
+CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
 SEARCH = [
-    *map(_option, ("candidates", "chains", "steps", "time_limit", "temperature", "friction", "langevin_time")),
+    *map(_option, ("seed", "candidates", "chains", "steps", "time_limit", "temperature", "friction", "langevin_time")),
 ]
 EMBEDDINGS: list[Decorator] = [
     click.option("--embeddings", type=PATH, metavar="FILE.npy",
@@ -152,6 +166,9 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
         folder = values.get("cache") or str(user_cache_path("imgsubset"))
         values["cache"] = None if rest.pop("no_cache") else folder
         rest["options"] = Options(**values)
+        for name, _ in rest["options"].extraction.features:
+            if name != "embeddings":
+                kind_of(name)  # answered before any work
     if "embeddings" in rest:
         features, paths, pca = (rest.pop(name) for name in ("embeddings", "paths", "pca"))
         if (features is None) != (paths is None):

@@ -37,7 +37,8 @@ def split_command(
     \b
     imgsubset split photos sets train=80% val=10% test=10%
 
-    Sizes are numbers or percentages; 100% in all take every image.
+    Sizes are numbers or percentages of the images that may be chosen, with --dedupe of those that it leaves; 100% in
+    all take every one.
     """
     sizes = parse_parts(parts)
     part_sizes(sizes, ANY)

@@ -84,7 +84,7 @@ def read_embeddings(embeddings: Embeddings, source: Listing, device: torch.devic
     # On one thread, so that sums have one order: for 100,000 rows of 1,024 dimensions PCA takes 8 s.
     with single_threaded():
         if wanted:
-            center, projection, explained = _components(values, order, wanted)
+            center, projection, explained = components(values, order, wanted)
             blocks = ((block - center) @ projection for block in blocks)
         means = (block.float() for block in blocks)
         # With one position, the mean square is the square of the mean.
@@ -169,7 +169,7 @@ def _check_numbers(values: np.ndarray, name: str, paths: Sequence[str]) -> None:
         )
 
 
-def _components(values: np.ndarray, order: Sequence[int], wanted: int) -> tuple[Tensor, Tensor, float]:
+def components(values: np.ndarray, order: Sequence[int], wanted: int) -> tuple[Tensor, Tensor, float]:
     """Center (D,), projection (D, K) and share explained of the first components of the standardised columns."""
     shift = next(_blocks(values, order[:1]))[0]  # any row: sums of squares then lose no digits to a large mean
     sums = torch.zeros(len(shift), dtype=torch.float64)

@@ -15,10 +15,11 @@ import torch
 from imgsubset.cores import threads
 from imgsubset.devices import exact_matmul, free_gpu, trouble, workers
 from imgsubset.features.cache import Cached
-from imgsubset.features.random_cnn import Extractor, RandomCNNs
+from imgsubset.features.random_cnn import Extractor, RandomCNNs, image_moments
+from imgsubset.features.reduction import narrowed
 from imgsubset.files import Stamp
 from imgsubset.reading.decoders import Chunk
-from imgsubset.statistics.moments import Block, ImageMoments, maps_to_moments
+from imgsubset.statistics.moments import Block, ImageMoments
 
 T = TypeVar("T")
 GPU_CHUNKS = 16  # chunks that a GPU is given at once
@@ -122,8 +123,8 @@ def _through_networks(
                 filled = [chunk.pixels[size] for chunk in batch]
                 pixels = np.frombuffer(b"".join([*filled, bytes((height - len(batch)) * len(filled[0]))]), np.uint8)
                 maps = extractor(torch.tensor(pixels.reshape(-1, size, size, 3), device=device))
-                table = maps_to_moments(maps)
-                moments.append(ImageMoments(table[: len(table) // height * len(batch)], maps.shape[2] * maps.shape[3]))
+                found = narrowed(image_moments(maps))
+                moments.append(replace(found, table=found.table[: len(found) // height * len(batch)]))
         return batch, moments
 
     with exact_matmul():

@@ -16,10 +16,10 @@ from imgsubset.errors import UsageError
 from imgsubset.features.pixels import pixel_maps
 from imgsubset.statistics.moments import ImageMoments, maps_to_moments
 
-Extractor: TypeAlias = Callable[[Tensor], Tensor]
-"""Maps uint8 pixels (B, H, W, 3) to feature maps (B, C, h, w), each image by itself."""
 Maps: TypeAlias = Tensor | list[Tensor]
 """Feature maps (B, C, h, w), or those of several layers, whose sides differ."""
+Extractor: TypeAlias = Callable[[Tensor], Maps]
+"""Maps uint8 pixels (B, H, W, 3) to feature maps, each image by itself."""
 
 LEAK = 0.2  # slope of LeakyReLU below 0
 # Name: how it is applied, in place, and the mean square of what comes out for a standard normal. Weights of variance
@@ -127,13 +127,6 @@ class RandomCNN(RandomCNNs):
         super().__init__(
             (role,), channels, kernel_size, seed, stride=stride, activation=activation, pool=pool, taps=taps
         )
-
-
-HELD_OUT = tuple(
-    partial(RandomCNN, channels, activation="leaky", seed=0, role="held-out")
-    for channels in ((16, 32, 64), (32, 64, 128), (16, 32, 32, 48))
-)
-"""Makers of the networks that closeness is measured in, which no search ever sees."""
 
 
 def image_moments(maps: Maps) -> ImageMoments:

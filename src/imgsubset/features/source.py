@@ -60,12 +60,14 @@ class Source:
 
 
 def _standardised(blocks: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    from imgsubset.features.reduction import reduced
     from imgsubset.statistics.moments import DEAD_VARIANCE, standard
 
     made, notes = [], []
     for block in blocks:
-        scale = standard(block.images)
-        images = scale.apply(block.images)
+        few = reduced(block.images)
+        scale = standard(few)
+        images = scale.apply(few)
         # The borders of an image vary even where all images are alike.
         alike = len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all())
         kept = [False] if alike else scale.kept.tolist()

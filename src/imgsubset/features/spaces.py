@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from heapq import nsmallest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import device_name, torch_device
 from imgsubset.errors import UsageError
+from imgsubset.features.extractors import kind_of, make_extractor
+from imgsubset.files import identity
 from imgsubset.options import Embeddings, Extraction, Options
 from imgsubset.reading.images import POLICY, shown_size
 from imgsubset.reading.listing import Listing
@@ -26,6 +28,8 @@ SAMPLE = 256  # images whose headers are read for that
 # The networks that measure. They are constants, so that the sizes of any two runs compare: one of a shape that many
 # random networks have, one wider, one deeper.
 HELD_OUT = ((16, 32, 64), (32, 64, 128), (16, 32, 32, 48))
+PER_LAYER = ("kernel_size", "stride")
+MEASURING = {"kernel_size": (3,), "seed": 0, "stride": (2,), "activation": "leaky", "pool": (), "taps": "last"}
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,9 @@ def feature_spaces(
         if name != "embeddings":
             spaces += _named(name, share, options, size, device, extractor)
     if measured:
-        spaces += [
-            _random_cnn(f"held-out {number}", channels, 3, "leaky", 0, size, 1 / len(HELD_OUT), device)
-            for number, channels in enumerate(HELD_OUT, 1)
-        ]
+        for channels in HELD_OUT:
+            name, shape = f"held-out {','.join(map(str, channels))}", MEASURING | {"channels": channels}
+            spaces.append(_random_cnn(name, "held-out", shape, size, 1 / len(HELD_OUT), device))
     return tuple(spaces)
 
 
@@ -100,57 +103,62 @@ def _named(
     name: str, weight: float, options: Options, size: int, device: str, extractor: Extractor | None
 ) -> list[Space]:
     """The spaces that a feature stands for, of this weight together."""
+    kind = kind_of(name)
     if name != "random-cnn":
-        raise UsageError(f"unknown feature '{name}'; known: random-cnn, embeddings")
+        side, file = kind.size or size, options.extraction.weights_file
+        own = {"weights_file": file} if name.startswith("torchvision:") else {}
+        recipe = _recipe(name, side, device) | {"weights": identity(file) if own else None}
+        cached = None if name.startswith("python:") else recipe  # what a function of the caller's does is unknown
+        return [Space(name, side, weight, lambda: _on(device, make_extractor(name, **own)), cached)]
     if extractor is not None:
         # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
         return [Space("extractor", size, weight, lambda: extractor, None)]
-    features, seed = options.extraction, options.search.seed
-    shape = (features.channels, features.kernel_size, features.activation, seed, size)
-    if features.networks == 1:
-        return [_random_cnn("random-cnn", *shape, weight, device)]
-    each = weight / features.networks
-    return [_random_cnn(f"random-cnn {k}", *shape, each, device) for k in range(1, features.networks + 1)]
+    wanted = options.extraction
+    shape: dict[str, Any] = {
+        "channels": wanted.channels,
+        "kernel_size": wanted.kernel_size,
+        "seed": wanted.feature_seed,
+        "stride": wanted.stride,
+        "activation": wanted.activation,
+        "pool": wanted.pool,
+        "taps": wanted.taps,
+    }
+    if wanted.networks == 1:
+        # A lone ReLU network is that of version 0.1.0, whose manifests can be scored still.
+        return [_random_cnn(name, None if wanted.activation == "relu" else "searched 1", shape, size, weight, device)]
+    return [
+        _random_cnn(f"{name} {k}", f"searched {k}", shape, size, weight / wanted.networks, device)
+        for k in range(1, wanted.networks + 1)
+    ]
 
 
-def _random_cnn(
-    name: str,
-    channels: tuple[int, ...],
-    kernel_size: int,
-    activation: str,
-    seed: int,
-    size: int,
-    weight: float,
-    device: str,
-) -> Space:
-    # A lone ReLU network is that of version 0.1.0, whose manifests can be scored still.
-    role = None if name == "random-cnn" and activation == "relu" else name
-
+def _random_cnn(name: str, role: str | None, shape: Mapping[str, Any], size: int, weight: float, device: str) -> Space:
     def make() -> Extractor:
         from imgsubset.features.random_cnn import RandomCNN
 
-        return RandomCNN(channels, kernel_size, seed, activation=activation, role=role).to(torch_device(device))
+        alone = {key: value[0] if len(value) == 1 else value for key, value in shape.items() if key in PER_LAYER}
+        return _on(device, RandomCNN(role=role, **{**shape, **alone, "pool": shape["pool"] or None}))
 
-    network = {
-        "network": "RandomCNN",
-        "role": role,
-        "seed": seed,
-        "channels": list(channels),
-        "kernel_size": kernel_size,
-        "activation": activation,
-        "size": size,
-    }
-    return Space(name, size, weight, make, network | _surroundings(device), held_out=name.startswith("held-out"))
+    recipe = _recipe("random-cnn", size, device) | {"role": role, **shape}
+    return Space(name, size, weight, make, recipe, held_out=role == "held-out")
 
 
-def _surroundings(device: str) -> dict[str, object]:
-    """What the moments of an image depend on besides the network.
+def _on(device: str, extractor: Extractor) -> Extractor:
+    import torch
+
+    return extractor.to(torch_device(device)) if isinstance(extractor, torch.nn.Module) else extractor
+
+
+def _recipe(name: str, size: int, device: str) -> dict[str, object]:
+    """All that decides what moments an image has, but for the parameters of an extractor: the key of the cache.
 
     A GPU rounds otherwise than a CPU, and than another model.
     """
     from importlib.metadata import version
 
     return {
+        "extractor": name,
+        "size": size,
         "decoding": POLICY,
         "device": device_name(device),
         "machine": platform.machine(),

@@ -45,21 +45,23 @@ def filtered_coco(file: str | os.PathLike[str], chosen: Collection[str], everyth
     return json.dumps(record).encode()
 
 
-def _tails(path: str) -> list[str]:
-    """A path, and what is left of it as folders are dropped from its front."""
-    return [path.split("/", dropped)[-1] for dropped in range(path.count("/") + 1)]
+def _tails(path: str, longest: int) -> list[tuple[int, str]]:
+    """A path, and what is left of it as folders are dropped from its front, with how many; none of more characters."""
+    starts = [0, *(place + 1 for place, character in enumerate(path) if character == "/")]
+    return [(dropped, path[at:]) for dropped, at in enumerate(starts) if len(path) - at <= longest]
 
 
 def _kept(names: Collection[str], chosen: Collection[str], everything: Collection[str], file: str) -> set[str]:
     """The names that mean a chosen image."""
-    wanted = {tail for name in names for tail in _tails(name)}
+    longest = max(map(len, everything), default=0)  # no longer tail fits, and all of a long path would fill the memory
+    wanted = {tail for name in names for _, tail in _tails(name, longest)}
     fits: defaultdict[str, list[str]] = defaultdict(list)
     for path in everything:
-        for tail in wanted.intersection(_tails(path)):
+        for tail in wanted.intersection(tail for _, tail in _tails(path, longest)):
             fits[tail].append(path)
     claims: defaultdict[str, defaultdict[tuple[int, int], list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
-        dropped, tail = next(((count, tail) for count, tail in enumerate(_tails(name)) if tail in fits), (0, name))
+        dropped, tail = next((one for one in _tails(name, longest) if one[1] in fits), (0, name))
         found = [tail] if tail in everything else sorted(fits.get(tail, ()), key=os.fsencode)
         hit = next((path for path in found if path in chosen), None)
         if hit is not None and len(found) == 1:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 from imgsubset.errors import UsageError
 from imgsubset.options import Reading
-from imgsubset.reading.listing import AnySource, Listing, list_images
+from imgsubset.reading.listing import UNREADABLE_FOLDER, AnySource, Listing, RejectedFile, in_order, list_images
+from imgsubset.reading.patterns import Expression
 from imgsubset.reading.sidecars import masks
+
+_POSIX = re.compile(r"\[:[a-z]+:\]")
 
 
 def candidates(listing: Listing, reading: Reading) -> Listing:
@@ -21,24 +26,44 @@ def candidates(listing: Listing, reading: Reading) -> Listing:
     """
     if listing.reading == reading:
         return listing
-    out = masks(listing.paths, reading.sidecars)
+    paths = {*listing.paths, *(file.path for file in listing.rejected)}
+    out = _matching(paths, reading.exclude) if reading.exclude else set()
     if reading.include:
-        included = _matching(listing, reading.include)
-        out |= {path for path in listing.paths if path not in included}
-    if reading.exclude:
-        out |= _matching(listing, reading.exclude)
-    return replace(listing.without(out), reading=reading)
+        out |= paths - _matching(paths, reading.include)
+    labels = masks(listing.paths, reading.sidecars)
+    named = Counter(tree for path, tree in labels.items() if path not in out)
+    folders = [RejectedFile(tree, _taken_for_labels(count)) for tree, count in named.items()]
+    return replace(
+        listing.without(out.union(labels)),
+        # That a folder cannot be read may hide what the patterns are about.
+        rejected=tuple(f for f in listing.rejected if f.path not in out or f.reason.startswith(UNREADABLE_FOLDER)),
+        passed_over=in_order([*listing.passed_over, *folders]),
+        reading=reading,
+    )
 
 
-def _matching(listing: Listing, patterns: tuple[str, ...]) -> set[str]:
-    from pathspec import PathSpec
+def _taken_for_labels(count: int) -> str:
+    are = "picture in it is taken for a label" if count == 1 else "pictures in it are taken for labels"
+    return f"{count:,} {are} of others, and never chosen; rename the folder if that is wrong"
+
+
+def _matching(paths: Iterable[str], patterns: tuple[str, ...]) -> set[str]:
+    """The paths that patterns match, each by the last one that does."""
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
-    try:
-        spec = PathSpec.from_lines(GitIgnoreSpecPattern, patterns)
-    except (ValueError, re.error) as error:
-        raise UsageError(f"patterns {', '.join(map(repr, patterns))}: {error}") from None
-    return set(spec.match_files(listing.paths))
+    rules: list[tuple[Expression, bool]] = []
+    for pattern in patterns:
+        named = f"pattern '{pattern}'"
+        if group := _POSIX.search(pattern):  # which git knows, but not pathspec
+            raise UsageError(f"{named}: {group[0]} is not understood; write ranges as in [a-zA-Z0-9]")
+        try:
+            expression, matches = GitIgnoreSpecPattern.pattern_to_regex(pattern)
+        except ValueError as error:
+            raise UsageError(f"{named}: {error}") from None
+        if expression is not None:  # as it is for an empty line and a comment
+            rules.append((Expression(expression, named), bool(matches)))
+    rules.reverse()
+    return {path for path in paths if next((yes for rule, yes in rules if rule.matches(path)), False)}
 
 
 def list_candidates(source: AnySource, reading: Reading) -> Listing:

@@ -15,6 +15,7 @@ from typing import IO
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from imgsubset.files import Stamp, open_regular
+from imgsubset.reading.formats import HEAD, not_read_by_content
 
 # The decoders that are hardened and need no external program; the content of a file decides, not its name.
 POLICY = 1  # raised with every change of what pixels an image has: cached moments are then made anew
@@ -177,11 +178,13 @@ def reason(error: BaseException, path: str | bytes | os.PathLike[str]) -> str:
 
 
 def _what_it_is(file: IO[bytes]) -> str:
-    head = file.read(64)
+    head = file.read(HEAD)
     if not head:
         return "empty file"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the image: run 'git lfs pull'"
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         return "an HTML page, not an image"
+    if what := not_read_by_content(head):
+        return what
     return f"not an image of a supported format ({', '.join(FORMATS)})"

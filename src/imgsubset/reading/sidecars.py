@@ -24,19 +24,23 @@ FIELDS = ("{dir}", "{stem}", "{name}")
 _FIELD = re.compile(r"\{.*?\}")
 
 
-def masks(paths: Sequence[str], mode: str = "auto") -> set[str]:
-    """The images of a source that are labels of others, and so never candidates.
+def masks(paths: Sequence[str], mode: str = "auto") -> dict[str, str]:
+    """The images of a source that are labels of others, and so never candidates; each with the folder that says so.
 
     They lie in a tree of labels beside the tree of images, as in SIBLINGS; or a template leads to them from another
     image, if `mode` is a pattern. Raises UsageError for a pattern that `sidecars` would refuse.
     """
-    trees = {tree for folder in {dirname(path) for path in paths} for tree in upwards(folder)}
+    folders = {dirname(path) for path in paths}
+    trees = {tree for folder in folders for tree in upwards(folder)}
     labels = {join(dirname(tree), label) for tree in trees for label in SIBLINGS.get(basename(tree), ())}
-    found = {path for path in paths if not labels.isdisjoint(upwards(dirname(path)))}
+    inside = {folder: tree for folder in folders for tree in upwards(folder) if tree in labels}
+    found = {path: inside[dirname(path)] for path in paths if dirname(path) in inside}
     if mode not in ("auto", "none"):
         templates, images = _templates(mode), frozenset(paths)
         for path in paths:
-            found.update(target for target in _filled(templates, path) if target in images and target != path)
+            for target in _filled(templates, path):
+                if target in images and target != path:
+                    found[target] = dirname(target) or "."
     return found
 
 

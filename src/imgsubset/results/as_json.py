@@ -75,6 +75,8 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
             "ignored": selection.source.ignored,
             "cached": selection.cached,
             "copies": selection.copies,
+            "labels": exported.labels if exported else None,
+            "unlabelled": exported.unlabelled if exported else None,
         },
         "classes": {name: {"source": all_of, "subset": here} for name, (all_of, here) in selection.classes.items()},
         "score": describe_score(selection.score),

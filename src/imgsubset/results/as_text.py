@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.errors import shortened
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.results.records import Comparison, Export, Placed, Result, Score, Scored, Selection, Verification
 
@@ -32,12 +33,16 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", ""]
     lines += [*_score(selection.score, n), *_notes(selection)]
+    if exported and exported.labels:
+        lacking = f"; {exported.unlabelled:,} images have none of their own" if exported.unlabelled else ""
+        lines += [f"Labels: {exported.labels:,} file{'s' * (exported.labels > 1)} went along{lacking}."]
     if selection.copies:
         lines += [f"Note: {selection.copies:,} images of the source are exact copies of others."]
     lines += _shares(selection, verbose)
     from_cache = f" ({selection.cached:,} from the cache)" if selection.cached else ""
     lines += ["", f"{_times(seconds)}{from_cache}", *_files("skipped", selection.rejected, verbose)]
-    return "\n".join(lines)
+    lines += _files("passed over", selection.source.passed_over, verbose)
+    return "\n".join([*lines, *(_names("hidden", selection.source.hidden, verbose) if verbose else ())])
 
 
 def _shares(selection: Selection, verbose: bool) -> list[str]:
@@ -176,7 +181,7 @@ def _files(what: str, files: Sequence[RejectedFile], verbose: bool) -> list[str]
     """Files with reasons, under a heading."""
     if not files:
         return []
-    lines = (f"  {printable(file.path)}: {printable(file.reason)}" for file in files)
+    lines = (f"  {printable(shortened(file.path, 300))}: {printable(file.reason)}" for file in files)
     heading = f"{what} {len(files):,} file{'s' if len(files) > 1 else ''}:"
     return [heading, *_first(lines, len(files), "  ... and {:,} more; -v shows all of them", verbose)]
 

@@ -194,6 +194,8 @@ class Export:
     hashes       SHA-256 of each chosen file, by relative path
     extras       SHA-256 of the files written beside them, by relative path
     seconds      wall time
+    labels       how many of these files are labels, or what else belongs to the images
+    unlabelled   how many of the images have no label file of their own
     """
 
     destination: Path
@@ -201,6 +203,8 @@ class Export:
     hashes: dict[str, str]
     extras: dict[str, str]
     seconds: float
+    labels: int = 0
+    unlabelled: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import Source
 from imgsubset.options import Constraints
-from imgsubset.reading.labels import class_names, group_names
+from imgsubset.reading.labels import class_names, folders, group_names, labels_of
 from imgsubset.reading.listing import Listing
 from imgsubset.search.choices import Choices, Stratum
 from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
@@ -32,6 +34,8 @@ class Allowed:
     barred   rows that must not
     copies   how many rows are exact copies of an earlier one
     example  path of a kept image, for messages
+    twins    the sets of rows that are exact copies of each other
+    notes    what a user should know
     """
 
     device: torch.device
@@ -43,6 +47,8 @@ class Allowed:
     barred: frozenset[int]
     copies: int
     example: str = ""
+    twins: tuple[tuple[int, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def free(self) -> bool:
@@ -55,11 +61,11 @@ class Allowed:
         most = len(fixed) + sum(size * len(found) for (_, size), found in units.items())
         if not most:
             raise InputError("no image of the source may be chosen: all of them are dropped")
-        low, high = max(1, len(fixed)) - 1, most
+        low, high, everywhere = max(1, len(fixed)) - 1, most, self._counts()
         while high - low > 1:  # with classes, the kept images of one may need a larger n than their number
             middle = (low + high) // 2
             try:
-                self._wanted(middle, fixed, units, Counter(self.classes))
+                self._wanted(middle, fixed, units, everywhere)
                 high = middle
             except UsageError:
                 low = middle
@@ -67,9 +73,8 @@ class Allowed:
 
     def rest(self, taken: Collection[int]) -> torch.Tensor:
         """The rows (n,), ascending, that may be chosen and are not taken."""
-        barred = {row for rows in self._units() if any(row in self.barred for row in rows) for row in rows}
-        out = barred.union(taken)
-        return torch.tensor([row for row in range(len(self.classes)) if row not in out], device=self.device)
+        left = self._except(taken) & ~self._with_groups(self.barred)
+        return torch.from_numpy(np.flatnonzero(left)).to(self.device)
 
     def choices(self, n: int, taken: Collection[int] = ()) -> Choices:
         """The subsets of n rows that may be chosen.
@@ -81,37 +86,59 @@ class Allowed:
         """
         used = frozenset(taken)
         fixed, units = self._fixed(), self._open(self.barred | used)
-        left = Counter(group for row, group in enumerate(self.classes) if row not in used)
-        wanted = self._wanted(n, fixed, units, left)
-        strata = [Stratum(group, torch.tensor(rows, device=self.device)) for (group, _), rows in sorted(units.items())]
+        wanted = self._wanted(n, fixed, units, self._counts(used))
+        ordered = sorted(units.items(), key=lambda item: item[0])
+        strata = [Stratum(group, torch.from_numpy(rows).to(self.device)) for (group, _), rows in ordered]
         always = torch.tensor(sorted(fixed), dtype=torch.long, device=self.device)
         return Choices(len(self.classes), always, strata, wanted)
 
-    def _units(self) -> list[list[int]]:
+    @cached_property
+    def _class(self) -> np.ndarray:
+        return np.array(self.classes, np.int64)
+
+    def _counts(self, but: Collection[int] = ()) -> list[int]:
+        """How many rows each class has, without these."""
+        counts: list[int] = np.bincount(self._class[self._except(but)], minlength=max(1, len(self.names))).tolist()
+        return counts
+
+    def _except(self, rows: Collection[int]) -> np.ndarray:
+        """Whether each row (N,) is none of these."""
+        others = np.ones(len(self.classes), bool)
+        others[[*rows]] = False
+        return others
+
+    def _with_groups(self, rows: Collection[int]) -> np.ndarray:
+        """Whether each row (N,) is one of these or of their groups."""
         if self.groups is None:
-            return [[row] for row in range(len(self.classes))]
-        members: dict[int, list[int]] = defaultdict(list)
-        for row, group in enumerate(self.groups):
-            members[group].append(row)
-        return list(members.values())
+            return ~self._except(rows)
+        return np.isin(self.groups, [self.groups[row] for row in rows])
 
     def _fixed(self) -> list[int]:
-        """The rows that must be chosen, whole groups of them."""
-        return [row for rows in self._units() if any(row in self.keep for row in rows) for row in rows]
+        """The rows that must be chosen, whole groups of them, ascending."""
+        fixed: list[int] = np.flatnonzero(self._with_groups(self.keep)).tolist()
+        return fixed
 
-    def _open(self, barred: Collection[int]) -> dict[tuple[int, int], list[list[int]]]:
-        """The units that may be taken or not, by class and size."""
+    def _open(self, barred: Collection[int]) -> dict[tuple[int, int], np.ndarray]:
+        """The units (U, size) that may be taken or not, by class and size."""
+        rows = np.flatnonzero(~self._with_groups(self.keep.union(barred)))
+        if self.groups is None:
+            rows = rows[np.argsort(self._class[rows], kind="stable")]
+            found, starts = np.unique(self._class[rows], return_index=True)
+            parts = np.split(rows[:, None], starts[1:])
+            return {(group, 1): part for group, part in zip(found.tolist(), parts, strict=False)}  # no rows, one part
+        members: dict[int, list[int]] = defaultdict(list)
+        for row in rows.tolist():
+            members[self.groups[row]].append(row)
         units: dict[tuple[int, int], list[list[int]]] = defaultdict(list)
-        for rows in self._units():
-            if not any(row in self.keep or row in barred for row in rows):
-                group = self.classes[rows[0]]
-                if len(rows) > 1:  # a group that spans classes counts for the one that most of it has
-                    group = Counter(self.classes[row] for row in rows).most_common(1)[0][0]
-                units[group, len(rows)].append(rows)
-        return units
+        for unit in members.values():
+            group = self.classes[unit[0]]
+            if len(unit) > 1:  # a group that spans classes counts for the one that most of it has
+                group = Counter(self.classes[row] for row in unit).most_common(1)[0][0]
+            units[group, len(unit)].append(unit)
+        return {key: np.array(found) for key, found in units.items()}
 
     def _wanted(
-        self, n: int, fixed: list[int], units: dict[tuple[int, int], list[list[int]]], left: Counter[int]
+        self, n: int, fixed: list[int], units: dict[tuple[int, int], np.ndarray], left: list[int]
     ) -> dict[int, int]:
         """How many rows to take of each class, beside the fixed ones."""
         room = Counter(dict.fromkeys(range(max(1, len(self.names))), 0))
@@ -157,7 +184,7 @@ def constraints(source: Source, options: Constraints) -> Allowed:
     Raises UsageError for what contradicts itself, naming the image, and InputError for labels that do not fit.
     """
     paths = source.paths
-    labels = class_names(paths, options.labels) if options.stratify else []
+    labels = _classes(paths, options)
     names = tuple(sorted(set(labels), key=os.fsencode))
     number = {name: place for place, name in enumerate(names)}
     groups: tuple[int, ...] | None = None
@@ -170,20 +197,39 @@ def constraints(source: Source, options: Constraints) -> Allowed:
         raise UsageError(f"'{paths[both[0]]}' is both to be kept and to be dropped")
     if groups is not None:
         _check_groups(groups, keep, drop, paths)
-    copies = exact_duplicates(source)
+    twins = exact_duplicates(source)
     if options.dedupe:
         drop |= _without_copies(source, keep, drop)
     return Allowed(
         device=source.blocks[0].images.table.device,
         classes=tuple(number[label] for label in labels) if names else (0,) * len(paths),
         names=names,
-        equal=options.stratify == "equal",
+        equal=options.stratify_as == "equal",
         groups=groups,
         keep=frozenset(keep),
         barred=frozenset(drop),
         example=paths[min(keep)] if keep else "",
-        copies=sum(len(rows) - 1 for rows in copies),
+        copies=sum(len(rows) - 1 for rows in twins),
+        twins=tuple(twins),
+        notes=_one_class(paths, names[0], options) if len(names) == 1 else (),
     )
+
+
+def _classes(paths: Sequence[str], options: Constraints) -> list[str]:
+    """The class of each image; none without stratify."""
+    if not options.stratify:
+        return []
+    return class_names(paths, options.stratify_by) if options.labels is None else labels_of(paths, options.labels)
+
+
+def _one_class(paths: Sequence[str], name: str, options: Constraints) -> tuple[str, ...]:
+    """What to know where all images are of this class."""
+    note = f"all images are of one class, '{name}', so that --stratify does nothing"
+    if options.labels is None:
+        many = len(set(folders(paths)))
+        hint = f"--stratify-by parent finds {many:,}" if many > 1 else "--stratify-by takes an expression for others"
+        note += f"; {hint}, and --labels takes a CSV file"
+    return (note,)
 
 
 def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: Sequence[str]) -> None:
@@ -222,7 +268,7 @@ def _without_copies(source: Source, keep: set[int], drop: set[int]) -> set[int]:
     neighbours = Neighbours(source.blocks)
     out = keep | drop
     barred: set[int] = set()
-    for row in [*sorted(keep), *(row for row in range(len(source.paths)) if row not in out)]:
+    for row in [*sorted(keep), *(row for row in neighbours.crowded if row not in out)]:
         if row in barred:
             continue
         twins = neighbours.of(row)

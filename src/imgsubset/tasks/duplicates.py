@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -54,6 +55,15 @@ class Neighbours:
         axes = torch.linalg.svd(sample, full_matrices=False).Vh[:TREE_DIMENSIONS]
         self.projected = (self.features @ axes.T).numpy()
         self.tree = KDTree(self.projected) if self.features.shape[1] else None
+
+    @cached_property
+    def crowded(self) -> list[int]:
+        """The rows, ascending, that may be near another; the rest are near none."""
+        if self.tree is None:
+            return [*range(len(self.features))]
+        nearest, _ = self.tree.query(self.projected, [2], distance_upper_bound=self.reach * (1 + 1e-9), workers=-1)
+        rows: list[int] = np.flatnonzero(np.isfinite(nearest[:, 0])).tolist()
+        return rows
 
     def of(self, row: int) -> list[int]:
         """The others that are near this row, ascending; all of them if nothing varies in the source."""

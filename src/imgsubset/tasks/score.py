@@ -57,6 +57,7 @@ def score(
         ).standardised()
         if embeddings is None and _by_embeddings(subset):
             notes += ("the subset was chosen by embeddings; without them it is scored by the random CNN",)
+        notes += _unread_manifest(subset)
         with clock.stage("match"):
             matched = _matched(subset, read, options, skip_foreign)
         return _scored(read, matched, _name(subset), options, clock, notes)
@@ -129,6 +130,16 @@ def recorded_options(subset: AnySource) -> Options | None:
         with contextlib.suppress(InputError):  # a folder may well hold somebody else's manifest.json, or none
             return read_manifest(Path(subset) / NAME).options
     return None
+
+
+def _unread_manifest(subset: AnySource) -> tuple[str, ...]:
+    """What to know of a folder whose manifest cannot be read."""
+    if isinstance(subset, (str, os.PathLike)) and os.path.lexists(Path(subset) / NAME):
+        try:
+            read_manifest(subset)
+        except InputError as error:
+            return (f"{error}; the options in it are not used",)
+    return ()
 
 
 def _by_embeddings(subset: AnySource) -> bool:

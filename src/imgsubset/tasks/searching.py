@@ -158,7 +158,7 @@ def selection_of(
         ranking=tuple(ranking.tolist()),
         score=score,
         rejected=source.rejected,
-        warnings=source.warnings + notes + run.notes,
+        warnings=source.warnings + allowed.notes + notes + run.notes,
         classes=allowed.shares(indices),
         copies=allowed.copies,
         trace=result.found.trace,

@@ -7,24 +7,30 @@ The parts are found one after another in what is left. Of 10,000 CIFAR images tw
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from posixpath import basename
+from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.errors import InputError, OutputError, UsageError
 from imgsubset.options import Embeddings, Options, merged
 from imgsubset.progress import Clock, Progress, silent
 from imgsubset.reading.filters import list_candidates
+from imgsubset.reading.labels import APPARENT, apparent_groups
 from imgsubset.reading.listing import AnySource
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
 from imgsubset.tasks.searching import Run, Stop, given_rows, never, new_generator, of_size, selection_of
 from imgsubset.tasks.select import group_notes, prepared
 from imgsubset.tasks.sizes import ANY, part_sizes
+from imgsubset.writing.description import split_description, write_description
 from imgsubset.writing.destination import check_destination, finished, interrupted
 from imgsubset.writing.export import check_mode, export
+
+if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
+    from imgsubset.tasks.constraints import Allowed
 
 Parts = Mapping[str, "int | str"]
 
@@ -78,7 +84,8 @@ def split(
             cut_off = selection.interrupted or any(part.interrupted for part in found.values())
             found[name] = replace(selection, interrupted=cut_off)
             taken.update(found[name].indices)
-        return {name: found[name] for name in parts}
+        more = _notes(parts, found, allowed, most)
+        return {name: replace(found[name], warnings=found[name].warnings + more) for name in parts}
 
     return or_on_cpu(options.running.device, work, options.running.workers)
 
@@ -97,6 +104,9 @@ def split_into(
     **words: Any,
 ) -> dict[str, Placed]:
     """Split, and export each part into the folder of its name in a destination, unless it is there already.
+
+    The parts of a YOLO set that are called train, val and test get a description, with the names of the classes, beside
+    them: its trainers take it as it is.
 
     destination  None splits and writes nothing; the other arguments are those of `split` and `export`
 
@@ -120,6 +130,9 @@ def split_into(
             check_destination(listing, folder, replaced[name])
     if len(ready) == len(parts):
         return ready
+    beside = destination if options.reading.sidecars != "none" else None
+    if beside is not None:
+        split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
     placed = {}
     found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=progress)
     for name, part in ready.items():
@@ -131,7 +144,36 @@ def split_into(
             exported = export(selection, folders[name], mode=mode, overwrite=replaced[name], progress=progress)
         record = ready[name].record if name in ready else describe(selection, exported)
         placed[name] = Placed(record, folders.get(name), selection, exported)
+    if beside is not None:
+        chosen = {name: part.chosen for name, part in found.items()}
+        write_description(split_description(listing, chosen, beside, overwrite))
     return placed
+
+
+def _notes(parts: Parts, found: Mapping[str, Selection], allowed: Allowed, most: int) -> tuple[str, ...]:
+    """What to know about all parts: what percentages are of, and what they share that belongs together."""
+    notes: tuple[str, ...] = ()
+    part_of = {row: name for name, part in found.items() for row in part.indices}
+    first = next(iter(found.values()))
+    total = len(first.paths)
+    if most < total and any(str(size).endswith("%") for size in parts.values()):
+        notes += (f"percentages are of the {most:,} images that may be chosen, of {total:,}",)
+    if torn := _torn(allowed.twins, part_of):
+        advice = "--dedupe chooses one of each"
+        notes += (f"{torn:,} of {len(allowed.twins):,} sets of exact copies are in more than one part; {advice}",)
+    groups = apparent_groups(first.paths) if allowed.groups is None else []
+    if torn := _torn(groups, part_of):
+        example = basename(first.paths[groups[0][0]])
+        notes += (
+            f"names such as '{example}' look like {len(groups):,} groups, of which {torn:,} are in more than one part; "
+            f"if their images belong together, --group-by '{APPARENT}' keeps them so",
+        )
+    return notes
+
+
+def _torn(groups: Sequence[Sequence[int]], part_of: Mapping[int, str]) -> int:
+    """How many groups of rows are in more than one part."""
+    return sum(len({part_of[row] for row in rows if row in part_of}) > 1 for rows in groups)
 
 
 def _check(parts: Parts, options: Options) -> None:

@@ -8,6 +8,8 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
@@ -17,6 +19,7 @@ from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.listing import Listing
 from imgsubset.reading.metadata import filtered_metadata
 from imgsubset.reading.sidecars import sidecars
+from imgsubset.reading.yolo import class_files, description, parts_of
 from imgsubset.writing.manifest import NAME, Manifest, listed_files, read_manifest
 
 MARKER = ".imgsubset-incomplete.json"
@@ -56,10 +59,11 @@ def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     if real == real_source:
         return "is the source itself"
     if source.listed:  # the root may hold much else, and the destination too, but for the images and links to them
+        holding = cache(lambda folder: real in (Path(os.path.realpath(folder)) / "x").parents)
         for path in source.paths:
-            file = Path(os.path.abspath(source.locate(path)))  # noqa: PTH100 (resolve would follow the link itself)
-            folders = {*Path(os.path.realpath(file)).parents, *(Path(os.path.realpath(file.parent)) / "x").parents}
-            if real in folders:
+            file = os.path.abspath(source.locate(path))  # noqa: PTH100 (resolve would follow the link itself)
+            linked = os.path.islink(file) and real in Path(os.path.realpath(file)).parents  # noqa: PTH114 (5 us a file)
+            if linked or holding(os.path.dirname(file)):  # noqa: PTH120
                 return f"contains '{path}' of source '{source.name}'"
         return ""
     if real_source in real.parents:
@@ -67,21 +71,38 @@ def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     return f"contains the source '{source.name}'" if real in real_source.parents else ""
 
 
-def companions(
-    source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading
-) -> tuple[list[str], dict[str, bytes]]:
-    """What goes with chosen images: paths of label files to copy, and the content of files made for them, by path.
+@dataclass(frozen=True)
+class Companions:
+    """What goes with chosen images.
+
+    copied      paths of label files to copy, sorted
+    written     the content of files made for them, by path
+    unlabelled  how many images have no label file
+    """
+
+    copied: list[str]
+    written: dict[str, bytes]
+    unlabelled: int
+
+
+def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading) -> Companions:
+    """What goes with chosen images: the labels of a COCO file go to `annotations/`, as its trainers expect.
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
     beside = sidecars(source, chosen, images, options.sidecars)
-    written = filtered_metadata(source, chosen) if options.sidecars != "none" else {}
+    written, copied = {}, {path for paths in beside.values() for path in paths}
+    if options.sidecars != "none":
+        written = filtered_metadata(source, chosen)
+        copied.update(class_files(source, chosen))
+        if described := description(source, parts_of(chosen)):
+            written[described[0]] = described[1]
     if options.coco is not None:
-        if (name := Path(options.coco).name) in written:
+        if (name := f"annotations/{Path(options.coco).name}") in written:
             names = ", ".join(sorted(written))
             raise UsageError(f"two files of labels would have one name in the destination: {names}")
         written[name] = filtered_coco(options.coco, chosen, images)
-    return sorted({path for paths in beside.values() for path in paths}), written
+    return Companions(sorted(copied), written, sum(not paths for paths in beside.values()))
 
 
 def finished(
@@ -133,9 +154,9 @@ def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str
 
 def _same_labels(source: Listing, chosen: Sequence[str], options: Reading, recorded: Mapping[str, str]) -> bool:
     """Whether the labels of the chosen images are those that were recorded; a ranking does not count."""
-    copied, written = companions(source, source.paths, chosen, options)
-    now = {path: source.sha256(path) for path in copied}
-    now |= {path: hashlib.sha256(content).hexdigest() for path, content in written.items()}
+    labels = companions(source, source.paths, chosen, options)
+    now = {path: source.sha256(path) for path in labels.copied}
+    now |= {path: hashlib.sha256(content).hexdigest() for path, content in labels.written.items()}
     return now == {path: digest for path, digest in recorded.items() if path in now or path != RANKED}
 
 

@@ -23,7 +23,15 @@ from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe
 from imgsubset.results.records import Export, Selection
 from imgsubset.writing.copying import place, still_readable
-from imgsubset.writing.destination import MARKER, RANKED, check_destination, check_folded, companions, output_errors
+from imgsubset.writing.destination import (
+    MARKER,
+    RANKED,
+    Companions,
+    check_destination,
+    check_folded,
+    companions,
+    output_errors,
+)
 from imgsubset.writing.manifest import NAME, listed_files
 
 MODES = ("copy", "symlink", "hardlink")
@@ -62,7 +70,8 @@ def export(
     check_destination(selection.source, destination, overwrite)
     folder, source = Path(destination), selection.source
     stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
-    beside, written = _labels(selection, ranked)
+    labels = companions(source, selection.paths, selection.chosen, selection.options.reading)
+    beside, written = _labels(selection, labels, ranked)
     stamps |= beside
     with output_errors(destination):
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,17 +88,18 @@ def export(
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, content)
             extras[name] = hashlib.sha256(content).hexdigest()
-        exported = Export(folder, mode, hashes, extras, time.perf_counter() - start)
+        count = len(labels.copied) + len(labels.written)
+        exported = Export(folder, mode, hashes, extras, time.perf_counter() - start, count, labels.unlabelled)
         write_json(folder / NAME, describe(selection, exported, ranked))
         (folder / MARKER).unlink()
         sync_folder(folder)
     return exported
 
 
-def _labels(selection: Selection, ranked: bool) -> tuple[dict[str, Stamp], dict[str, bytes]]:
+def _labels(selection: Selection, labels: Companions, ranked: bool) -> tuple[dict[str, Stamp], dict[str, bytes]]:
     """What goes with the images: the stamps of label files to copy, and the content of files to write, by path."""
     source, chosen = selection.source, selection.chosen
-    copied, written = companions(source, selection.paths, chosen, selection.options.reading)
+    copied, written = labels.copied, labels.written
     for name in written:
         if name in (NAME, MARKER):
             raise UsageError(f"a file of labels may not be called '{name}'")

@@ -15,7 +15,15 @@ from imgsubset.results.as_json import FORMAT
 
 NAME = "manifest.json"
 # What a manifest of format 1 does not say: it speaks of one network, whose search saw the number that it records.
-FIRST = {"features": {"random-cnn": 1.0}, "networks": 1, "activation": "relu", "held_out": False}
+FIRST = {
+    "features": {"random-cnn": 1.0},
+    "networks": 1,
+    "stride": [2],
+    "activation": "relu",
+    "pool": [],
+    "taps": "last",
+}
+FIRST |= {"weights_file": None, "held_out": False}
 
 
 @dataclass(frozen=True)
@@ -53,15 +61,13 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise InputError(f"manifest '{file}' is not JSON: {error}") from None
     try:
-        if record["format"] not in (1, FORMAT):
+        if record["format"] not in range(1, FORMAT + 1):
             raise InputError(
-                f"manifest '{file}' has format {record['format']}; this version reads formats 1 and {FORMAT}"
+                f"manifest '{file}' has format {record['format']}; this version reads formats 1 to {FORMAT}"
             )
         hashes = {_inside(entry["path"]): entry.get("sha256") for entry in record["files"]}
         extras = {_inside(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
-        return Manifest(
-            file, record, hashes, extras, _options(FIRST if record["format"] == 1 else {}, record["options"])
-        )
+        return Manifest(file, record, hashes, extras, _options(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"manifest '{file}' is not one of imgsubset's: {type(error).__name__} {error}") from None
 
@@ -85,10 +91,15 @@ def _inside(path: object) -> str:
     return path
 
 
-def _options(missing: dict[str, Any], record: dict[str, Any]) -> Options:
+def _options(record: dict[str, Any]) -> Options:
     """The recorded options that decide what a loss is, of the types that they have by default."""
+    recorded = dict(record["options"])
+    if record["format"] == 1:
+        # One seed was the search's and the network's, if there was a network.
+        seed = 0 if record["request"]["embeddings"] else recorded["seed"]
+        recorded |= FIRST | {"feature_seed": seed, "kernel_size": [recorded["kernel_size"]]}
     defaults = Options().that_decide(LOSS)
-    values = {name: record[name] if name in record else missing[name] for name in defaults}
+    values = {name: recorded[name] for name in defaults}
     for name, default in defaults.items():
         wanted: tuple[type, ...] = (type(default),)
         if name == "size":
@@ -97,7 +108,7 @@ def _options(missing: dict[str, Any], record: dict[str, Any]) -> Options:
             wanted = (dict,)
         elif isinstance(default, tuple):
             wanted = (list,)
-        inner = values[name] if name == "channels" else ()
+        inner = values[name] if name in ("channels", "kernel_size", "stride", "pool") else ()
         if type(values[name]) not in wanted or not all(type(one) is int for one in inner):
             raise TypeError(f"{name} {values[name]!r} makes no sense")
     return Options(**values)

@@ -1,0 +1,118 @@
+"""The extractors by name: what each sees, and how it is made. Imports no torch until one is made.
+
+A new one is a file here and a row in EXTRACTORS.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imgsubset.errors import UsageError
+
+if TYPE_CHECKING:
+    from imgsubset.features.random_cnn import Extractor
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of the table.
+
+    meaning   what it sees of an image, in a line
+    numbers   C of the maps, or length of the vector, that an image becomes; None: as its name or its parameters say
+    size      side of the square of pixels that it wants; None: that of the run
+    make      makes one, from the argument in its name if it has one, and parameters by name
+    argument  what follows a colon in its name, in capitals; empty: nothing does
+    """
+
+    meaning: str
+    numbers: int | None
+    size: int | None
+    make: Callable[..., Extractor]
+    argument: str = ""
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"imgsubset.features.{name}")
+
+
+EXTRACTORS: dict[str, Kind] = {
+    "random-cnn": Kind(
+        "shapes and textures, as an untrained network with seeded filters answers to them; --networks of them together",
+        None,
+        None,
+        lambda **parameters: _module("random_cnn").RandomCNN(**parameters),
+    ),
+    "pixels": Kind(
+        "the reds, greens and blues of all pixels, wherever they are; a fifteenth of the time of random-cnn",
+        3,
+        32,
+        lambda: _module("pixels").pixel_maps,
+    ),
+    "thumbnail": Kind(
+        "the layout: the picture at 8 x 8 pixels; next to no time",
+        192,
+        8,
+        lambda: _module("pixels").thumbnail,
+    ),
+    "fft": Kind(
+        "coarse and fine detail, by the Fourier transform; one to two times the time of random-cnn",
+        9,
+        None,
+        lambda **parameters: _module("fft").FFT(**parameters),
+    ),
+    "colour": Kind(
+        "mean colour, and the shares of 60 colours, in Oklab; one and a half times the time of random-cnn",
+        63,
+        None,
+        lambda: _module("colour").colour,
+    ),
+    "hog": Kind(
+        "directions of edges in each ninth, whatever the contrast; one and a half times the time of random-cnn",
+        54,
+        None,
+        lambda: _module("hog").hog,
+    ),
+    "torchvision": Kind(
+        "what a network trained on ImageNet tells apart, as in torchvision:resnet18; hundreds of times as slow",
+        None,
+        256,
+        lambda name, **parameters: _module("pretrained").Pretrained(name, **parameters),
+        "NAME",
+    ),
+    "python": Kind(
+        "what a function of your own makes of uint8 pixels (B, H, W, 3): maps (B, C, h, w)",
+        None,
+        None,
+        lambda name: _module("custom").Custom(name),
+        "MODULE:FUNCTION",
+    ),
+}
+SPELLINGS = tuple(f"{name}:{kind.argument}" if kind.argument else name for name, kind in EXTRACTORS.items())
+"""How each is named."""
+
+
+def kind_of(name: str) -> Kind:
+    """The row of an extractor. Raises UsageError if there is none of this name."""
+    head, colon, argument = name.partition(":")
+    if head not in EXTRACTORS:
+        near = "".join(f"; did you mean '{word}'?" for word in difflib.get_close_matches(head, EXTRACTORS, 1))
+        raise UsageError(f"unknown extractor '{name}'{near or ';'} known: {', '.join(SPELLINGS)}")
+    kind = EXTRACTORS[head]
+    if kind.argument and not argument:
+        raise UsageError(f"extractor '{name}' is named in full as {head}:{kind.argument}")
+    if colon and not kind.argument:
+        raise UsageError(f"extractor '{name}': nothing follows '{head}'")
+    return kind
+
+
+def make_extractor(name: str, **parameters: Any) -> Extractor:
+    """The extractor of this name, with parameters of its own; imports what it needs.
+
+    Raises UsageError if there is none of this name, and for parameters that make no sense.
+    """
+    kind = kind_of(name)
+    return kind.make(*([name.partition(":")[2]] if kind.argument else []), **parameters)

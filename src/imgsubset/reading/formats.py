@@ -1,0 +1,65 @@
+"""Files with pictures in them that are not read: by their name or first bytes, what they are and what to do."""
+
+from __future__ import annotations
+
+from posixpath import splitext
+
+_CONVERT = "which is not decoded; convert it to PNG or JPEG"
+_UNPACK = "which is not looked into; unpack it, and give the folder"
+_PICTURES = {
+    "an AVIF picture": ".avif .avifs",
+    "a HEIC picture": ".heic .heif .hif",
+    "a JPEG XL picture": ".jxl",
+    "a JPEG 2000 picture": ".jp2 .j2k .jpf",
+    "a DICOM picture": ".dcm .dicom",
+    "a camera's raw picture": ".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .raw .rw2 .srw",
+}
+_ARCHIVES = {
+    "a zip archive": ".zip",
+    "a tar archive": ".tar .tgz .tbz2 .txz",
+    "a gzip archive": ".gz",
+    "a bzip2 archive": ".bz2",
+    "an xz archive": ".xz",
+    "a Zstandard archive": ".zst",
+    "a 7z archive": ".7z",
+    "a rar archive": ".rar",
+    "a Parquet table": ".parquet",
+}
+_BY_SUFFIX = {
+    suffix: f"{kind}, {advice}"
+    for kinds, advice in ((_PICTURES, _CONVERT), (_ARCHIVES, _UNPACK))
+    for kind, suffixes in kinds.items()
+    for suffix in suffixes.split()
+}
+_MAGIC = (  # where bytes that no text begins with stand in a file, and the suffix of what has them there
+    (4, b"ftypavif", ".avif"),
+    (4, b"ftypavis", ".avif"),
+    *((4, b"ftyp" + brand, ".heic") for brand in (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1")),
+    (0, b"\0\0\0\x0cJXL ", ".jxl"),
+    (0, b"\0\0\0\x0cjP  ", ".jp2"),
+    (128, b"DICM", ".dcm"),
+    (0, b"PK\x03\x04", ".zip"),
+    (0, b"PK\x05\x06", ".zip"),
+    (257, b"ustar\0", ".tar"),
+    (257, b"ustar  \0", ".tar"),
+    (0, b"\x1f\x8b", ".gz"),
+    (4, b"1AY&SY", ".bz2"),
+    (0, b"\xfd7zXZ\0", ".xz"),
+    (0, b"\x28\xb5\x2f\xfd", ".zst"),
+    (0, b"7z\xbc\xaf\x27\x1c", ".7z"),
+    (0, b"Rar!\x1a\x07", ".rar"),
+    (0, b"PAR1\x15", ".parquet"),
+)
+HEAD = 512  # bytes that tell what a file is
+PICTURES = frozenset(suffix for suffixes in _PICTURES.values() for suffix in suffixes.split())
+
+
+def not_read(name: str) -> str | None:
+    """What a file of this name is, and what to do; None if the name does not tell."""
+    return _BY_SUFFIX.get(splitext(name)[1].lower())
+
+
+def not_read_by_content(head: bytes) -> str | None:
+    """What a file that begins with these HEAD bytes is, and what to do; None if they do not tell."""
+    found = next((suffix for at, magic, suffix in _MAGIC if head.startswith(magic, at)), None)
+    return found and _BY_SUFFIX[found]

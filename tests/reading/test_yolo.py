@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import create
+
+from imgsubset.reading.listing import list_images
+from imgsubset.reading.yolo import class_files, description, part_of, parts_of
+
+OLD = """\
+# Pets
+path: ../datasets/pets
+train:
+  - images/train
+  - images/more
+val: images/val  # 20
+test:
+
+names:
+  0: cat
+  1: dog
+download: |
+  import os
+kpt_shape: [17, 3]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("train", "train"), ("Training", "train"), ("val", "val"), ("valid", "val"), ("validation", "val"),
+     ("test", "test"), ("train2017", "train"), ("trainer", None), ("a", None), ("", None)],
+)  # fmt: skip
+def test_a_folder_is_a_part_by_its_name(name: str, part: str | None) -> None:
+    assert part_of(name) == part
+
+
+@pytest.mark.parametrize(
+    ("paths", "parts"),
+    [
+        (["images/train/a.jpg", "images/train/x/b.jpg"], {"train": ["images/train"]}),
+        (["images/train/a.jpg", "images/val/b.jpg"], {"train": ["images/train"], "val": ["images/val"]}),
+        (["valid/images/a.jpg", "test/images/b.jpg"], {"val": ["valid/images"], "test": ["test/images"]}),
+        (["images/a.jpg", "images/x/b.jpg"], {"train": ["images"]}),
+        (["x/a.jpg", "b.jpg"], {"train": [".", "x"]}),
+    ],
+)
+def test_parts_are_told_by_the_folders(paths: list[str], parts: dict[str, list[str]]) -> None:
+    assert parts_of(paths) == parts
+
+
+def test_the_description_of_a_source_is_kept_but_for_its_places(tmp_path: Path) -> None:
+    create(tmp_path / "pets.yaml", OLD.encode())
+    create(tmp_path / "other.yaml", b"names: [x]\n")
+    found = description(list_images(tmp_path), {"train": ["images/train"], "test": ["t", 'u"']})
+    assert found is not None
+    name, content = found
+    assert name == "pets.yaml"
+    assert content.decode().splitlines() == [
+        "# Written by imgsubset for the images in this folder.",
+        'train: "images/train"',
+        'val: "images/train"',
+        'test: ["t", "u\\""]',
+        "# Pets",
+        "names:",
+        "  0: cat",
+        "  1: dog",
+        "kpt_shape: [17, 3]",
+    ]
+    create(tmp_path / "again/pets.yaml", content)  # of a subset of the subset
+    assert description(list_images(tmp_path / "again"), {"train": ["images/train"], "test": ["t", 'u"']}) == found
+
+
+def test_without_a_description_the_names_are_those_of_the_classes(tmp_path: Path) -> None:
+    create(tmp_path / "images/a.jpg")
+    assert description(list_images(tmp_path), {"train": ["images"]}) is None
+    create(tmp_path / "labels/classes.txt", 'cat\r\n"dög"\n\n'.encode())
+    assert description(list_images(tmp_path), {"train": ["images"]}) == (
+        "data.yaml",
+        b"# Written by imgsubset for the images in this folder.\n"
+        b'train: "images"\nval: "images"\n' + 'names: ["cat", "\\"dög\\""]\n'.encode(),
+    )
+
+
+def test_a_source_that_is_no_yolo_set_has_no_description(tmp_path: Path) -> None:
+    create(tmp_path / "x/a.jpg")
+    create(tmp_path / "classes.txt", b"cat\n")
+    create(tmp_path / "config.yaml", b"names: x\nseed: 1\n")
+    create(tmp_path / "big.yaml", b"names: x\ntrain: y\n" + b"#" * (1 << 20))
+    create(tmp_path / "odd.yaml", bytes(range(256)))
+    assert description(list_images(tmp_path), {"train": ["x"]}) is None
+
+
+def test_files_of_class_names_are_found_above_images_and_labels(tmp_path: Path) -> None:
+    for name in ("classes.txt", "s/labels/classes.txt", "s/images/train/obj.names", "other/classes.txt"):
+        create(tmp_path / name)
+    create(tmp_path / "s/images/train/a.jpg")
+    found = class_files(list_images(tmp_path), ["s/images/train/a.jpg"])
+    assert found == ["classes.txt", "s/images/train/obj.names", "s/labels/classes.txt"]
