@@ -15,7 +15,8 @@ import torch
 from imgsubset.cores import threads
 from imgsubset.devices import exact_matmul, free_gpu, trouble, workers
 from imgsubset.features.cache import Cached
-from imgsubset.features.random_cnn import Extractor, RandomCNNs, image_moments
+from imgsubset.features.custom import Foreign
+from imgsubset.features.random_cnn import Extractor, image_moments
 from imgsubset.features.reduction import narrowed
 from imgsubset.files import Stamp
 from imgsubset.reading.decoders import Chunk
@@ -130,8 +131,7 @@ def _through_networks(
     with exact_matmul():
         if device.type == "cuda":
             yield from _in_memory(run, chunks, GPU_CHUNKS)
-        elif not all(isinstance(extractor, RandomCNNs) for extractor, _ in networks):
-            # A caller's extractor need not bear to be called from several threads.
+        elif any(isinstance(extractor, Foreign) for extractor, _ in networks):
             yield from _in_memory(run, chunks, 1)
         else:
             yield from _side_by_side(run, chunks)

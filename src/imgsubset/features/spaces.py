@@ -112,7 +112,7 @@ def _named(
         return [Space(name, side, weight, lambda: _on(device, make_extractor(name, **own)), cached)]
     if extractor is not None:
         # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
-        return [Space("extractor", size, weight, lambda: extractor, None)]
+        return [Space("extractor", size, weight, lambda: _on(device, _foreign(extractor)), None)]
     wanted = options.extraction
     shape: dict[str, Any] = {
         "channels": wanted.channels,
@@ -141,6 +141,12 @@ def _random_cnn(name: str, role: str | None, shape: Mapping[str, Any], size: int
 
     recipe = _recipe("random-cnn", size, device) | {"role": role, **shape}
     return Space(name, size, weight, make, recipe, held_out=role == "held-out")
+
+
+def _foreign(extractor: Extractor) -> Extractor:
+    from imgsubset.features.custom import Foreign
+
+    return Foreign(extractor)
 
 
 def _on(device: str, extractor: Extractor) -> Extractor:
