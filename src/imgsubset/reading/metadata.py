@@ -108,12 +108,12 @@ _limited = threading.Lock()
 
 def _parsed(lines: list[str], largest: int) -> tuple[list[tuple[list[str], int]], str]:
     """Rows of fields of at most this size, with the lines that they end in, and what ends them early, if anything."""
-    reader, rows = csv.reader(lines, strict=True), []  # else an open quote would swallow the rest
+    reader = csv.reader(lines, strict=True)  # else an open quote would swallow the rest
+    rows: list[tuple[list[str], int]] = []
     with _limited:  # a setting of the whole process: 128 KiB, which is little for a mask written as text
         before = csv.field_size_limit(largest)
         try:
-            for row in filter(None, reader):
-                rows.append((row, reader.line_num))
+            rows.extend((row, reader.line_num) for row in filter(None, reader))
         except csv.Error as error:
             return rows, f"line {reader.line_num}: {error}"
         finally:
