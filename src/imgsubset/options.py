@@ -73,7 +73,7 @@ class _Record:
             if value is None and option.default is None:
                 continue
             if isinstance(option.default, tuple):
-                if isinstance(value, int):
+                if isinstance(value, int) and option.type == "tuple[int, ...]":
                     object.__setattr__(self, option.name, value := (value,))
                 self._check(not isinstance(value, str), option.name, "a list, but a text")
                 self._check(isinstance(value, Iterable), option.name, "a list")
