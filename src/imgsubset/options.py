@@ -96,7 +96,7 @@ class Features(_Record):
 
     size: int = _opt(64, LOSS, "Side of the square that images are resized to", SIDE)
     channels: tuple[int, ...] = _opt((16, 32, 64), LOSS, "Output channels of each layer of the random CNN", CHANNELS)
-    kernel_size: int = _opt(3, LOSS, "Of its convolutions; odd", ODD)
+    kernel_size: int = _opt(3, LOSS, "Side of the convolutions of the random CNN; odd", ODD)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Constraints(_Record):
 
     stratify: str | None = _opt(None, CHOICE, "Every class keeps its share of n; with =equal all get as many. The "
         "class is the first folder", _one_of(*STRATIFY))  # fmt: skip
-    labels: str | None = _opt(None, CHOICE, "The classes of --stratify, with columns path,label")
+    labels: str | None = _opt(None, CHOICE, "A file of the classes for --stratify, with columns path,label")
     group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
     keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line")
@@ -136,18 +136,18 @@ class Constraints(_Record):
 class Search(_Record):
     """How the subset is looked for."""
 
-    seed: int = _opt(0, LOSS, "Of the network and the search: the same seed chooses the same images", SEED)
+    seed: int = _opt(0, LOSS, "Where chance starts: the same seed chooses the same images", SEED)
     candidates: int = _opt(4096, CHOICE, "Random subsets to score", _at_least(1))
     chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", _at_least(1))
     steps: int = _opt(600, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", _at_least(0))
     time_limit: float | None = _opt(None, CHOICE, "End the search after this long, as in '30s' or '5m', with the best "
         "found by then", (ABOVE_0[0], "a finite number of seconds above 0"))  # fmt: skip
-    temperature: float = _opt(1.0, CHOICE, "kT of the Langevin noise at the start, in units of the source's variance",
-        FROM_0)  # fmt: skip
-    friction: float = _opt(1.0, CHOICE, "gamma of the Langevin noise", FROM_0)
-    langevin_time: float = _opt(0.1, CHOICE, "How long the noise acts", FROM_0)
-    target_loss: float | None = _opt(None, CHOICE, "Of '-n auto': the smallest n with at most this loss", ABOVE_0)
-    target_size: float | None = _opt(None, CHOICE, "Of '-n auto': the smallest n that is as close as M random images",
+    temperature: float = _opt(1.0, CHOICE, "Temperature kT of the Langevin noise at the start, in units of the "
+        "source's variance", FROM_0)  # fmt: skip
+    friction: float = _opt(1.0, CHOICE, "Friction gamma of the Langevin noise", FROM_0)
+    langevin_time: float = _opt(0.1, CHOICE, "How long the Langevin noise acts", FROM_0)
+    target_loss: float | None = _opt(None, CHOICE, "With '-n auto': the smallest n with at most this loss", ABOVE_0)
+    target_size: float | None = _opt(None, CHOICE, "With '-n auto': the smallest n that is as close as M random images",
         ABOVE_0)  # fmt: skip
 
     def __post_init__(self) -> None:

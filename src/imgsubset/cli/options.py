@@ -56,7 +56,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "include": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "exclude": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
     "sidecars": {"metavar": "auto|none|PATTERN"},
-    "stratify": {"type": click.Choice(STRATIFY), "is_flag": False, "flag_value": "share", "metavar": "[=equal]"},
+    "stratify": {"type": click.Choice(STRATIFY), "is_flag": False, "flag_value": "share", "metavar": "[=share|equal]"},
     "labels": {"type": NAME, "metavar": "FILE.csv"},
     "group_by": {"metavar": "parent|REGEX"},
     "drop": {"parse": read_paths, "type": PATH, "metavar": "FILE"},
@@ -89,7 +89,7 @@ def _option(name: str) -> Decorator:
 
 FEATURES: list[Decorator] = [
     *map(_option, ("weights", "seed", "device", "size", "channels", "kernel_size", "workers", "cache")),
-    click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
+    click.option("--no-cache", is_flag=True, help="Neither use nor keep moments of images."),
     _option("strict"),
 ]
 WHICH = [*map(_option, ("include", "exclude", "sidecars"))]
@@ -102,9 +102,11 @@ SEARCH = [
 EMBEDDINGS: list[Decorator] = [
     click.option("--embeddings", type=PATH, metavar="FILE.npy",
                  help="Features computed elsewhere, a row an image, in place of the random CNN's."),
-    click.option("--paths", type=PATH, metavar="FILE", help="The images of these rows, relative to SRC, one a line."),
+    click.option("--paths", type=PATH, metavar="FILE",
+                 help="The images of the rows of --embeddings, relative to SRC, one a line."),
     click.option("--pca", type=int, metavar="K",
-                 help="Principal components of them to keep; 0 is all.  [default: 64 of more than 256]"),
+                 help="Principal components of the embeddings to keep; 0 keeps all dimensions.  "
+                 "[default: 64 if there are more than 256 dimensions]"),
 ]  # fmt: skip
 GATE = click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")
 OUTPUT: list[Decorator] = [

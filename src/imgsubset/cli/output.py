@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from imgsubset.cli.bars import Bars
+from imgsubset.cli.help import WithHelp
 from imgsubset.cli.options import collect
 from imgsubset.errors import ImgsubsetError, OutputError, VerdictError
 from imgsubset.options import REMOVED, unknown
@@ -43,7 +44,7 @@ class Output:
             yield bars
 
 
-class Command(click.Command):
+class Command(WithHelp):
     """A command whose function receives `out`, and `options` and `embeddings` where it has these."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -76,10 +77,10 @@ def discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def complain(text: str) -> None:
-    """Print a line on stderr, if that can be written to: where it cannot, the exit code must do."""
+def complain(text: str, start: str = "imgsubset: ") -> None:
+    """Print on stderr, if that can be written to: where it cannot, the exit code must do."""
     with contextlib.suppress(OSError):
-        click.echo(f"imgsubset: {text}", err=True)
+        click.echo(f"{start}{text}", err=True)
 
 
 def say(text: str | bytes, err: bool = False) -> None:
