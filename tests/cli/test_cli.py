@@ -19,8 +19,8 @@ from PIL import Image
 import imgsubset as package
 from imgsubset import cli, errors
 from imgsubset.cli import signals
+from imgsubset.cli.bars import Bars
 from imgsubset.options import FIELDS
-from imgsubset.progress import silent
 from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
@@ -304,7 +304,7 @@ def test_an_interrupt_asks_the_search_to_end_and_ends_any_other_stage(
         raise signals.EndedBySignal(number)
 
     monkeypatch.setattr(signals, "leave", leave)
-    interrupt = signals.Interrupt(silent)
+    interrupt = signals.Interrupt(Bars(quiet=True))
     assert interrupt() is False  # as the search asks
     interrupt.progress(stage, 1, 2)
     if searching:
