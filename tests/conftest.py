@@ -33,7 +33,7 @@ from imgsubset.files import Stamp
 from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import LIBRARIES
-from imgsubset.results.records import Measured, Score
+from imgsubset.results.scores import Measured, Score
 from imgsubset.statistics import permutation
 from imgsubset.weights import DIVERGENCE_NAMES
 

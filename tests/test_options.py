@@ -95,9 +95,14 @@ def test_shares_depend_on_proportions_alone(scale: float) -> None:
         ("size", 4097),
         ("channels", ()),
         ("channels", (16, 0)),
-        ("kernel_size", 0),
-        ("kernel_size", 4),
-        ("kernel_size", -3),
+        ("kernel_size", (0,)),
+        ("kernel_size", (3, 4)),
+        ("kernel_size", (-3,)),
+        ("kernel_size", ()),
+        ("pool", (3,)),
+        ("size", "large"),
+        ("networks", 0),
+        ("networks", 65),
         ("temperature", -0.1),
         ("temperature", math.nan),
         ("friction", math.inf),
@@ -113,7 +118,6 @@ def test_shares_depend_on_proportions_alone(scale: float) -> None:
         ("stratify", "share"),
         ("stratify", None),
         ("stratify_as", "all"),
-        ("channels", 5),
         ("channels", ("8",)),
         ("include", None),
         ("keep", 3),
@@ -137,7 +141,9 @@ def test_a_wrong_option_is_a_usage_error_that_names_field_and_value(field: str, 
         ("size", 8),
         ("size", 4096),
         ("channels", (1,)),
-        ("kernel_size", 1),
+        ("kernel_size", (1,)),
+        ("size", "auto"),
+        ("networks", 64),
         ("temperature", 0.0),
         ("friction", 0.0),
         ("langevin_time", 0.0),
@@ -163,7 +169,7 @@ def test_options_by_name_are_sorted_into_records_and_read_either_way() -> None:
         steps=50, size=16, include=["*.png"], weights={"kl": 1}, labels="x.csv", stratify=True, stratify_as="equal"
     )
     assert (options.search.steps, options.steps) == (50, 50)
-    assert (options.features.size, options.size) == (16, 16)
+    assert (options.extraction.size, options.size) == (16, 16)
     assert options.reading.include == options.include == ("*.png",)
     assert options.mix.weights == options.weights == Weights(1, 0, 0, 0, 0)
     assert (options.constraints.labels, options.running.device) == ("x.csv", "auto")
@@ -182,7 +188,7 @@ def test_options_are_values() -> None:
     assert dataclasses.replace(Options(steps=5, size=16), steps=6) == Options(steps=6, size=16)
     assert merged(None, {"steps": 6}) == Options(steps=6)
     assert merged(Options(steps=5, size=16), {"steps": 6}) == Options(steps=6, size=16)
-    assert merged(Options(steps=5), {"features": Extraction(size=16)}) == Options(steps=5, size=16)
+    assert merged(Options(steps=5), {"extraction": Extraction(size=16)}) == Options(steps=5, size=16)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +244,8 @@ def test_every_option_says_once_what_it_decides_and_what_it_means() -> None:
 
 def test_what_decides_a_loss_is_what_a_manifest_gives_back() -> None:
     assert {*Options().that_decide(LOSS)} == {
-        *("include", "exclude", "sidecars", "size", "channels", "kernel_size", "weights", "feature_seed")
+        *("include", "exclude", "sidecars", "features", "size", "networks", "channels", "kernel_size", "stride"),
+        *("activation", "pool", "taps", "weights_file", "feature_seed", "held_out", "weights"),
     }
 
 

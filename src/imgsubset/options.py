@@ -46,7 +46,7 @@ class _Record:
             if value is None and option.default is None:
                 continue
             if isinstance(option.default, tuple):
-                if isinstance(value, int):
+                if isinstance(value, int) and option.type == "tuple[int, ...]":
                     object.__setattr__(self, option.name, value := (value,))
                 self._check(not isinstance(value, str), option.name, "a list, but a text")
                 self._check(isinstance(value, Iterable), option.name, "a list")
@@ -129,7 +129,7 @@ class Constraints(_Record):
         "last; or what the expression captures in the path")  # fmt: skip
     stratify_as: str = _opt("share", CHOICE, "How many images a class gets: its share, or as many as any other",
         one_of(*STRATIFY))  # fmt: skip
-    labels: str | None = _opt(None, CHOICE, "The classes of --stratify, with columns path,label")
+    labels: str | None = _opt(None, CHOICE, "A file of the classes for --stratify, with columns path,label")
     group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
     keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json of an "
@@ -157,12 +157,12 @@ class Search(_Record):
     steps: int = _opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", whole(0, 10_000_000))
     time_limit: float | None = _opt(None, CHOICE, "End the search after this long, as in '30s' or '5m', with the best "
         "found by then", SECONDS)  # fmt: skip
-    temperature: float = _opt(1.0, CHOICE, "kT of the Langevin noise at the start, in units of the source's variance",
-        number(1000))  # fmt: skip
-    friction: float = _opt(1.0, CHOICE, "gamma of the Langevin noise", number(1000))
-    langevin_time: float = _opt(0.1, CHOICE, "How long the noise acts", number(1000))
-    target_loss: float | None = _opt(None, CHOICE, "Of '-n auto': the smallest n with at most this loss", ABOVE_0)
-    target_size: float | None = _opt(None, CHOICE, "Of '-n auto': the smallest n that is as close as M random images",
+    temperature: float = _opt(1.0, CHOICE, "Temperature kT of the Langevin noise at the start, in units of the "
+        "source's variance", number(1000))  # fmt: skip
+    friction: float = _opt(1.0, CHOICE, "Friction gamma of the Langevin noise", number(1000))
+    langevin_time: float = _opt(0.1, CHOICE, "How long the Langevin noise acts", number(1000))
+    target_loss: float | None = _opt(None, CHOICE, "With '-n auto': the smallest n with at most this loss", ABOVE_0)
+    target_size: float | None = _opt(None, CHOICE, "With '-n auto': the smallest n that is as close as M random images",
         ABOVE_0)  # fmt: skip
 
     def __post_init__(self) -> None:

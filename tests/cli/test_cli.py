@@ -19,8 +19,8 @@ from PIL import Image
 import imgsubset as package
 from imgsubset import cli, errors
 from imgsubset.cli import signals
+from imgsubset.cli.bars import Bars
 from imgsubset.options import FIELDS
-from imgsubset.progress import silent
 from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
@@ -139,7 +139,7 @@ WRONG: list[tuple[list[object], str]] = [
     (["-n", "3", "--time-limit", "5d"], "time limit '5d'"),
     (["-n", "3", "--seed", "-1"], "seed -1"),
     (["-n", "3", "--size", "7"], "size 7"),
-    (["-n", "3", "--kernel-size", "4"], "kernel_size 4"),
+    (["-n", "3", "--kernel-size", "4"], "kernel_size (4,)"),
     (["-n", "3", "--temperature", "nan"], "temperature nan"),
     (["-n", "3", "--friction", "-1"], "friction -1"),
     (["-n", "3", "--langevin-time", "inf"], "langevin_time inf"),
@@ -304,7 +304,7 @@ def test_an_interrupt_asks_the_search_to_end_and_ends_any_other_stage(
         raise signals.EndedBySignal(number)
 
     monkeypatch.setattr(signals, "leave", leave)
-    interrupt = signals.Interrupt(silent)
+    interrupt = signals.Interrupt(Bars(quiet=True))
     assert interrupt() is False  # as the search asks
     interrupt.progress(stage, 1, 2)
     if searching:
@@ -586,7 +586,8 @@ def test_unusable_files_are_skipped_and_named_with_their_reasons(
     assert set(tree(tmp_path / "out")) == {*GOOD, "manifest.json"}
     manifest = strict_json((tmp_path / "out" / "manifest.json").read_text())
     assert {file["path"]: file["reason"] for file in manifest["rejected"]} == named
-    assert manifest["counts"] == {"usable": 5, "chosen": 5, "rejected": 8, "ignored": 0, "cached": 0, "copies": 0}
+    counts = {"usable": 5, "chosen": 5, "rejected": 8, "ignored": 0, "cached": 0, "copies": 0}
+    assert manifest["counts"] == counts | {"labels": 0, "unlabelled": 5}
 
 
 def test_strict_makes_unusable_files_an_error_before_anything_is_copied(

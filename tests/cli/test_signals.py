@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Run, noise, strict_json, tree
 from PIL import Image
+from terminal import on_terminal
 
 from imgsubset import Options, export, select
 from imgsubset.features import ingest
@@ -393,36 +390,15 @@ def test_help_gets_no_traceback(argument: str, redirection: str, code: int, expe
     assert shell(redirection, argument) == (code, "", expected)
 
 
-def on_terminal(columns: int, *arguments: object, **environment: str) -> tuple[int, bytes]:
-    """Run the program with stdout and stderr on a terminal; its exit code and all that it wrote."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "imgsubset", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=slave,
-        stderr=slave,
-        env={**os.environ, **environment},
-    )
-    os.close(slave)
-    written = b""
-    try:
-        while block := os.read(master, 1 << 16):
-            written += block
-    except OSError:  # Linux ends a terminal that nobody writes to by an error
-        pass
-    os.close(master)
-    return process.wait(240), written.replace(b"\r\n", b"\n")
-
-
 @pytest.mark.parametrize(
     "environment", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "40"}], ids=str
 )
 def test_a_terminal_gets_what_it_can_show(finished: Path, environment: dict[str, str]) -> None:
     bars = environment["TERM"] != "dumb"
     source = finished.with_name("few")
-    code, written = on_terminal(40, "select", source, *SELECT, "--mode", "none", "--no-cache", **environment)
-    assert code == 0, written
+    run = on_terminal(40, "select", source, *SELECT, "--mode", "none", "--no-cache", **environment)
+    written = run.written.replace(b"\r\n", b"\n")
+    assert run.code == 0, written
     assert (b"decode:" in written, b"\r" in written) == (bars, bars)
     assert b"\x1b[3" not in written  # no colour
     if bars:

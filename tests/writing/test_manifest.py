@@ -15,7 +15,6 @@ from conftest import Run, tree
 from imgsubset.errors import InputError
 from imgsubset.options import Options
 from imgsubset.reading.listing import list_images
-from imgsubset.tasks.select import select_into
 from imgsubset.weights import Weights
 from imgsubset.writing.manifest import read_manifest
 
@@ -106,7 +105,12 @@ def test_a_manifest_of_the_old_version_is_read(folder: Path, tmp_path: Path) -> 
         assert tuple(found.hashes) == CHOSEN
         assert found.extras == {}
         assert found.options == Options(
-            size=16, channels=(8, 8), weights=Weights(1, 0, 0, 0, 2), include=("*.bmp", "*.gif", "*.png")
+            size=16,
+            networks=1,
+            activation="relu",
+            channels=(8, 8),
+            weights=Weights(1, 0, 0, 0, 2),
+            include=("*.bmp", "*.gif", "*.png"),
         )
 
 
@@ -119,7 +123,9 @@ def test_the_one_seed_of_the_old_version_was_the_network_s_too(
     manifest = tmp_path / "out" / "manifest.json"
     manifest.write_text(json.dumps(record))
     assert read_manifest(manifest).options.feature_seed == expected
-    newer = record | {"format": 2, "options": record["options"] | {"feature_seed": 3}}
+    added = {"features": {"hog": 1}, "networks": 2, "stride": [2], "activation": "abs", "pool": [], "taps": "last"}
+    added |= {"weights_file": None, "held_out": False, "feature_seed": 3, "kernel_size": [3]}
+    newer = record | {"format": 2, "options": record["options"] | added}
     manifest.write_text(json.dumps(newer))
     assert read_manifest(manifest).options.feature_seed == 3
     del newer["options"]["feature_seed"]
@@ -128,23 +134,16 @@ def test_the_one_seed_of_the_old_version_was_the_network_s_too(
         read_manifest(manifest)
 
 
-def test_what_the_old_version_finished_is_verified_and_with_both_seeds_counts_as_done(
+def test_what_the_old_version_wrote_is_verified_and_never_replaced_unasked(
     imgsubset: Program, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    record = old(folder, out)
+    old(folder, out)
     assert imgsubset("verify", out).code == 0
-    record["request"]["options"]["feature_seed"] = 0
-    (out / "manifest.json").write_text(json.dumps(record))
     before = tree(out)
-    patterns = ["*.bmp", "*.gif", "*.png"]
-    placed = select_into(folder, 2, out, weights={"kl": 1, "frechet": 2}, include=patterns, workers=1, **WORDS)
-    assert (placed.done, placed.loss, placed.destination) == (True, 0.25, out)
-    assert (placed.chosen, placed.ranked) == (CHOSEN, CHOSEN[::-1])
-    words = [f"--include={pattern}" for pattern in patterns]
+    words = [f"--include={pattern}" for pattern in ("*.bmp", "*.gif", "*.png")]
     words += "--candidates 64 --chains 1 --steps 8 --size 16 --channels 8,8 --device cpu".split()
-    run = imgsubset("select", folder, out, "-n", 2, "--weights", "kl=1,frechet=2", *words)
-    assert (run.code, "nothing to do" in run.out) == (0, True)
+    assert imgsubset("select", folder, out, "-n", 2, "--weights", "kl=1,frechet=2", *words).code == 5
     assert tree(out) == before
 
 
@@ -159,7 +158,7 @@ def test_what_the_old_version_finished_is_verified_and_with_both_seeds_counts_as
         ("files", [{"path": ""}], "which is no path in a folder"),
         ("extras", [{"path": "x"}], "KeyError 'sha256'"),
         ("options", {}, "KeyError"),
-        ("options", {**ASKED, "seed": "0"}, "seed '0' makes no sense"),
+        ("options", {**ASKED, "size": "0"}, "size '0' is not"),
         ("options", {**ASKED, "channels": [8, "8"]}, "channels .* makes no sense"),
         ("options", {**ASKED, "include": "*.png"}, "include .* makes no sense"),
         ("options", {**ASKED, "weights": [1, 1, 1, 1, 1]}, "weights .* makes no sense"),

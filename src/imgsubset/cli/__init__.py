@@ -16,6 +16,7 @@ from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
 from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
+from imgsubset.cli.help import WithHelpGroup
 from imgsubset.cli.output import complain, discard_stdout, say
 from imgsubset.cli.scarce import scarcity
 from imgsubset.cli.select import demo_command, select_command
@@ -31,11 +32,7 @@ COMMANDS = [
 CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items())])
 
 
-@click.group(
-    commands=COMMANDS,
-    epilog=CODES,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.group(cls=WithHelpGroup, commands=COMMANDS, epilog=CODES, context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="imgsubset")
 def program() -> None:
     """Choose the images of a folder whose distribution is closest to that of the whole folder.
@@ -45,7 +42,7 @@ def program() -> None:
     imgsubset split photos sets train=80% test=20%
     imgsubset score photos subset            how close any subset is
     imgsubset compare real generated         how far apart two folders are
-    imgsubset demo trial                     try it on pictures that it draws itself
+    imgsubset demo trial                     try it on pictures that it draws
     """
 
 
@@ -69,6 +66,9 @@ def _run() -> int:
         if sys.stdout is stdout:
             raise
         return 128 + 13  # click prints help itself, and puts another stdout there when nobody reads it
+    except click.exceptions.NoArgsIsHelpError as error:
+        complain(error.format_message(), "")
+        return error.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see '{context.command_path} --help'" if context else ""

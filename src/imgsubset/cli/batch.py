@@ -40,7 +40,10 @@ def batch_command(file: Path, out: Output) -> None:
     """Do the selections that a TOML file describes, and go on after those that fail.
 
     \b
-    [defaults]                # of all jobs: the options of `select`, without dashes
+    imgsubset batch jobs.toml
+
+    \b
+    [defaults]                # of all jobs: options of `select`, without dashes
     n = "10%"
     [jobs.cats]               # one table a job
     source = "cats"           # relative paths start from the folder of the file

@@ -8,6 +8,7 @@ import click
 from platformdirs import user_cache_path
 
 from imgsubset.cli import options as opt
+from imgsubset.cli.help import WithHelpGroup
 from imgsubset.cli.output import Command, Output
 from imgsubset.results.as_json import describe_cache
 from imgsubset.results.as_text import cache_summary, printable
@@ -19,7 +20,7 @@ CACHE_OPTIONS = [
 ]  # fmt: skip
 
 
-@click.group("cache")
+@click.group("cache", cls=WithHelpGroup)
 def cache_group() -> None:
     """Show or empty the cache of images' moments."""
 

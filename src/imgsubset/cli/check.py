@@ -37,6 +37,12 @@ def score_command(
 ) -> None:
     """Say how close the images of SUBSET are to those of SRC.
 
+    \b
+    imgsubset score photos subset
+    imgsubset score photos chosen.txt
+    imgsubset score photos subset --max-loss 0.5    exit code 6 if it is worse
+    find subset -name '*.jpg' | imgsubset score photos -
+
     SUBSET is a folder, a text file of paths, '-' for paths on stdin, or the manifest.json of a selection; its images
     are found in SRC by content. Where it is or holds a manifest, the options in that are the defaults here.
     """
@@ -59,6 +65,11 @@ def score_command(
 def compare_command(first: Path, second: Path, options: Options, max_loss: float | None, out: Output) -> None:
     """Compare the images of B with those of A, which need not have an image in common.
 
+    \b
+    imgsubset compare real generated
+    imgsubset compare last-year this-year --weights frechet=1
+    imgsubset compare train test --max-loss 2    exit code 6 if they differ more
+
     A and B are folders, text files of paths, or '-' for paths on stdin; A is the reference. Beside each divergence
     stands what two random samples of these sizes from one distribution would show.
     """
@@ -73,7 +84,11 @@ def compare_command(first: Path, second: Path, options: Options, max_loss: float
 @click.argument("destination", metavar="DST", type=opt.PATH)
 @opt.add(opt.OUTPUT)
 def verify_command(destination: Path, out: Output) -> None:
-    """Check the files in DST against its manifest: missing, changed and extra ones make exit code 7."""
+    """Check the files in DST against its manifest: missing, changed and extra ones make exit code 7.
+
+    \b
+    imgsubset verify subset
+    """
     with out.bars() as bars:
         found = verify(destination, bars)
     out.show(describe_verification(found), verification_summary(found, out.verbose))

@@ -114,7 +114,7 @@ def _option(name: str) -> Decorator:
 FEATURES: list[Decorator] = [
     *map(_option, ("weights", "feature_seed", "device", "features", "size", "networks", "channels", "kernel_size")),
     *map(_option, ("stride", "activation", "pool", "taps", "weights_file", "held_out", "workers", "cache")),
-    click.option("--no-cache", is_flag=True, help="Neither use nor keep them."),
+    click.option("--no-cache", is_flag=True, help="Neither use nor keep moments of images."),
     _option("strict"),
 ]
 WHICH = [*map(_option, ("include", "exclude", "sidecars"))]
@@ -127,9 +127,11 @@ SEARCH = [
 EMBEDDINGS: list[Decorator] = [
     click.option("--embeddings", type=PATH, metavar="FILE.npy",
                  help="Features computed elsewhere, a row an image, in place of the random CNN's."),
-    click.option("--paths", type=PATH, metavar="FILE", help="The images of these rows, relative to SRC, one a line."),
+    click.option("--paths", type=PATH, metavar="FILE",
+                 help="The images of the rows of --embeddings, relative to SRC, one a line."),
     click.option("--pca", type=int, metavar="K",
-                 help="Principal components of them to keep; 0 is all.  [default: 64 of more than 256]"),
+                 help="Principal components of the embeddings to keep; 0 keeps all dimensions.  "
+                 "[default: 64 if there are more than 256 dimensions]"),
 ]  # fmt: skip
 GATE = [click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")]
 SIZE_GATE = [

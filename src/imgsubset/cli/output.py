@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-from tqdm import tqdm
 
+from imgsubset.cli.bars import Bars
+from imgsubset.cli.help import WithHelp
 from imgsubset.cli.options import collect
 from imgsubset.errors import ImgsubsetError, OutputError, VerdictError
 from imgsubset.options import REMOVED, unknown
-from imgsubset.progress import Progress
 from imgsubset.results.as_text import printable
 
 PRINTING = ("as_json", "quiet", "verbose")
@@ -38,26 +38,13 @@ class Output:
             say(text, err=err)
 
     @contextlib.contextmanager
-    def bars(self) -> Iterator[Progress]:
-        """Progress bars on stderr, one a stage; none off a terminal or when quiet."""
-        # None: tqdm asks whether stderr is a terminal. One that is dumb cannot go back in a line.
-        hidden = self.quiet or sys.stderr is None or os.environ.get("TERM") == "dumb" or None
-        bars: dict[str, tqdm[Any]] = {}
-
-        def progress(stage: str, done: int, total: int, note: str = "") -> None:
-            if not done:  # a stage that has no parts to tell of
-                return
-            if stage not in bars:
-                bar = tqdm(desc=stage, total=total, disable=hidden, unit="", leave=False)
-                bars[stage] = shown.enter_context(bar)
-            bars[stage].set_postfix_str(note, refresh=False)
-            bars[stage].update(done)
-
-        with contextlib.ExitStack() as shown:
-            yield progress
+    def bars(self) -> Iterator[Bars]:
+        """Progress on stderr while the context lasts."""
+        with contextlib.closing(Bars(self.quiet)) as bars:
+            yield bars
 
 
-class Command(click.Command):
+class Command(WithHelp):
     """A command whose function receives `out`, and `options` and `embeddings` where it has these."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -90,10 +77,10 @@ def discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def complain(text: str) -> None:
-    """Print a line on stderr, if that can be written to: where it cannot, the exit code must do."""
+def complain(text: str, start: str = "imgsubset: ") -> None:
+    """Print on stderr, if that can be written to: where it cannot, the exit code must do."""
     with contextlib.suppress(OSError):
-        click.echo(f"imgsubset: {text}", err=True)
+        click.echo(f"{start}{text}", err=True)
 
 
 def say(text: str | bytes, err: bool = False) -> None:

@@ -59,8 +59,8 @@ class Job:
 @opt.add(opt.ONE_SUBSET, opt.CLASSES, opt.WHICH, opt.TARGET, opt.FEATURES, opt.SEARCH)
 @opt.add(opt.EMBEDDINGS)
 @opt.add(opt.GATE, opt.SIZE_GATE)
-@click.option("--mode", type=click.Choice([*MODES, "none"]), default="copy", show_default=True,
-              help="How the chosen images come to DST; none: not at all, and DST is not needed.")  # fmt: skip
+@click.option("--mode", type=click.Choice([*MODES, "none"]), metavar="MODE", default="copy", show_default=True,
+              help=f"How the images come to DST: {', '.join(MODES)}; or none: not at all, without DST.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in DST; foreign files there stay.")
 @click.option("--list", "list_file", type=opt.PATH, metavar="FILE|-", help="Write the paths of the chosen images, one "
               "a line; '-' is stdout, and the summary then goes to stderr.")  # fmt: skip
@@ -70,7 +70,13 @@ class Job:
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
 @opt.add(opt.OUTPUT)
 def select_command(out: Output, **arguments: Any) -> None:
-    """Choose N images of SRC and copy them to the folder DST.
+    """Choose N images of SRC whose distribution is closest to that of all, and copy them to the folder DST.
+
+    \b
+    imgsubset select photos subset -n 500
+    imgsubset select photos subset -n 10% --stratify
+    imgsubset select photos subset -n auto --target-loss 0.1
+    imgsubset select photos -n 20 --mode none --list chosen.txt
 
     SRC is a folder, or a text file of paths, or '-' for paths on stdin (one a line, or NUL-separated). An identical
     run into its own finished destination does nothing.
@@ -87,7 +93,12 @@ def select_command(out: Output, **arguments: Any) -> None:
 @click.option("-n", "n", default="100", show_default=True, metavar="N|P%|auto", help="How many images to choose.")
 @opt.add(opt.TARGET, opt.FEATURES, opt.SEARCH, opt.OUTPUT)
 def demo_command(folder: Path, n: str, options: Options, out: Output) -> None:
-    """Draw 2,000 small pictures into DIR/source, choose some of them, and copy these to DIR/subset."""
+    """Draw 2,000 small pictures into DIR/source, choose some of them, and copy these to DIR/subset.
+
+    \b
+    imgsubset demo trial
+    imgsubset demo trial -n 5%
+    """
     from imgsubset.cli.demo import draw_pictures
 
     job = Job(folder / "source", folder / "subset", n, options)

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TypeAlias
 
-import click
-
+from imgsubset.cli.bars import Bars
 from imgsubset.cli.output import Output
-from imgsubset.progress import Progress
 
 FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Handler: TypeAlias = Callable[[int, "FrameType | None"], None]
@@ -57,7 +55,7 @@ class Interrupt:
     It is the `stop` of a task, which asks it during the search, and hears of the other stages by `progress`.
     """
 
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: Bars) -> None:
         self.bars = bars
         self.searching = self.asked = False
 
@@ -76,8 +74,7 @@ class Interrupt:
         if self.asked or not self.searching:
             leave(number)
         self.asked = True
-        with contextlib.suppress(OSError):
-            click.echo("\nimgsubset: ending the search with the best so far; Ctrl-C again to leave at once", err=True)
+        self.bars.say("imgsubset: ending the search with the best so far; Ctrl-C again to leave at once")
 
 
 @contextlib.contextmanager

@@ -24,8 +24,8 @@ from imgsubset.writing.export import MODES
 @click.argument("destination", metavar="DST", type=opt.PATH)
 @click.argument("parts", metavar="NAME=SIZE...", nargs=-1, required=True)
 @opt.add(opt.CLASSES, opt.WHICH, opt.FEATURES, opt.SEARCH, opt.EMBEDDINGS)
-@click.option("--mode", type=click.Choice(MODES), default="copy", show_default=True,
-              help="How the images come to DST.")  # fmt: skip
+@click.option("--mode", type=click.Choice(MODES), metavar="MODE", default="copy", show_default=True,
+              help=f"How the images come to DST: {', '.join(MODES)}.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier split in DST; foreign files there stay.")
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
 @opt.add(opt.OUTPUT)
@@ -36,6 +36,9 @@ def split_command(
 
     \b
     imgsubset split photos sets train=80% val=10% test=10%
+    imgsubset split photos sets train=80% test=20% --stratify
+    imgsubset split photos sets train=80% test=20% --group-by '(patient[0-9]+)_'
+    imgsubset split photos sets pilot=200 --dry-run
 
     Sizes are numbers or percentages of the images that may be chosen, with --dedupe of those that it leaves; 100% in
     all take every one.

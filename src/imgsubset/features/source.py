@@ -29,26 +29,26 @@ class Source:
 
     listing   where they come from
     blocks    the moments of the usable ones in each feature space that is matched, a row each, not standardised
-    held_out  the same in the networks that measure and that no search sees
-    size      side of the square that images were resized to, in pixels; None where none was decoded
     paths     of these, relative to the source, in the order of their bytes
     stamps    what each file was when it was read
     rejected  the files with an image's name that are not usable, with reasons
     device    what the moments were made on
     cached    how many of them came from the cache
     warnings  what a user should know
+    held_out  the moments in the networks that measure and that no search sees
+    size      side of the square that images were resized to, in pixels; None where none was decoded
     """
 
     listing: Listing
     blocks: tuple[Block, ...] = field(repr=False)
-    held_out: tuple[Block, ...] = field(repr=False)
-    size: int | None
     paths: tuple[str, ...] = field(repr=False)
     stamps: tuple[Stamp, ...] = field(repr=False)
     rejected: tuple[RejectedFile, ...]
     device: str
     cached: int = 0
     warnings: tuple[str, ...] = ()
+    held_out: tuple[Block, ...] = field(default=(), repr=False)
+    size: int | None = None
 
     def standardised(self) -> Source:
         """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones.
@@ -70,7 +70,7 @@ def _standardised(blocks: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[s
         scale = standard(few)
         images = scale.apply(few)
         # The borders of an image vary even where all images are alike.
-        alike = len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all())
+        alike = not images.channels or (len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all()))
         kept = [False] if alike else scale.kept.tolist()
         made.append((replace(block, images=images), any(kept)))
         if any(kept) and not all(kept):
@@ -226,7 +226,7 @@ def _from_embeddings(
                 raise UsageError(f"{name} {value!r} says how images are read; embeddings are used instead")
         paired = [pair for pair in zip(listing.paths, listing.stamps, strict=True) if pair[0] in places]
         paths, stamps = zip(*paired, strict=True)
-        read = Source(listing, (), (), None, paths, stamps, listing.rejected, torch_device(device).type)
+        read = Source(listing, (), paths, stamps, listing.rejected, torch_device(device).type)
     rows = torch.tensor([places[path] for path in read.paths], device=embedded.images.table.device)
     block = Block("embeddings", ImageMoments(embedded.images.table[rows], embedded.images.positions), weight)
     return replace(read, listing=listing, blocks=(*read.blocks, block), warnings=read.warnings + tuple(notes))

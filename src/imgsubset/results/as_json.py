@@ -12,17 +12,8 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.files import identity
 from imgsubset.options import CHOICE, NOTHING, Options
 from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.results.records import (
-    Comparison,
-    Export,
-    Measured,
-    Placed,
-    Result,
-    Score,
-    Scored,
-    Selection,
-    Verification,
-)
+from imgsubset.results.records import Comparison, Export, Placed, Result, Scored, Selection, Verification
+from imgsubset.results.scores import Measured, Score
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.errors import shortened
 from imgsubset.reading.listing import RejectedFile
-from imgsubset.results.records import Comparison, Export, Placed, Result, Score, Scored, Selection, Verification
+from imgsubset.results.records import Comparison, Export, Placed, Result, Scored, Selection, Verification
+from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept

@@ -6,7 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from imgsubset.features.source import Source
-from imgsubset.results.records import Measured, Score
+from imgsubset.results.scores import Measured, Score
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
