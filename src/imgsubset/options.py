@@ -11,7 +11,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.checks import ABOVE_0, DEVICE, PAIR, SECONDS, SEED, SIDE, SWITCH, Check, number, one_of, whole, wholes
@@ -45,20 +45,33 @@ class _Record:
             value = getattr(self, option.name)
             if value is None and option.default is None:
                 continue
-            if isinstance(option.default, tuple):
-                if isinstance(value, int) and option.type == "tuple[int, ...]":
-                    object.__setattr__(self, option.name, value := (value,))
-                self._check(not isinstance(value, str), option.name, "a list, but a text")
-                self._check(isinstance(value, Iterable), option.name, "a list")
-                object.__setattr__(self, option.name, tuple(value))
-            elif isinstance(value, Integral) and not isinstance(value, bool):  # numpy's go into no manifest
-                object.__setattr__(self, option.name, value := int(value))
+            object.__setattr__(self, option.name, value := self._typed(option, value))
             if check := option.metadata["check"]:
                 makes_sense, wanted = check
                 try:
-                    self._check(makes_sense(value), option.name, wanted)
-                except TypeError:  # a text where a number is wanted
-                    self._check(False, option.name, wanted)
+                    good = makes_sense(value)
+                except (TypeError, ValueError):  # a text where a number is wanted, an array
+                    good = False
+                self._check(good, option.name, wanted)
+
+    def _typed(self, option: dataclasses.Field[Any], value: Any) -> Any:
+        """The value as the type that the option has, where it can be one."""
+        if isinstance(option.default, tuple):
+            if isinstance(value, int) and option.type == "tuple[int, ...]":
+                value = (value,)
+            self._check(not isinstance(value, str), option.name, "a list, but a text")
+            self._check(isinstance(value, Iterable), option.name, "a list")
+            value = tuple(value)
+            texts = option.type != "tuple[str, ...]" or all(isinstance(one, str) for one in value)
+            self._check(texts, option.name, "a list of texts")
+        elif option.type in ("str", "str | None"):
+            value = os.fspath(value) if isinstance(value, os.PathLike) else value
+            self._check(isinstance(value, str), option.name, "a text")
+        elif option.type == "bool" and option.metadata["check"] is None:
+            self._check(isinstance(value, bool), option.name, "True or False")
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            value = int(value) if isinstance(value, Integral) else float(value)  # numpy's go into no manifest
+        return value
 
     def _check(self, good: bool, name: str, wanted: str) -> None:
         if not good:
@@ -102,7 +115,12 @@ class Extraction(_Record):
         "search sees")  # fmt: skip
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", named_weights(self.features, "features"))
+        try:
+            object.__setattr__(self, "features", named_weights(self.features, "features"))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            self._check(False, "features", "names with weights")
         super().__post_init__()
 
 
