@@ -27,7 +27,7 @@ from unseen import SPACES, Distances, Unseen
 
 from imgsubset.features.ingest import Ingested, ingest
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.options import Features, Search
+from imgsubset.options import Search
 from imgsubset.progress import silent
 from imgsubset.reading.decoders import chunk_length, decoded
 from imgsubset.reading.images import Facts
@@ -37,7 +37,7 @@ from imgsubset.statistics.moments import Block, standard
 from imgsubset.statistics.objective import effective_size, objective, random_subsets
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
-SIZE = Features().size  # pixels
+SIZE = 64  # pixels
 PIXEL_BYTES = 2_000_000_000  # the plain method needs all pixels in memory
 RANDOM_SUBSETS = 100
 UNIFORM_SEED = 1 << 21  # other subsets than those that the losses are calibrated by
