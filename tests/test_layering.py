@@ -15,7 +15,17 @@ import pytest
 import imgsubset
 
 ROOT = Path(inspect.getfile(imgsubset)).parent
-GROUND = ("errors", "progress", "files", "weights", "options", "devices")  # each may import those before it
+# Each may import those before it.
+GROUND = (
+    "checks",
+    "errors",
+    "progress",
+    "files",
+    "weights",
+    "options",
+    "cores",
+    "devices",
+)  # each may import those before it
 ROOMS = ("reading", "statistics", "features", "search", "results", "writing", "tasks", "cli")
 MATHEMATICS = ("statistics", "search")
 FILES = {

@@ -54,7 +54,7 @@ def compare(
         )
         return _compared(one, other, options, clock, notes)
 
-    return or_on_cpu(options.running.device, work)
+    return or_on_cpu(options.running.device, work, options.running.workers)
 
 
 def _compared(one: Source, other: Source, options: Options, clock: Clock, notes: tuple[str, ...]) -> Comparison:

@@ -62,7 +62,7 @@ def score(
             matched = _matched(subset, read, options, skip_foreign)
         return _scored(read, matched, _name(subset), options, clock, notes)
 
-    return or_on_cpu(options.running.device, work)
+    return or_on_cpu(options.running.device, work, options.running.workers)
 
 
 def _matched(subset: AnySource, source: Source, options: Options, skip_foreign: bool) -> Matched:

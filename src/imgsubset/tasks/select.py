@@ -62,7 +62,7 @@ def select(
         )
         return _select(read, allowed, n, Run(options, embeddings, clock, stop, progress, notes))
 
-    return or_on_cpu(options.running.device, work)
+    return or_on_cpu(options.running.device, work, options.running.workers)
 
 
 def select_into(

@@ -87,7 +87,7 @@ def split(
         more = _notes(parts, found, allowed, most)
         return {name: replace(found[name], warnings=found[name].warnings + more) for name in parts}
 
-    return or_on_cpu(options.running.device, work)
+    return or_on_cpu(options.running.device, work, options.running.workers)
 
 
 def split_into(
