@@ -4,7 +4,7 @@ from __future__ import annotations
 
 EXIT_CODES = {
     0: "done",
-    1: "an error inside imgsubset, or too little memory, or too few files or threads",
+    1: "an error inside imgsubset, or too little memory, files or threads",
     2: "usage: an option, weight or path that makes no sense",
     3: "input unusable: no images, or fewer than n",
     4: "files that cannot be used, under --strict",
