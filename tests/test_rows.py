@@ -25,7 +25,6 @@ from torch import Tensor
 
 from imgsubset import Options, select
 from imgsubset import files as copying
-from imgsubset.devices import by_blocks
 from imgsubset.errors import BadFilesError, OutputError
 from imgsubset.features import ingest, source, spaces
 from imgsubset.reading.images import decode, reason
@@ -764,27 +763,6 @@ def with_dead_channels(pixels: Tensor) -> Tensor:
 
 
 # Row 18: GPUs
-
-
-def test_row18_smaller_batches_are_tried_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[int] = []
-
-    def of_block(block: Tensor, number: int) -> int:
-        tried.append(len(block))
-        if len(block) > 100:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return len(block)
-
-    rows = torch.empty(1000, 5, device="meta")
-    assert sum(by_blocks(of_block, rows, objective.CPU_BLOCK, objective.GPU_BLOCK)) == 1000
-    assert max(tried) == 1000
-    assert next(size for size in tried if size <= 100) == objective.GPU_BLOCK // 16
-
-    def never(block: Tensor, number: int) -> int:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        by_blocks(never, rows, objective.CPU_BLOCK, objective.GPU_BLOCK)
 
 
 def test_row18_smaller_batches_of_images_are_tried() -> None:

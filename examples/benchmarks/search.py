@@ -27,7 +27,7 @@ from unseen import SPACES, Distances, Unseen
 
 from imgsubset.features.ingest import Ingested, ingest
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.options import Features, Search
+from imgsubset.options import Search
 from imgsubset.progress import silent
 from imgsubset.reading.decoders import chunk_length, decoded
 from imgsubset.reading.images import Facts
@@ -37,7 +37,7 @@ from imgsubset.statistics.moments import Block, standard
 from imgsubset.statistics.objective import effective_size, objective, random_subsets
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
-SIZE = Features().size  # pixels
+SIZE = 64  # pixels
 PIXEL_BYTES = 2_000_000_000  # the plain method needs all pixels in memory
 RANDOM_SUBSETS = 100
 UNIFORM_SEED = 1 << 21  # other subsets than those that the losses are calibrated by
@@ -75,8 +75,7 @@ class Result:
 
 def searched(problem: Problem, options: Search) -> Pick:
     """imgsubset's own search."""
-    generator = torch.Generator().manual_seed(options.seed)
-    found = find(problem.objective, options, generator, lambda: False, silent)
+    found = find(problem.objective, options, lambda: False, silent)
     draws = max(point.work for point in found.trace if point.method == "draws")
     return Pick(found.rows[:1], f"{draws:,} draws")
 

@@ -18,7 +18,6 @@ from imgsubset.errors import InputError, UsageError
 
 if TYPE_CHECKING:  # decoding processes import this module too
     import torch
-    from torch import Tensor
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -65,25 +64,6 @@ def side_by_side(function: Callable[[S], T], items: Iterable[S], device: torch.d
     if device.type != "cpu":
         return [function(item) for item in items]
     return list(workers().map(function, items))
-
-
-def by_blocks(function: Callable[[Tensor, int], T], rows: Tensor, on_cpu: int, on_gpu: int) -> list[T]:
-    """function(block, its number) for blocks of `on_cpu` or `on_gpu` rows, in order.
-
-    On a CPU the blocks run side by side; on a GPU whose memory runs out they become smaller.
-    """
-    import torch
-
-    if rows.device.type == "cpu":
-        blocks = torch.split(rows, on_cpu)
-        return list(workers().map(function, blocks, range(len(blocks))))
-    try:
-        return [function(block, number) for number, block in enumerate(torch.split(rows, on_gpu))]
-    except RuntimeError as error:
-        if on_gpu == 1 or not trouble(error):
-            raise
-    free_gpu()
-    return by_blocks(function, rows, on_cpu, on_gpu // 2)
 
 
 _lock = threading.Lock()

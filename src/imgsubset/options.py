@@ -170,7 +170,8 @@ class Search(_Record):
     """How the subset is looked for."""
 
     seed: int = _opt(0, CHOICE, "Of the search alone: the same seed chooses the same images", SEED)
-    candidates: int = _opt(1024, CHOICE, "Random subsets to score", whole(1, 1_000_000))
+    candidates: int = _opt(1024, CHOICE, "Random subsets to score; of more than 16,384 images each, fewer "
+        "in proportion", whole(1, 1_000_000))  # fmt: skip
     chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", whole(1, 1024))
     steps: int = _opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", whole(0, 10_000_000))
     time_limit: float | None = _opt(None, CHOICE, "End the search after this long, as in '30s' or '5m', with the best "

@@ -64,8 +64,7 @@ def _compared(one: Source, other: Source, options: Options, clock: Clock, notes:
 
     spaces = [[block.images for block in source.blocks] for source in (one, other)]
     with clock.stage("compare"):
-        generator = torch.Generator(spaces[0][0].table.device).manual_seed(FLOOR_SEED)
-        results = two_sample(spaces[0], spaces[1], generator)
+        results = two_sample(spaces[0], spaces[1], FLOOR_SEED)
         shares = [block.weight for block in one.blocks]
 
         def mean(parts: Iterable[Tensor]) -> Tensor:

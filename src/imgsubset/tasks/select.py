@@ -16,7 +16,7 @@ from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
 from imgsubset.tasks.score import check_gates
-from imgsubset.tasks.searching import Run, Stop, never, new_generator, of_size, selection_of, smallest_size
+from imgsubset.tasks.searching import Run, Stop, never, of_size, selection_of, smallest_size
 from imgsubset.tasks.sizes import check_size, is_auto, subset_size
 from imgsubset.writing.destination import check_destination, finished, interrupted
 from imgsubset.writing.export import check_mode, export
@@ -133,12 +133,11 @@ def prepared(
 
 
 def _select(source: Source, allowed: Allowed, n: int | str, run: Run) -> Selection:
-    generator = new_generator(source, run.options.search)
     if not is_auto(n):
         wanted = subset_size(n, len(source.paths))
-        result = of_size(source, allowed, wanted, run, generator)
+        result = of_size(source, allowed, wanted, run)
         return selection_of(source, allowed, result, str(n), run, group_notes(allowed, wanted, result.n))
-    result, attempts, missed = smallest_size(source, allowed, run, generator)
+    result, attempts, missed = smallest_size(source, allowed, run)
     notes = (f"the target is not met by the {result.n:,} images that may be chosen",) if missed else ()
     selection = selection_of(source, allowed, result, str(n), run, notes)
     trace = tuple(point for attempt in attempts for point in attempt.found.trace)
