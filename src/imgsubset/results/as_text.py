@@ -29,7 +29,7 @@ def placed_summary(placed: Placed, verbose: bool = False) -> str:
 
 def summary(selection: Selection, exported: Export | None, verbose: bool = False) -> str:
     """The summary of a selection and of its export, if there was one."""
-    n, total = len(selection.indices), len(selection.paths)
+    n, total = len(selection.rows), len(selection.paths)
     where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", ""]
@@ -50,7 +50,7 @@ def _shares(selection: Selection, verbose: bool) -> list[str]:
     """The classes, the largest first, with their shares of the source and of the subset."""
     if not selection.classes:
         return []
-    n, total = len(selection.indices), len(selection.paths)
+    n, total = len(selection.rows), len(selection.paths)
     rows = (
         f"{printable(name):<24}{everywhere:>9,}{everywhere / total:>9.1%}{here:>9,}{here / n:>9.1%}"
         for name, (everywhere, here) in sorted(selection.classes.items(), key=lambda item: -item[1][0])

@@ -69,7 +69,7 @@ def export(
     check_mode(mode)
     check_destination(selection.source, destination, overwrite)
     folder, source = Path(destination), selection.source
-    stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
+    stamps = {selection.paths[row]: selection.stamps[row] for row in selection.rows}
     labels = companions(source, selection.paths, selection.chosen, selection.options.reading)
     beside, written = _labels(selection, labels, ranked)
     stamps |= beside
