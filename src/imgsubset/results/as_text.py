@@ -23,8 +23,13 @@ def placed_summary(placed: Placed, verbose: bool = False) -> str:
     """The summary of a selection that was to be written."""
     if placed.selection is not None:
         return summary(placed.selection, placed.export, verbose)
+    from importlib.metadata import version  # 10 ms, which `--help` need not wait for
+
     where, n = printable(str(placed.destination)), len(placed.chosen)
-    return f"{where} already holds these {n:,} images, with loss {placed.loss:.3f}; nothing to do"
+    text = f"{where} already holds these {n:,} images, with loss {placed.loss:.3f}; nothing to do"
+    if placed.version != version("imgsubset"):
+        text += f" (written by imgsubset {printable(placed.version)}; --overwrite makes it anew)"
+    return text
 
 
 def summary(selection: Selection, exported: Export | None, verbose: bool = False) -> str:

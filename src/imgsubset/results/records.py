@@ -164,6 +164,11 @@ class Placed:
         return bool(self.record["interrupted"])
 
     @property
+    def version(self) -> str:
+        """Of the program that did it."""
+        return str(self.record["program"]["version"])
+
+    @property
     def loss(self) -> float:
         """The calibrated loss, see `Score`."""
         return float(self.record["score"]["loss"])
