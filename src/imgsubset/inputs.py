@@ -42,7 +42,15 @@ def _switch(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    return str(os.fsdecode(value))
+    text = str(os.fsdecode(value))
+    os.fsencode(text)
+    return text
+
+
+def _text_without_nul(value: Any) -> str:  # which no path has
+    if "\0" in (text := _text(value)):
+        raise TypeError
+    return text
 
 
 def _whole_or_text(value: Any) -> int | str:
@@ -63,7 +71,7 @@ KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "int": (_whole, "a whole number"),
     "float": (_number, "a number"),
     "bool": (_switch, "True or False"),
-    "str": (_text, "a text"),
+    "str": (_text_without_nul, "a text"),
     "int | str": (_whole_or_text, "a whole number or a text"),
     "tuple[int, ...]": (_whole_numbers, "a list of whole numbers"),
     "tuple[str, ...]": (_texts, "a list of texts"),
@@ -81,7 +89,7 @@ def of_kind(name: str, kind: str, value: Any, wanted: str = "") -> Any:
     made, usual = KINDS[kind]
     try:
         return made(value)
-    except TypeError:
+    except (TypeError, UnicodeError):
         raise UsageError(f"{name} {shown(value)} is not {wanted or usual}") from None
 
 
@@ -145,7 +153,7 @@ def _array(values: Any) -> np.ndarray:
 
     wanted = "embeddings {} are not an array or a tensor (images, dimensions) of numbers, nor a .npy file"
     try:
-        if hasattr(values, "detach"):  # a tensor of torch's, wherever it is; numpy knows fewer kinds of floats
+        if hasattr(values, "cpu"):  # a tensor of torch's, wherever it is; numpy knows fewer kinds of floats
             values = values.detach().cpu()
             values = values.to_dense() if values.is_sparse else values
             small = values.is_floating_point() and values.element_size() < 4

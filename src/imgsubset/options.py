@@ -226,7 +226,8 @@ class Options:
     def __init__(self, **given: Any) -> None:
         for name, kind in RECORDS.items():
             own = {option: given.pop(option) for option in kind.__dataclass_fields__ if option in given}
-            record = given.pop(name, None) or kind()
+            record = given.pop(name, None)
+            record = kind() if record is None else record
             if not isinstance(record, kind):
                 raise UsageError(
                     f"{name} {shown(record)} is not a record of options; give them by name, as in steps=50"

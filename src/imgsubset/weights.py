@@ -25,10 +25,10 @@ class Weights:
     frechet: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
+        for name, value in [(name, getattr(self, name)) for name in self.__dataclass_fields__]:
             try:
                 good = math.isfinite(value) and value >= 0
-            except TypeError:
+            except (TypeError, ValueError, RuntimeError):
                 raise UsageError(f"weight {name}={shown(value)} is not a number") from None
             if not good:
                 raise UsageError(f"weight {name}={value:g} is not a finite number of at least 0")

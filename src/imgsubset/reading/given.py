@@ -47,13 +47,19 @@ def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
 
 def _paths(source: object) -> list[str]:
     """The paths in a list."""
-    if not isinstance(source, Iterable) or isinstance(source, (bytes, bytearray)):
-        raise UsageError(f"source {shown(source)} is not {SOURCES}")
+    try:
+        listed = list(source)  # type: ignore[call-overload]
+    except TypeError:  # what cannot be gone through, such as a tensor without dimensions
+        raise UsageError(f"source {shown(source)} is not {SOURCES}") from None
     paths = []
-    for place, path in enumerate(source):
+    for place, path in enumerate(listed):
         if not isinstance(path, (str, bytes, os.PathLike)):
             raise UsageError(f"source: element {place} is {shown(path)}, not a path; a source is {SOURCES}")
         paths.append(os.fsdecode(path))
+        try:
+            os.fsencode(paths[-1])
+        except UnicodeError:
+            raise UsageError(f"source: element {place} is {shown(path)}, which is no possible path") from None
     return paths
 
 

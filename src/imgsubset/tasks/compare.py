@@ -12,7 +12,7 @@ from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
 from imgsubset.results.records import ROUNDING, Comparison, Distance
-from imgsubset.tasks.given import check_callable, given
+from imgsubset.tasks.given import checked, given
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def compare(
     BadFilesError.
     """
     options, tell = merged(options, words), teller(progress)
-    check_callable(extractor=extractor)
+    extractor = checked(extractor)
     clock = Clock()
     with clock.stage("list"):
         listings = [given(source, options)[0] for source in (first, second)]

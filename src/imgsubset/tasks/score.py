@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.devices import or_on_cpu
 from imgsubset.errors import GateError, InputError, UsageError
 from imgsubset.features.source import Source, first_of, read_source
-from imgsubset.inputs import AnyEmbeddings
+from imgsubset.inputs import AnyEmbeddings, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, list_source
 from imgsubset.reading.listing import Listing
 from imgsubset.results.records import Scored
-from imgsubset.tasks.given import check_callable, given
+from imgsubset.tasks.given import checked, given
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
 from imgsubset.tasks.measuring import judges, score_of
 from imgsubset.writing.manifest import NAME, read_manifest
@@ -49,7 +49,7 @@ def score(
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
     options, tell = merged(options or recorded_options(subset), words), teller(progress)
-    check_callable(extractor=extractor)
+    extractor, skip_foreign = checked(extractor), of_kind("skip_foreign", "bool", skip_foreign)
     clock = Clock()
     with clock.stage("list"):
         listing, options, embeddings = given(source, options, embeddings)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.features.source import Source, read_source
-from imgsubset.inputs import AnyEmbeddings, Embeddings
+from imgsubset.inputs import AnyEmbeddings, Embeddings, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.given import check_callable, given
+from imgsubset.tasks.given import check_callable, checked, destination_of, given
 from imgsubset.tasks.score import check_gates
 from imgsubset.tasks.searching import Run, Stop, never, new_generator, of_size, selection_of, smallest_size
 from imgsubset.tasks.sizes import check_size, is_auto, subset_size
@@ -57,7 +57,8 @@ def select(
     """
     options, tell = merged(options, words), teller(progress)
     check_size(n, options.search)
-    check_callable(extractor=extractor, stop=stop)
+    check_callable(stop=stop)
+    extractor = checked(extractor)
     clock = Clock()
     with clock.stage("list"):
         listing, options, embeddings = given(source, options, embeddings)
@@ -101,6 +102,12 @@ def select_into(
     options, tell = merged(options, words), teller(progress)
     check_size(n, options.search)
     check_mode(mode)
+    destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
+    ranked = of_kind("ranked", "bool", ranked)
+    max_loss, min_size = (
+        None if least is None else of_kind(name, "float", least)
+        for name, least in (("max_loss", max_loss), ("min_size", min_size))
+    )
     listing, options, embeddings = given(source, options, embeddings)
     if destination is not None:
         described = embeddings.describe() if embeddings else None

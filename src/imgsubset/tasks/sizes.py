@@ -40,7 +40,7 @@ def subset_size(n: int | str, usable: int) -> int:
     exact = _exact(n, usable)
     if exact is None or (str(n).strip().endswith("%") and exact > usable):
         raise UsageError(
-            f"n '{n.strip() if isinstance(n, str) else shown(n)}' is neither a whole number of at least 1, nor a "
+            f"n '{_spelt(n).strip()}' is neither a whole number of at least 1, nor a "
             "percentage above 0% and up to 100%, nor 'auto'"
         )
     count = max(1, math.floor(exact + Fraction(1, 2)))
@@ -64,9 +64,11 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     for name, asked in parts.items():
         value = _exact(asked, usable)
         if value is None:
-            raise UsageError(f"part '{name}={asked}' is neither a whole number of at least 1 nor a percentage above 0%")
+            raise UsageError(
+                f"part '{name}={_spelt(asked)}' is neither a whole number of at least 1 nor a percentage above 0%"
+            )
         if not isinstance(name, str) or not name or name.startswith(".") or any(c in name for c in "/\\\0"):
-            raise UsageError(f"part '{name}' is no possible name of a folder")
+            raise UsageError(f"part '{_spelt(name)}' is no possible name of a folder")
         exact[name] = value
     percent = sum(100 * exact[name] / usable for name in parts if str(parts[name]).strip().endswith("%"))
     if percent > 100:
@@ -78,6 +80,10 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     if empty := [name for name, size in sizes.items() if not size]:
         raise InputError(f"part '{empty[0]}={parts[empty[0]]}' of {usable:,} images is none")
     return sizes
+
+
+def _spelt(value: object) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _exact(asked: int | str, usable: int) -> Fraction | None:

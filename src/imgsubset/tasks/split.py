@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.errors import InputError, OutputError, UsageError
-from imgsubset.inputs import AnyEmbeddings
+from imgsubset.inputs import AnyEmbeddings, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
 from imgsubset.reading.labels import APPARENT, apparent_groups
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.given import check_callable, given
+from imgsubset.tasks.given import check_callable, destination_of, given
 from imgsubset.tasks.searching import Run, Stop, given_rows, never, new_generator, of_size, selection_of
 from imgsubset.tasks.select import group_notes, prepared
 from imgsubset.tasks.sizes import ANY, part_sizes
@@ -118,6 +118,7 @@ def split_into(
     options, tell = merged(options, words), teller(progress)
     _check(parts, options)
     check_mode(mode)
+    destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
     listing, options, embeddings = given(source, options, embeddings)
     folders = {} if destination is None else {name: Path(destination, name) for name in parts}
     described = embeddings.describe() if embeddings else None

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from imgsubset.errors import InputError
 from imgsubset.files import READERS, files_in, sha256
+from imgsubset.inputs import of_kind
 from imgsubset.progress import Progress, teller
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.results.records import Verification
@@ -19,7 +20,7 @@ def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) ->
     Raises InputError if there is no manifest that can be read.
     """
     tell = teller(progress)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(of_kind("folder", "str", folder, "the path of a folder"))
     root = manifest.path.parent
     if None in manifest.hashes.values():
         raise InputError(f"manifest '{manifest.path}' is of a selection that was not copied: there is nothing to check")
