@@ -15,6 +15,7 @@ from imgsubset.search.loop import Found
 from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.statistics.langevin import Langevin
 from imgsubset.statistics.moments import Block, ImageMoments, all_moments, standard
+from imgsubset.statistics.noised import Noised
 from imgsubset.statistics.objective import Objective, Term, objective
 from imgsubset.weights import Weights
 
@@ -54,7 +55,18 @@ def searched(
     **options: Any,
 ) -> Found:
     """What a search with these options finds."""
-    return find(goal, Search(**options), torch.Generator().manual_seed(seed), stop, lambda *_: None, choices=choices)
+    return find(goal, Search(seed=seed, **options), stop, lambda *_: None, choices=choices)
+
+
+def noised_loss(goal: Objective, rows: Tensor, cooling: float, seed: int) -> Tensor:
+    """Losses of subsets under the noise of a seed."""
+    return Noised(goal, cooling).loss(rows, torch.Generator(rows.device).manual_seed(seed))
+
+
+def noised_lowest(goal: Objective, rows: Tensor, count: int, cooling: float, seed: int) -> Tensor:
+    """Which of them are lowest."""
+    noised = Noised(goal, cooling)
+    return noised.lowest([noised.batch(rows, torch.Generator().manual_seed(seed))], count)
 
 
 def random_rows(chains: int, n: int, total: int, seed: int = 0) -> Tensor:

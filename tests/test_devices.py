@@ -1,13 +1,17 @@
-"""The way back from a GPU that has too little memory, without one."""
+"""Devices and the way back from a GPU that has too little memory, without one."""
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from imgsubset.devices import exact_matmul, or_on_cpu, side_by_side, torch_device
+from imgsubset import devices
+from imgsubset.devices import device_name, exact_matmul, or_on_cpu, side_by_side, torch_device, trouble
 from imgsubset.errors import InputError, UsageError
 
 Calls = list[tuple[str, tuple[str, ...]]]
@@ -45,6 +49,49 @@ def test_a_gpu_that_was_asked_for_is_not_left() -> None:
     assert len(calls) == 1
 
 
+MEMORY, TAKEN = "the GPU has too little memory for this", "other programs have the GPU for themselves"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), MEMORY),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be"), MEMORY),
+        (RuntimeError("CUDA driver error: out of memory"), MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), MEMORY),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), MEMORY),
+        (RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate`"), MEMORY),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), TAKEN),
+        (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), TAKEN),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), None),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: out of memory"), None),
+        (ValueError("CUDA out of memory"), None),
+    ],
+)
+def test_what_keeps_a_gpu_from_work_is_known(error: Exception, expected: str | None) -> None:
+    assert trouble(error) == expected
+    work = failing([], error, "auto")
+    if expected is None:
+        with pytest.raises(type(error)):
+            or_on_cpu("auto", work)
+    else:
+        assert or_on_cpu("auto", work) == "done"
+
+
+def test_what_failed_is_gone_before_the_cpu_begins() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def work(device: str, notes: tuple[str, ...]) -> bool:
+        if device == "auto":
+            large = torch.zeros(9)
+            held.append(weakref.ref(large))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return held[0]() is None
+
+    assert or_on_cpu("auto", work)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("other"), ValueError("other")])
 def test_other_errors_are_not_about_memory(error: Exception) -> None:
     calls: Calls = []
@@ -60,6 +107,7 @@ def test_other_errors_are_not_about_memory(error: Exception) -> None:
         (False, "cpu", "cpu"),
         (True, "auto", "cuda"),
         (True, "cuda", "cuda"),
+        (True, "cuda:1", "cuda:1"),
         (True, "cpu", "cpu"),
     ],
 )
@@ -67,13 +115,22 @@ def test_auto_is_a_gpu_if_there_is_one(
     monkeypatch: pytest.MonkeyPatch, available: bool, name: str, expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    assert torch_device(name).type == expected
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(torch_device(name)) == expected
 
 
 def test_a_gpu_that_is_not_there_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match="device 'cuda' is asked for"):
-        torch_device("cuda")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(UsageError, match=f"device '{name}' is asked for, but torch sees no CUDA device here"):
+            torch_device(name)
+
+
+def test_a_gpu_beyond_the_last_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="device 'cuda:2' is asked for, but the last that torch sees is 'cuda:1'"):
+        torch_device("cuda:2")
 
 
 PRECISION = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
@@ -126,3 +183,22 @@ def test_the_last_of_two_that_overlap_puts_the_settings_back() -> None:
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_what_is_done_side_by_side_comes_in_order(device: str) -> None:
     assert side_by_side(lambda number: number**2, range(50), torch.device(device)) == [k**2 for k in range(50)]
+
+
+@pytest.mark.parametrize("name", ["cpu", "auto"])
+def test_without_a_driver_the_device_is_known_without_torch(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(devices, "_DRIVERS", ())
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it would fail
+    assert device_name(name) == "cpu"
+
+
+def test_a_gpu_is_named_by_its_model_and_a_driver_alone_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(devices, "_DRIVERS", (str(tmp_path),))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_name("auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model {device.index or 0}")
+    assert [device_name(name) for name in ("cpu", "auto", "cuda:1")] == ["cpu", "model 0", "model 1"]

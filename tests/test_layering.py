@@ -15,7 +15,8 @@ import pytest
 import imgsubset
 
 ROOT = Path(inspect.getfile(imgsubset)).parent
-GROUND = ("errors", "progress", "files", "weights", "inputs", "options", "devices")  # each may import those before it
+# Each may import those before it.
+GROUND = ("checks", "errors", "progress", "files", "weights", "inputs", "options", "cores", "devices")
 ROOMS = ("reading", "statistics", "features", "search", "results", "writing", "tasks", "cli")
 MATHEMATICS = ("statistics", "search")
 FILES = {

@@ -25,10 +25,8 @@ from torch import Tensor
 
 from imgsubset import Options, select
 from imgsubset import files as copying
-from imgsubset.devices import by_blocks
 from imgsubset.errors import BadFilesError, OutputError
-from imgsubset.features import ingest, source
-from imgsubset.reading.decoders import Chunk
+from imgsubset.features import ingest, source, spaces
 from imgsubset.reading.images import decode, reason
 from imgsubset.search.exchange import Exchanges
 from imgsubset.statistics import objective
@@ -767,42 +765,20 @@ def with_dead_channels(pixels: Tensor) -> Tensor:
 # Row 18: GPUs
 
 
-def test_row18_smaller_batches_are_tried_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[int] = []
-
-    def of_block(block: Tensor, number: int) -> int:
-        tried.append(len(block))
-        if len(block) > 100:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return len(block)
-
-    rows = torch.empty(1000, 5, device="meta")
-    assert sum(by_blocks(of_block, rows, objective.CPU_BLOCK, objective.GPU_BLOCK)) == 1000
-    assert max(tried) == 1000
-    assert next(size for size in tried if size <= 100) == objective.GPU_BLOCK // 16
-
-    def never(block: Tensor, number: int) -> int:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        by_blocks(never, rows, objective.CPU_BLOCK, objective.GPU_BLOCK)
-
-
 def test_row18_smaller_batches_of_images_are_tried() -> None:
-    batch = [Chunk(start, {}, []) for start in range(7)]
-
-    def run(some: list[Chunk]) -> list[int]:
-        if len(some) > 2:
+    def run(batch: list[int], height: int) -> tuple[list[int], int]:
+        if height > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return [one.start for one in some]
+        return batch, height
 
-    assert [start for part in ingest._in_memory(run, batch) for start in part] == list(range(7))
+    found = list(ingest._in_memory(run, iter(range(7)), 16))
+    assert found == [([0, 1], 2), ([2, 3], 2), ([4, 5], 2), ([6], 2)]  # all of one shape
 
-    def never(some: list[Chunk]) -> list[int]:
+    def never(batch: list[int], height: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        list(ingest._in_memory(never, batch))
+        list(ingest._in_memory(never, iter(range(7)), 16))
 
 
 STAGES: dict[str, tuple[Any, str]] = {
@@ -828,7 +804,9 @@ def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return real(*arguments, **named)
 
-    monkeypatch.setattr(source, "torch_device", remembered)
+    for module in (source, spaces):
+        monkeypatch.setattr(module, "torch_device", remembered)
+    monkeypatch.setattr(spaces, "device_name", str)
     monkeypatch.setattr(owner, name, fail)
 
 

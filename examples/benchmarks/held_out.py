@@ -67,7 +67,7 @@ def main() -> None:
     off = sorted(abs(ratio - 1) for ratio in ratios)
     print(
         f"judge's median size {median(sizes):,.0f} of {arguments.n:,} images; printed over judged {median(ratios):.2f} "
-        f"in the median, off by {median(off):.0%} in the median and {off[int(0.9 * (len(off) - 1))]:.0%} for nine in ten"
+        f"in the median, off by {median(off):.0%} in the median, by up to {off[int(0.9 * (len(off) - 1))]:.0%} for 90 %"
     )
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import torch
 from plain import maps_to_rows, plain_cnn
 
+from imgsubset.devices import side_by_side
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
 from imgsubset.statistics.divergences import mix
 from imgsubset.statistics.langevin import noised_source
 from imgsubset.statistics.moments import Block, ImageMoments, Standard, maps_to_moments, standard, subset_moments
+from imgsubset.statistics.noised import Batch, Noised
 from imgsubset.statistics.objective import Objective, objective, random_subsets
 from imgsubset.weights import Weights
 
@@ -68,13 +70,17 @@ def main() -> None:
         scale = standard(images)
         goal = objective([Block("random-cnn", scale.apply(images))], arguments.n, Weights())
         rows = random_subsets(len(pixels), arguments.n, 4096, generator)
-        mine, theirs = [], []
+        noised, mine, theirs = Noised(goal, 1.0), [], []
+
+        def scored(part: torch.Tensor) -> Batch:
+            return noised.batch(part, torch.Generator().manual_seed(0))
+
         for _ in range(arguments.repeats):
             start = time.perf_counter()
             for block in rows.split(512):
-                goal.noised_lowest(block, 16, 1.0, generator)
+                noised.lowest(side_by_side(scored, block.split(goal.batch), goal.device), 16)
             mine.append((time.perf_counter() - start) / len(rows))
-            fast = goal.noised_loss(rows[:PLAIN_CANDIDATES], 1.0, generator)
+            fast = noised.loss(rows[:PLAIN_CANDIDATES], generator)
             start = time.perf_counter()
             slow = plain_losses(pixels, rows[:PLAIN_CANDIDATES], goal, scale)
             theirs.append((time.perf_counter() - start) / len(slow))

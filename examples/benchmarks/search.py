@@ -75,8 +75,7 @@ class Result:
 
 def searched(problem: Problem, options: Search) -> Pick:
     """imgsubset's own search."""
-    generator = torch.Generator().manual_seed(options.seed)
-    found = find(problem.objective, options, generator, lambda: False, silent)
+    found = find(problem.objective, options, lambda: False, silent)
     draws = max(point.work for point in found.trace if point.method == "draws")
     return Pick(found.rows[:1], f"{draws:,} draws")
 

@@ -3,54 +3,57 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from imgsubset.cores import bounded, set_threads, threads, torch_threads
 from imgsubset.errors import InputError, UsageError
 
 if TYPE_CHECKING:  # decoding processes import this module too
     import torch
-    from torch import Tensor
 
 S = TypeVar("S")
 T = TypeVar("T")
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")  # NVIDIA, under WSL, of Jetson boards; AMD
+# What torch says where a GPU cannot go on, besides its OutOfMemoryError, and what a user should hear.
+_TROUBLES = {
+    r"(CUDA|HIP)[^\n]*out of memory|CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)": (
+        "the GPU has too little memory for this"
+    ),
+    r"devices?(\(s\))? (is/)?are busy or unavailable": "other programs have the GPU for themselves",
+}
 
 
-def usable_cores() -> int:
-    """How many processor cores this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
+def single_threaded() -> contextlib.AbstractContextManager[None]:
     """A context in which each torch operation runs on its caller's thread alone.
 
     Batched small matrices gain nothing from threads inside an operation, much from threads beside each other; and
-    a result computed on one thread does not depend on their number.
+    a result computed on one thread does not depend on their number. Other threads do not notice; not to be held
+    while a generator yields.
     """
-    import torch
+    return torch_threads(1)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+
+def workers() -> ThreadPoolExecutor:
+    """Threads, as many as sums may take, each of which runs an operation alone."""
+    return _workers(threads())
 
 
 @cache
-def workers() -> ThreadPoolExecutor:
-    """One thread a core, kept: the libraries under torch set up their workspaces once in each new thread."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=workers.cache_clear)  # a forked child has none of the threads
-    return ThreadPoolExecutor(usable_cores(), "imgsubset")
+def _workers(count: int) -> ThreadPoolExecutor:
+    # Kept: the libraries under torch set up their workspaces once in each new thread.
+    return ThreadPoolExecutor(count, "imgsubset", set_threads, (1,))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # a forked child has none of the threads
 
 
 def side_by_side(function: Callable[[S], T], items: Iterable[S], device: torch.device) -> list[T]:
@@ -60,28 +63,7 @@ def side_by_side(function: Callable[[S], T], items: Iterable[S], device: torch.d
     """
     if device.type != "cpu":
         return [function(item) for item in items]
-    with single_threaded():
-        return list(workers().map(function, items))
-
-
-def by_blocks(function: Callable[[Tensor, int], T], rows: Tensor, on_cpu: int, on_gpu: int) -> list[T]:
-    """function(block, its number) for blocks of `on_cpu` or `on_gpu` rows, in order.
-
-    On a CPU the blocks run side by side; on a GPU whose memory runs out they become smaller.
-    """
-    import torch
-
-    if rows.device.type == "cpu":
-        blocks = torch.split(rows, on_cpu)
-        with single_threaded():
-            return list(workers().map(function, blocks, range(len(blocks))))
-    try:
-        return [function(block, number) for number, block in enumerate(torch.split(rows, on_gpu))]
-    except torch.OutOfMemoryError:
-        if on_gpu == 1:
-            raise
-    torch.cuda.empty_cache()
-    return by_blocks(function, rows, on_cpu, on_gpu // 2)
+    return list(workers().map(function, items))
 
 
 _lock = threading.Lock()
@@ -104,6 +86,8 @@ def exact_matmul() -> Iterator[None]:
         exact = [(owner, "fp32_precision", "ieee") for owner in owners]
     else:  # torch before 2.9
         exact = [(owner, "allow_tf32", False) for owner in (backends.cuda.matmul, backends.cudnn)]
+    # One algorithm for one shape, whatever other programs do meanwhile.
+    exact += [(backends.cudnn, "deterministic", True), (backends.cudnn, "benchmark", False)]
     with _lock:
         _found.append([(owner, name, getattr(owner, name)) for owner, name, _ in exact] if not _found else [])
         for setting in exact:
@@ -122,22 +106,59 @@ def torch_device(name: str) -> torch.device:
     """The device of this name; `auto` is a CUDA GPU if there is one. Raises UsageError if it is not there."""
     import torch
 
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UsageError("device 'cuda' is asked for, but torch sees no CUDA device here; use 'cpu' or 'auto'")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    count = torch.cuda.device_count() if name != "cpu" and torch.cuda.is_available() else 0
+    if name in ("auto", "cpu"):
+        return torch.device("cuda" if count else "cpu")
+    if not count:
+        raise UsageError(f"device '{name}' is asked for, but torch sees no CUDA device here; use 'cpu' or 'auto'")
+    device = torch.device(name)
+    if (device.index or 0) >= count:
+        raise UsageError(f"device '{name}' is asked for, but the last that torch sees is 'cuda:{count - 1}'")
+    return device
 
 
-def or_on_cpu(device: str, work: Callable[[str, tuple[str, ...]], T]) -> T:
-    """work(device, notes), once more on the CPU where the memory of a GPU that `auto` found runs out.
+def device_name(name: str) -> str:
+    """What the device of this name is: `cpu`, or a GPU's model. Imports torch only where there may be a GPU.
 
-    `notes` is what the result should tell of that.
+    Raises UsageError if it is not there.
     """
-    try:
-        return work(device, ())
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; it may not be imported yet
-            raise
-        if device != "auto":
-            raise InputError("the GPU has too little memory for this; --device cpu does without it") from None
-    return work("cpu", ("the GPU has too little memory for this, so the CPU did it",))
+    if name == "cpu" or (name == "auto" and not any(Path(driver).exists() for driver in _DRIVERS)):
+        return "cpu"
+    import torch
+
+    device = torch_device(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def trouble(error: BaseException) -> str | None:
+    """What keeps a GPU from work that a CPU could do, of an error that torch raised; None for any other."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; it may not be imported yet
+        return next(iter(_TROUBLES.values()))
+    found = (said for pattern, said in _TROUBLES.items() if re.search(pattern, str(error)))
+    return next(found, None) if isinstance(error, RuntimeError) else None
+
+
+def free_gpu() -> None:
+    """Give back the memory of what failed. Of use once its exception, which holds its tensors, is gone."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def or_on_cpu(device: str, work: Callable[[str, tuple[str, ...]], T], workers: int | None = None) -> T:
+    """work(device, notes), once more on the CPU where a GPU that `auto` found has no room for it.
+
+    `notes` is what the result should tell of that; `workers` is how many threads sums may take, as in `bounded`.
+    """
+    with bounded(workers):
+        try:
+            return work(device, ())
+        except RuntimeError as error:
+            problem = trouble(error)
+            if problem is None:
+                raise
+            if device != "auto":
+                raise InputError(f"{problem}; --device cpu does without it") from None
+        free_gpu()
+        return work("cpu", (f"{problem}, so the CPU did it",))

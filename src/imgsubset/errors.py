@@ -4,12 +4,12 @@ from __future__ import annotations
 
 EXIT_CODES = {
     0: "done",
-    1: "an error inside imgsubset",
+    1: "an error inside imgsubset, or too little memory, files or threads",
     2: "usage: an option, weight or path that makes no sense",
     3: "input unusable: no images, or fewer than n",
     4: "files that cannot be used, under --strict",
     5: "the destination cannot be written",
-    6: "the loss is above --max-loss",
+    6: "the loss is above --max-loss, or the size below --min-size",
     7: "verify: files are missing, changed or new",
     8: "batch: some jobs failed",
     129: "ended by SIGHUP",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.checks import ABOVE_0, DEVICE, PAIR, SECONDS, SEED, SIDE, SWITCH, Check, number, one_of, whole, wholes
 from imgsubset.errors import UsageError, shown
 from imgsubset.inputs import Labels, of_kind
 from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights
@@ -21,40 +21,12 @@ from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights
 # What an option decides: what the loss of a given subset is; or which subset comes out, or what is written beside it;
 # or nothing but how long it takes. Each level includes those before it.
 LOSS, CHOICE, NOTHING = range(3)
-DEVICES = ("auto", "cpu", "cuda")
 ACTIVATIONS = ("leaky", "relu", "abs")
 STRATIFY = ("share", "equal")
 REMOVED = {  # what became of options of earlier versions
     "resume": "a search takes seconds, and the cache keeps what is expensive: run the same command again",
     "cache_verify": "an image is known by its path, size and modification time; --no-cache decodes all of them anew",
 }
-Check = tuple[Callable[[Any], bool], str]
-"""Whether a value makes sense, and what does."""
-
-
-def _at_least(least: float) -> Check:
-    return lambda value: value >= least, f"a whole number of at least {least}"
-
-
-def _between(least: int, most: int) -> Check:
-    return lambda value: least <= value <= most, f"a whole number from {least} to {most}"
-
-
-def _one_of(*words: str) -> Check:
-    return lambda value: value in words, f"one of {', '.join(words)}"
-
-
-ABOVE_0: Check = (lambda value: math.isfinite(value) and value > 0, "a finite number above 0")
-FROM_0: Check = (lambda value: math.isfinite(value) and value >= 0, "a finite number of at least 0")
-SIDE: Check = (lambda value: value == "auto" or 8 <= value <= 4096, "'auto' or between 8 and 4096 pixels")
-SEED: Check = (lambda value: 0 <= value < 1 << 63, "a whole number between 0 and 2^63 - 1")
-ODD: Check = (
-    lambda value: bool(value) and all(one >= 1 and one % 2 == 1 for one in value),
-    "odd whole numbers of at least 1",
-)
-PAIR: Check = (lambda value: not value or (len(value) == 2 and min(value) >= 1), "two numbers of at least 1")
-SWITCH: Check = (lambda value: isinstance(value, bool), "True or False; how is said by stratify_as")
-CHANNELS: Check = (lambda value: bool(value) and min(value) >= 1, "a list of whole numbers of at least 1")
 
 
 def _opt(default: Any, decides: int, meaning: str, check: Check | None = None) -> Any:
@@ -103,14 +75,17 @@ class Extraction(_Record):
         "with its weight, as in 'random-cnn=1,colour=2'")  # fmt: skip
     size: int | str = _opt("auto", LOSS, "Side of the square that images are resized to; auto is 32 for images of at "
         "most 40 pixels, else 64", SIDE)  # fmt: skip
-    networks: int = _opt(4, LOSS, "Random CNNs that are matched together", _between(1, 64))
-    channels: tuple[int, ...] = _opt((16, 32, 32), LOSS, "Output channels of each layer of a random CNN", CHANNELS)
-    kernel_size: tuple[int, ...] = _opt((3,), LOSS, "Of its convolutions, odd: one number, or one a layer", ODD)
-    stride: tuple[int, ...] = _opt((2,), LOSS, "Of its convolutions: one number, or one a layer", CHANNELS)
+    networks: int = _opt(4, LOSS, "Random CNNs that are matched together", whole(1, 64))
+    channels: tuple[int, ...] = _opt(
+        (16, 32, 32), LOSS, "Output channels of each layer of a random CNN", wholes(1, 1024, 16)
+    )
+    kernel_size: tuple[int, ...] = _opt((3,), LOSS, "Of its convolutions, odd: one number, or one a layer",
+        wholes(1, 63, 16, odd=True))  # fmt: skip
+    stride: tuple[int, ...] = _opt((2,), LOSS, "Of its convolutions: one number, or one a layer", wholes(1, 64, 16))
     activation: str = _opt("leaky", LOSS, "What follows each of them: LeakyReLU of slope 0.2, ReLU, or the absolute "
-        "value", _one_of(*ACTIVATIONS))  # fmt: skip
+        "value", one_of(*ACTIVATIONS))  # fmt: skip
     pool: tuple[int, ...] = _opt((), LOSS, "Window and stride of an average over its last maps", PAIR)
-    taps: str = _opt("last", LOSS, "Whether its last layer or all layers are matched", _one_of("last", "all"))
+    taps: str = _opt("last", LOSS, "Whether its last layer or all layers are matched", one_of("last", "all"))
     weights_file: str | None = _opt(None, LOSS, "The weights of torchvision:NAME, in place of those that it downloads")
     feature_seed: int = _opt(0, LOSS, "Of the random CNNs: losses of other networks cannot be compared", SEED)
     held_out: bool = _opt(False, LOSS, "Decode the images beside --embeddings too, to measure in the networks that no "
@@ -143,7 +118,7 @@ class Constraints(_Record):
     stratify_by: str = _opt("first", CHOICE, "What the class of an image is: the first folder in its path; parent, the "
         "last; or what the expression captures in the path")  # fmt: skip
     stratify_as: str = _opt("share", CHOICE, "How many images a class gets: its share, or as many as any other",
-        _one_of(*STRATIFY))  # fmt: skip
+        one_of(*STRATIFY))  # fmt: skip
     labels: str | Labels | None = _opt(None, CHOICE,   # noqa: RUF009 (frozen)
         "A file of the classes for --stratify, with columns path,label")  # fmt: skip
     group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
@@ -172,15 +147,16 @@ class Search(_Record):
     """How the subset is looked for."""
 
     seed: int = _opt(0, CHOICE, "Of the search alone: the same seed chooses the same images", SEED)
-    candidates: int = _opt(1024, CHOICE, "Random subsets to score", _at_least(1))
-    chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", _at_least(1))
-    steps: int = _opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", _at_least(0))
+    candidates: int = _opt(1024, CHOICE, "Random subsets to score; of more than 16,384 images each, fewer "
+        "in proportion", whole(1, 1_000_000))  # fmt: skip
+    chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", whole(1, 1024))
+    steps: int = _opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", whole(0, 10_000_000))
     time_limit: float | None = _opt(None, CHOICE, "End the search after this long, as in '30s' or '5m', with the best "
-        "found by then", (ABOVE_0[0], "a finite number of seconds above 0"))  # fmt: skip
+        "found by then", SECONDS)  # fmt: skip
     temperature: float = _opt(1.0, CHOICE, "Temperature kT of the Langevin noise at the start, in units of the "
-        "source's variance", FROM_0)  # fmt: skip
-    friction: float = _opt(1.0, CHOICE, "Friction gamma of the Langevin noise", FROM_0)
-    langevin_time: float = _opt(0.1, CHOICE, "How long the Langevin noise acts", FROM_0)
+        "source's variance", number(1000))  # fmt: skip
+    friction: float = _opt(1.0, CHOICE, "Friction gamma of the Langevin noise", number(1000))
+    langevin_time: float = _opt(0.1, CHOICE, "How long the Langevin noise acts", number(1000))
     target_loss: float | None = _opt(None, CHOICE, "With '-n auto': the smallest n with at most this loss", ABOVE_0)
     target_size: float | None = _opt(None, CHOICE, "With '-n auto': the smallest n that is as close as M random images",
         ABOVE_0)  # fmt: skip
@@ -200,9 +176,15 @@ class Search(_Record):
 class Running(_Record):
     """Where the work is done. Other processors round otherwise, and draw other random numbers."""
 
-    device: str = _opt("auto", CHOICE, "Where the network and the search run; auto is a CUDA GPU if there is one",
-        _one_of(*DEVICES))  # fmt: skip
-    workers: int | None = _opt(None, NOTHING, "Decoding processes; 0 decodes in this one", _at_least(0))
+    device: str = _opt("auto", CHOICE, "Where the network and the search run; auto is a CUDA GPU if there is one; "
+        "cuda:1 is the second",
+        DEVICE)  # fmt: skip
+    workers: int | None = _opt(
+        None,
+        NOTHING,
+        "Decoding processes, and threads that compute; 0 decodes in this process and computes in one thread",
+        whole(0, 1024),
+    )
     cache: str | None = _opt(None, NOTHING, "Where the moments of images are kept between runs")
 
 

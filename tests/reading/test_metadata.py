@@ -12,6 +12,7 @@ import pytest
 from conftest import create, listing_of, normal_user
 
 from imgsubset.errors import InputError
+from imgsubset.reading import metadata
 from imgsubset.reading.metadata import filtered_metadata
 
 CAPTION = "two lines,\nand a comma"
@@ -161,6 +162,17 @@ def test_long_fields_are_taken_and_the_limit_of_others_stays(tmp_path: Path) -> 
     assert len(content) > limit
     create(tmp_path / "metadata.csv", content)
     assert filtered_metadata(listing_of(tmp_path), ["a.jpg"]) == {"metadata.csv": content}
+    assert csv.field_size_limit() == limit
+
+
+def test_the_limit_of_others_stays_while_rows_are_used(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    rows = metadata._csv_rows(b"file_name\na.jpg\nb.jpg\n", "metadata.csv")
+    next(rows)
+    assert csv.field_size_limit() == limit
+    other = metadata._csv_rows(b"file_name\na.jpg\n", "metadata.csv")
+    next(other)
+    assert len([*rows, *other]) == 3
     assert csv.field_size_limit() == limit
 
 

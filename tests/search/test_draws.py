@@ -9,9 +9,11 @@ from reference import random_maps, standardised
 from sources import goal_of
 from torch import Tensor
 
+from imgsubset.search import draws
 from imgsubset.search.choices import Choices
 from imgsubset.search.draws import EXACT, ROUNDS, RandomDraws
 from imgsubset.search.loop import Found, Round, search
+from imgsubset.statistics.dice import dice
 from imgsubset.statistics.moments import ImageMoments, maps_to_moments
 from imgsubset.statistics.objective import Objective, random_subsets
 from imgsubset.weights import Weights
@@ -30,7 +32,7 @@ def objective() -> Objective:
 def draws_of(objective: Objective, candidates: int, seed: int) -> RandomDraws:
     """Draws of any rows."""
     choices = Choices.free(objective.total, objective.n, objective.device)
-    return RandomDraws(objective, candidates, torch.Generator().manual_seed(seed), choices)
+    return RandomDraws(objective, candidates, seed, choices)
 
 
 def drawn(objective: Objective, candidates: int, seed: int = 0, done: list[int] | None = None) -> Found:
@@ -127,8 +129,25 @@ def test_a_round_without_noise_hands_over_the_lowest_losses() -> None:
         method = draws_of(objective, 800, seed)
         every.append(float(objective.loss(method.step(1.0).rows).min()))
     assert every == pytest.approx([lowest] * 20)
-    rows = random_subsets(60, 9, 100, torch.Generator().manual_seed(seed))
+    batches = [(64, 0), (36, 1)]
+    own = [dice(torch.device("cpu"), "draws", seed, 0, number) for _, number in batches]
+    rows = torch.cat([random_subsets(60, 9, size, one) for (size, _), one in zip(batches, own, strict=True)])
     assert lowest == pytest.approx(float(objective.loss(rows).min()), rel=1e-6)
+
+
+def test_large_subsets_are_drawn_less_often(monkeypatch: pytest.MonkeyPatch, objective: Objective) -> None:
+    monkeypatch.setattr(draws, "FULL_ROWS", 3)
+    assert drawn(objective, 600).trace[-1].work == 200  # 9 rows each
+    assert drawn(objective, 1).trace[-1].work == 1
+    monkeypatch.setattr(draws, "EXACT_ROWS", 20)
+    assert len(draws_of(objective, 600, 0).step(0.5).rows) == 2
+
+
+def test_a_round_holds_a_bounded_number_of_bytes(monkeypatch: pytest.MonkeyPatch, objective: Objective) -> None:
+    monkeypatch.setattr(draws, "ROUND_BYTES", 8 * (9 + 4 * 4) * 10)
+    found = drawn(objective, 300)
+    assert len(found.trace) == 30
+    assert found.trace[-1].work == 300
 
 
 @pytest.mark.parametrize("weights", ["1,1,1,1,1", "frechet=1", "kl=1"])

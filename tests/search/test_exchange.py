@@ -19,11 +19,7 @@ def mixed_form(count: int, channels: int) -> Quadratic:
 
 def chains_of(form: Quadratic, rows: Tensor, seed: int, steps: int = 1) -> Exchanges:
     """Chains that may choose any rows."""
-    return Exchanges(form, rows, steps, seeded(seed), Choices.free(len(form), rows.shape[1], rows.device))
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return Exchanges(form, rows, steps, seed, Choices.free(len(form), rows.shape[1], rows.device))
 
 
 @pytest.mark.slow
@@ -153,3 +149,53 @@ def test_a_time_limit_that_the_draws_used_up_still_ends_the_search() -> None:
     objective = goal_of(made_up_source(2000, 8), 100)
     found = searched(objective, candidates=64, steps=10**6, time_limit=1e-6)
     assert [point.method for point in found.trace].count("exchanges") == 1
+
+
+def test_a_chain_has_its_own_random_numbers_however_many_there_are() -> None:
+    form, rows = mixed_form(500, 4), random_rows(3, 40, 500)
+    every, first = chains_of(form, rows, 5), chains_of(form, rows[:1], 5)
+    for _ in range(3):
+        every.step(0.5)
+        first.step(0.5)
+    assert torch.equal(every.members[0], first.members[0])
+    assert not torch.equal(chains_of(form, rows, 6).members, every.members)
+
+
+class EqualDirections:
+    """A form of as many directions as z has numbers, all of one weight."""
+
+    def __init__(self, z: Tensor) -> None:
+        self.z, self.width = z - z.mean(0), z.shape[1]
+
+    def embed(self, rows: Tensor) -> Tensor:
+        return self.z[rows]
+
+    def residual(self, members: Tensor) -> Tensor:
+        return self.z[members].mean(1, dtype=torch.float64)
+
+
+@pytest.mark.slow
+def test_no_image_s_chance_depends_on_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the rows of a source are shuffled, each place of it is chosen as often as any other.
+
+    If the exchanges visited the members in the order of rows, the mean place would be off by 17 standard errors.
+    """
+    monkeypatch.setattr(exchange, "WINDOW", 32)
+    monkeypatch.setattr(exchange, "POOL", 64)
+    seeds, total, n, steps = 400, 1000, 100, 60
+    z = torch.randn(total, 256, generator=torch.Generator().manual_seed(0))
+    counts, choices = torch.zeros(total, dtype=torch.float64), Choices.free(total, n, z.device)
+    for seed in range(seeds):
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+        chains = Exchanges(EqualDirections(z[order]), random_rows(1, n, total, seed), steps, seed, choices)
+        for number in range(chains.rounds):
+            chains.step(number / (chains.rounds - 1))
+        counts[chains.members[0]] += 1
+    share = n / total
+    # Of draws without replacement: less than a binomial's by the part that is drawn.
+    expected = seeds * n / 20
+    chi_square = float(((counts.view(20, -1).sum(1) - expected) ** 2).sum() / expected / (1 - share))
+    assert chi_square < 43.8  # of 19 degrees of freedom, exceeded once in 1,000 times
+    mean = float(counts @ torch.arange(total, dtype=torch.float64)) / (seeds * n)
+    error = ((total**2 - 1) / 12 / (seeds * n) * (1 - share)) ** 0.5
+    assert abs(mean - (total - 1) / 2) < 4 * error

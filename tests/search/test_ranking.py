@@ -38,4 +38,23 @@ def test_beyond_the_herded_ranks_every_row_is_there_once(monkeypatch: pytest.Mon
     monkeypatch.setattr(ranking, "MOST_HERDED", 7)
     images = made_up_source(50, 4)
     form = form_of(images, {"js": 1.0})
-    assert sorted(herding_order(form, torch.arange(50)).tolist()) == list(range(50))
+    order = herding_order(form, torch.arange(50)).tolist()
+    assert sorted(order) == list(range(50))
+    assert order[7:] != sorted(order[7:])  # in an order of chance, so that longer beginnings are random ones at worst
+
+
+def test_the_rows_that_are_embedded_take_a_bounded_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = form_of(made_up_source(50, 4), {"kl": 10.0, "frechet": 1.0})
+    assert form.width == form.embed(torch.arange(3)).shape[1]
+    monkeypatch.setattr(ranking, "EMBEDDED_BYTES", 20 * 4 * form.width)
+    monkeypatch.setattr(ranking, "PART", 8)
+    embedded: list[int] = []
+
+    class Counted(Quadratic):
+        def embed(self, rows: torch.Tensor) -> torch.Tensor:
+            embedded.append(len(rows))
+            return super().embed(rows)
+
+    order = herding_order(Counted(form.parts), torch.arange(50))
+    assert embedded == [8, 8, 4]
+    assert sorted(order.tolist()) == list(range(50))

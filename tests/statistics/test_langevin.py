@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,9 +50,10 @@ def flat(mean: Array, var: Array, cov: Array) -> Array:
     return np.concatenate([mean, var, cov[:, rows, columns]], 1)
 
 
-def drawn(maps: Array, alpha: float, sigma2: float, seed: int, **wrong: int) -> Array:
+def drawn(maps: Array, alpha: float, sigma2: float, seed: int, **wrong: Any) -> Array:
     n, positions = len(maps), maps.shape[2] * maps.shape[3]
-    arguments = {"n": n, "positions": positions, **wrong}
+    vectors = torch.tensor(maps.mean((2, 3)), dtype=torch.float32).expand(DRAWS, -1, -1)
+    arguments = {"n": n, "positions": positions, "vectors": vectors, **wrong}
     generator = torch.Generator().manual_seed(seed)
     found = noised_subsets(repeated(moments_of(maps)), alpha=alpha, sigma2=sigma2, generator=generator, **arguments)
     return flat(found.mean.numpy(), found.var.numpy(), found.cov.numpy())

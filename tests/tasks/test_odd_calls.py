@@ -28,7 +28,7 @@ class Odd:
 
 
 WORDS = [  # of `select`, with what must be in the message
-    ({"steps": 2.5}, "steps 2.5 is not a whole number of at least 0"),
+    ({"steps": 2.5}, "steps 2.5 is not a whole number from 0 to"),
     ({"steps": True}, "steps True"),
     ({"steps": [5]}, r"steps \[5\]"),
     ({"seed": "1"}, "seed '1'"),
@@ -63,9 +63,9 @@ WORDS = [  # of `select`, with what must be in the message
     ({"stop": 5}, "stop 5 is not a function"),
     ({"progress": 5}, "progress 5 is neither True or False nor a function"),
     ({"extractor": "resnet"}, "extractor 'resnet' is not a function"),
-    ({"extractor": lambda pixels: None}, "extractor made NoneType of pixels of shape"),
-    ({"extractor": lambda pixels: pixels.float().mean((1, 2))}, r"extractor made Tensor of shape \(32, 3\)"),
-    ({"extractor": lambda pixels: [pixels[:1].float()]}, r"extractor made Tensor of shape \(1, 16, 16, 3\)"),
+    ({"extractor": lambda pixels: None}, "the extractor gives NoneType for 32 images, not a tensor"),
+    ({"extractor": lambda pixels: pixels.float().mean((1, 2))}, r"the extractor gives \(32, 3\) for 32 images"),
+    ({"extractor": lambda pixels: [pixels[:1].float()]}, "the extractor gives list for 32 images"),
     ({"embeddings": 5}, "embeddings 5 are not an array or a tensor"),
     ({"embeddings": [["a"]]}, r"embeddings \[\['a'\]\] are not"),
     ({"embeddings": np.zeros((3, 2))}, "the embeddings have 3 rows, but the paths list 120 images"),

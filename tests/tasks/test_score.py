@@ -18,7 +18,8 @@ from torch import Tensor
 from imgsubset import Options, Selection, Weights, export, score, select
 from imgsubset.errors import BadFilesError, InputError, UsageError
 from imgsubset.results.as_json import describe_scored
-from imgsubset.statistics.objective import BASELINE_DRAWS, BASELINE_SEED, Objective, effective_size, random_subsets
+from imgsubset.statistics.dice import dice
+from imgsubset.statistics.objective import BASELINE_DRAWS, Objective, effective_size, random_subsets
 from imgsubset.tasks.score import recorded_options, score_of
 from imgsubset.weights import DIVERGENCE_NAMES
 
@@ -229,8 +230,9 @@ def objective() -> Objective:
 
 def baseline_losses(objective: Objective) -> np.ndarray:
     """Losses of the random subsets of the baseline, drawn and mixed once more."""
-    generator = torch.Generator().manual_seed(BASELINE_SEED)
-    rows = random_subsets(objective.total, objective.n, BASELINE_DRAWS, generator)
+    batches = range(BASELINE_DRAWS // objective.batch)
+    generators = [dice(objective.device, "baseline", number) for number in batches]
+    rows = torch.cat([random_subsets(objective.total, objective.n, objective.batch, one) for one in generators])
     values = objective.divergences(rows)[:, 0].numpy()
     shares = np.array([0.2] * 5)
     losses: np.ndarray = (values / values.mean(0) * shares).sum(1)

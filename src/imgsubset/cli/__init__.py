@@ -18,10 +18,11 @@ from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
 from imgsubset.cli.help import WithHelpGroup
 from imgsubset.cli.output import complain, discard_stdout, say
+from imgsubset.cli.scarce import scarcity
 from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave
 from imgsubset.cli.split import split_command
-from imgsubset.errors import EXIT_CODES, OutputError
+from imgsubset.errors import EXIT_CODES, ImgsubsetError, OutputError
 from imgsubset.results.as_text import printable
 
 COMMANDS = [
@@ -79,12 +80,18 @@ def _run() -> int:
     except (KeyboardInterrupt, click.Abort):
         complain("interrupted")
         return 130
-    except OSError as error:
-        if error.filename is not None or error.errno != errno.ENOSPC:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            discard_stdout()  # help is printed by click itself
+            complain(f"error: cannot write to stdout: {error.strerror}")
+            return OutputError.exit_code
+        lacking = scarcity(error)
+        if lacking is None:
             raise
-        discard_stdout()  # help is printed by click itself
-        complain(f"error: cannot write to stdout: {error.strerror}")
-        return OutputError.exit_code
+        if "--json" in sys.argv[1:]:
+            say(json.dumps({"error": lacking, "exit_code": ImgsubsetError.exit_code}))
+        complain(f"error: {printable(lacking)}")
+        return ImgsubsetError.exit_code
 
 
 def _open_streams() -> None:

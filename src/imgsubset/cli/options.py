@@ -16,7 +16,7 @@ from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings
-from imgsubset.options import ACTIVATIONS, DEVICES, FIELDS, LOSS, STRATIFY, Options
+from imgsubset.options import ACTIVATIONS, FIELDS, LOSS, STRATIFY, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 from imgsubset.writing.manifest import read_manifest
@@ -65,7 +65,7 @@ def read_paths(file: Path) -> tuple[str, ...]:
 # What only the command line has to say of an option, and how it reads a word; the rest is derived from its record.
 SPECIAL: dict[str, dict[str, Any]] = {
     "weights": {"parse": Weights.parse, "metavar": "W", "default_text": "all 1"},
-    "device": {"type": click.Choice(DEVICES)},
+    "device": {"metavar": "auto|cpu|cuda[:N]"},
     "features": {"metavar": "NAME=W,...", "default_text": "random-cnn"},
     "size": {"parse": parse_size, "metavar": "PIXELS|auto", "type": str},
     "activation": {"type": click.Choice(ACTIVATIONS)},

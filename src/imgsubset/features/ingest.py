@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,8 +12,10 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from imgsubset.devices import single_threaded, usable_cores, workers
+from imgsubset.cores import threads
+from imgsubset.devices import exact_matmul, free_gpu, trouble, workers
 from imgsubset.features.cache import Cached
+from imgsubset.features.custom import Foreign
 from imgsubset.features.random_cnn import Extractor, image_moments
 from imgsubset.features.reduction import narrowed
 from imgsubset.files import Stamp
@@ -78,8 +80,9 @@ def ingest(
     store     is given the places of some thousand more usable images at a time, and those done when anything fails
     """
     fresh: list[int] = []
+    batches = _through_networks(chunks, networks, device)
     try:
-        for batch, moments in _through_networks(chunks, networks, device):
+        for batch, moments in batches:
             if not done.images:
                 images = [replace(one, table=one.table.new_empty(done.total, one.table.shape[1])) for one in moments]
                 done = replace(done, images=tuple(images))
@@ -101,6 +104,7 @@ def ingest(
                 store(fresh, done)
                 fresh = []
     finally:
+        batches.close()  # now, not once a traceback is forgotten: it holds settings of the whole process
         if fresh:
             store(fresh, done)
     return done
@@ -108,46 +112,57 @@ def ingest(
 
 def _through_networks(
     chunks: Iterator[Chunk], networks: Sequence[Network], device: torch.device
-) -> Iterator[tuple[list[Chunk], list[ImageMoments]]]:
+) -> Generator[tuple[list[Chunk], list[ImageMoments]]]:
     """Batches of chunks, in order, with the moments of all their places from each network."""
 
-    def run(batch: list[Chunk]) -> tuple[list[Chunk], list[ImageMoments]]:
+    def run(batch: list[Chunk], height: int) -> tuple[list[Chunk], list[ImageMoments]]:
+        # Always padded to the same number of chunks: another shape may have another algorithm, which rounds otherwise,
+        # and the features of an image must not depend on its neighbours.
         moments = []
         with torch.inference_mode():
             for extractor, size in networks:
-                pixels = np.frombuffer(b"".join(chunk.pixels[size] for chunk in batch), np.uint8)
+                filled = [chunk.pixels[size] for chunk in batch]
+                pixels = np.frombuffer(b"".join([*filled, bytes((height - len(batch)) * len(filled[0]))]), np.uint8)
                 maps = extractor(torch.tensor(pixels.reshape(-1, size, size, 3), device=device))
-                moments.append(narrowed(image_moments(maps)))
+                found = narrowed(image_moments(maps))
+                moments.append(replace(found, table=found.table[: len(found) // height * len(batch)]))
         return batch, moments
 
-    if device.type == "cuda":
-        # TF32 would round features to 10 bits, and losses would not be those of a CPU.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
-            while batch := list(islice(chunks, GPU_CHUNKS)):
-                yield from _in_memory(run, batch)
-        return
-    # On a CPU several batches run side by side, each on one thread: threads inside an operation wait for each
-    # other by spinning, which takes the cores away from the decoding processes.
-    with single_threaded():
-        running: deque[Future[tuple[list[Chunk], list[ImageMoments]]]] = deque()
-        for chunk in chunks:
-            running.append(workers().submit(run, [chunk]))
-            if len(running) > 2 * usable_cores():
-                yield running.popleft().result()
-        while running:
+    with exact_matmul():
+        if device.type == "cuda":
+            yield from _in_memory(run, chunks, GPU_CHUNKS)
+        elif any(isinstance(extractor, Foreign) for extractor, _ in networks):
+            yield from _in_memory(run, chunks, 1)
+        else:
+            yield from _side_by_side(run, chunks)
+
+
+def _side_by_side(run: Callable[[list[Chunk], int], T], chunks: Iterable[Chunk]) -> Iterator[T]:
+    """run([chunk], 1) of each, in order, several at a time, each on one thread.
+
+    Threads inside an operation wait for each other by spinning, which takes the cores away from the decoding processes.
+    """
+    running: deque[Future[T]] = deque()
+    for chunk in chunks:
+        running.append(workers().submit(run, [chunk], 1))
+        if len(running) > 2 * threads():
             yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
 
 
-def _in_memory(run: Callable[[list[Chunk]], T], batch: list[Chunk]) -> Iterator[T]:
-    """run(batch), or of its halves, if a GPU has too little memory for the whole."""
-    try:
-        result = run(batch)
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-        torch.cuda.empty_cache()
-    else:
-        yield result
-        return
-    for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-        yield from _in_memory(run, half)
+def _in_memory(run: Callable[[list[Chunk], int], T], chunks: Iterator[Chunk], height: int) -> Iterator[T]:
+    """run(batch, height) of batches of up to `height` chunks, in order: of fewer once a GPU has too little memory."""
+    waiting: list[Chunk] = []
+    while waiting := waiting + list(islice(chunks, max(0, height - len(waiting)))):
+        try:
+            result = run(waiting[:height], height)
+        except RuntimeError as error:
+            if height == 1 or not trouble(error):
+                raise
+        else:
+            waiting = waiting[height:]
+            yield result
+            continue
+        free_gpu()
+        height //= 2

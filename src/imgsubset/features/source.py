@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from imgsubset.devices import torch_device
 from imgsubset.errors import BadFilesError, InputError, UsageError
+from imgsubset.features.memory import check_memory
 from imgsubset.features.spaces import Space, feature_spaces, resolution, shares
 from imgsubset.files import Stamp
 from imgsubset.inputs import Embeddings
@@ -115,6 +116,7 @@ def read_source(
         spaces: tuple[Space, ...] = ()
         if wanted.keys() != {"embeddings"} or options.extraction.held_out:
             size = size or resolution(listing, options.extraction.size)
+            check_memory(options.extraction, size, len(listing.paths))
             spaces = feature_spaces(wanted, options, size, device, extractor, measured)
         if embeddings is None:
             read = _from_images(listing, options, spaces, device, clock, progress)

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from heapq import nsmallest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.devices import torch_device
+from imgsubset.devices import device_name, torch_device
 from imgsubset.errors import UsageError
 from imgsubset.features.extractors import kind_of, make_extractor
 from imgsubset.files import identity
@@ -114,7 +113,7 @@ def _named(
         return [Space(name, side, weight, lambda: _on(device, make_extractor(name, **own)), cached)]
     if extractor is not None:
         # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
-        return [Space("extractor", size, weight, lambda: extractor, None)]
+        return [Space("extractor", size, weight, lambda: _on(device, _foreign(extractor)), None)]
     wanted = options.extraction
     shape: dict[str, Any] = {
         "channels": wanted.channels,
@@ -145,6 +144,12 @@ def _random_cnn(name: str, role: str | None, shape: Mapping[str, Any], size: int
     return Space(name, size, weight, make, recipe, held_out=role == "held-out")
 
 
+def _foreign(extractor: Extractor) -> Extractor:
+    from imgsubset.features.custom import Foreign
+
+    return Foreign(extractor)
+
+
 def _on(device: str, extractor: Extractor) -> Extractor:
     import torch
 
@@ -154,16 +159,15 @@ def _on(device: str, extractor: Extractor) -> Extractor:
 def _recipe(name: str, size: int, device: str) -> dict[str, object]:
     """All that decides what moments an image has, but for the parameters of an extractor: the key of the cache.
 
-    A GPU rounds otherwise than a CPU; which of them `auto` will find is told from the driver, without torch.
+    A GPU rounds otherwise than a CPU, and than another model.
     """
     from importlib.metadata import version
 
-    gpu = device != "cpu" and Path("/dev/nvidiactl").exists()
     return {
         "extractor": name,
         "size": size,
         "decoding": POLICY,
-        "device": f"cuda {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip() if gpu else "cpu",
+        "device": device_name(device),
         "machine": platform.machine(),
         "torch": version("torch"),
         "pillow": version("pillow"),

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import accumulate, count, islice, pairwise
 from typing import IO, Any
 
-from imgsubset.devices import usable_cores
+from imgsubset.cores import usable_cores
 from imgsubset.errors import InputError
 from imgsubset.files import Stamp
 from imgsubset.reading.images import Facts, decode, reason

@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import threading
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator, Sequence
 from posixpath import dirname, join, normpath
@@ -87,20 +88,34 @@ def _jsonl_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[s
 def _csv_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     """The line that each record ends in, its bytes, and its fields by their columns; the header, as line 0."""
     lines = io.StringIO(content.decode(errors="surrogateescape"), newline="").readlines()
-    reader = csv.reader(lines, strict=True)  # else an open quote would swallow the rest
-    limit = csv.field_size_limit(len(content) + 1)  # 128 KiB is little for a mask written as text
+    rows, problem = _parsed(lines, len(content) + 1)
     header: list[str] = []
     end = 0
-    try:
-        for row in filter(None, reader):
-            start, end = end, reader.line_num
-            raw = "".join(lines[start:end]).lstrip("\r\n").encode(errors="surrogateescape")
-            number = end if header else 0
-            header = header or row
-            if len(row) != len(header):
-                raise InputError(f"'{where}', line {end}: {len(row)} fields, but {len(header)} columns")
-            yield number, raw, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise InputError(f"'{where}', line {reader.line_num}: {error}") from None
-    finally:
-        csv.field_size_limit(limit)
+    for row, last in rows:
+        start, end = end, last
+        raw = "".join(lines[start:end]).lstrip("\r\n").encode(errors="surrogateescape")
+        number = end if header else 0
+        header = header or row
+        if len(row) != len(header):
+            raise InputError(f"'{where}', line {end}: {len(row)} fields, but {len(header)} columns")
+        yield number, raw, dict(zip(header, row, strict=True))
+    if problem:
+        raise InputError(f"'{where}', {problem}")
+
+
+_limited = threading.Lock()
+
+
+def _parsed(lines: list[str], largest: int) -> tuple[list[tuple[list[str], int]], str]:
+    """Rows of fields of at most this size, with the lines that they end in, and what ends them early, if anything."""
+    reader = csv.reader(lines, strict=True)  # else an open quote would swallow the rest
+    rows: list[tuple[list[str], int]] = []
+    with _limited:  # a setting of the whole process: 128 KiB, which is little for a mask written as text
+        before = csv.field_size_limit(largest)
+        try:
+            rows.extend((row, reader.line_num) for row in filter(None, reader))
+        except csv.Error as error:
+            return rows, f"line {reader.line_num}: {error}"
+        finally:
+            csv.field_size_limit(before)
+    return rows, ""

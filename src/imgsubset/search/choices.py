@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from imgsubset.statistics.objective import random_subsets
 
-COMPOSITIONS = 64  # ways to make up a quota from groups of several sizes that the draws of a round try
+COMPOSITIONS = 16  # ways to make up a quota from groups of several sizes that a batch of draws tries
 
 
 @dataclass(frozen=True)
@@ -109,24 +109,31 @@ class Choices:
 
     def rows(self, units: Tensor) -> Tensor:
         """The subsets (K, n) of units (K, P), all of one composition."""
-        rows = self.unit_rows[units] if self.single else self._expanded(units.reshape(-1))[0].view(len(units), -1)
+        size = len(units) * (self.n - len(self.fixed))
+        rows = self.unit_rows[units] if self.single else self._expanded(units.reshape(-1), size)[0].view(len(units), -1)
         return torch.cat([self.fixed.expand(len(units), -1), rows], 1) if len(self.fixed) else rows
 
-    def _expanded(self, units: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of units (U',), one after another, and for each which of the units it belongs to."""
+    def _expanded(self, units: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The `size` rows of units (U',), one after another, and for each which of the units it belongs to."""
         sizes = self.unit_size[units]
-        owner = torch.repeat_interleave(sizes)
+        owner = torch.repeat_interleave(sizes, output_size=size)
         within = torch.arange(len(owner), device=units.device) - (sizes.cumsum(0) - sizes)[owner]
         return self.unit_rows[self.unit_start[units][owner] + within], owner
 
-    def summed(self, embed: Callable[[Tensor], Tensor], units: Tensor) -> Tensor:
-        """embed(rows) (..., Z), summed over the rows of each of the units (...)."""
+    def summed(self, embed: Callable[[Tensor], Tensor], units: Tensor, size: int) -> Tensor:
+        """embed(rows) (..., Z), summed over the rows of each of the units (...), which have `size` rows in all: a GPU
+        would have to be waited for to say so."""
         if self.single:
             return embed(self.unit_rows[units])
-        rows, owner = self._expanded(units.reshape(-1))
-        z = embed(rows)
-        sums = z.new_zeros(units.numel(), z.shape[1]).index_add_(0, owner, z)
-        return sums.view(*units.shape, -1)
+        rows, owner = self._expanded(units.reshape(-1), size)
+        return summed_by_owner(embed(rows), owner, self.unit_size[units.reshape(-1)]).view(*units.shape, -1)
+
+
+def summed_by_owner(z: Tensor, owner: Tensor, sizes: Tensor) -> Tensor:
+    """The sums (U, Z) of z (rows, Z) over each owner's `sizes` (U,) rows, one after another, always in that order."""
+    if z.is_cuda:  # where index_add_ adds in any order; on a CPU it is ten times faster
+        return torch.segment_reduce(z, "sum", lengths=sizes, unsafe=True)  # unsafe: does not wait to check the lengths
+    return z.new_zeros(len(sizes), z.shape[1]).index_add_(0, owner, z)
 
 
 class _Ways:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Generator, Tensor
+from torch import Tensor
 
+from imgsubset.devices import exact_matmul
 from imgsubset.options import Search
 from imgsubset.progress import Progress
 from imgsubset.search.choices import Choices
@@ -21,16 +22,16 @@ from imgsubset.statistics.objective import Objective
 DRAWS_SHARE = 0.1  # of a time limit
 
 
+@exact_matmul()
 def find(
     objective: Objective,
     options: Search,
-    generator: Generator,
     stop: Callable[[], bool],
     progress: Progress,
     start: Tensor | None = None,
     choices: Choices | None = None,
 ) -> Found:
-    """Search with the candidates, chains, steps and time limit of the options; the best subset comes first.
+    """Search with the seed, candidates, chains, steps and time limit of the options; the best subset comes first.
 
     start    (K, n) subsets to improve on, in place of random draws
     choices  what may be chosen, where not any rows may
@@ -43,17 +44,18 @@ def find(
         order = losses.argsort(stable=True)
         found = Found(start[order].sort(1).values, losses[order], (), stopped=False)
     else:
+        draws = RandomDraws(objective, options.candidates, options.seed, choices)
         found = search(
-            RandomDraws(objective, options.candidates, generator, choices),
+            draws,
             objective.loss,
             keep=options.chains if choices.single else 1,
             seconds=limit * DRAWS_SHARE if limit and options.steps else limit,
             stop=stop,
-            progress=lambda work, best: progress("draw", work, options.candidates, f"loss {best:.3f}"),
+            progress=lambda work, best: progress("draw", work, draws.candidates, f"loss {best:.3f}"),
         )
     if found.stopped or not exchanged:
         return found
-    exchanges = Exchanges(quadratic_form(objective), found.rows, options.steps, generator, choices)
+    exchanges = Exchanges(quadratic_form(objective), found.rows, options.steps, options.seed, choices)
     spent = max((point.seconds for point in found.trace), default=0.0)
     return search(
         exchanges,

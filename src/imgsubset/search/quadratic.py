@@ -31,7 +31,7 @@ CURVATURE = {
     "wasserstein": (1.0, 1 / 4),
     "hellinger": (1 / 8, 1 / 16),
 }
-EMBEDDED = 1024  # rows embedded at once when a whole subset is summed: 9 MB for 64 channels
+EMBEDDED_BYTES = 8 << 20  # of z at once when a whole subset is summed: what a cache holds
 MIN_EIGENVALUE = 1e-6  # of the largest: a direction in which the source does not vary has nothing to match
 
 
@@ -79,13 +79,18 @@ class Quadratic:
         """N"""
         return len(self.parts[0].images)
 
+    @property
+    def width(self) -> int:
+        """Z"""
+        return sum(2 * part.images.channels + part.pair_scale.numel() for part in self.parts)
+
     def embed(self, rows: Tensor) -> Tensor:
         """z of these rows (...,), as (..., Z) float32."""
         return torch.cat([piece for part in self.parts for piece in part.embed(rows)], -1)
 
     def residual(self, members: Tensor) -> Tensor:
         """Mean of z over each subset (R, n), summed in float64: (R, Z). Its squared length is the loss."""
-        columns = torch.split(members, max(1, EMBEDDED // len(members)), 1)
+        columns = torch.split(members, max(1, EMBEDDED_BYTES // (4 * self.width * len(members))), 1)
         sums = (self.embed(some).sum(1, dtype=torch.float64) for some in columns)
         return reduce(torch.add, sums) / members.shape[1]
 

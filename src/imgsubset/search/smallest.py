@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from imgsubset.search.quadratic import Quadratic
 from imgsubset.search.ranking import herding_order
+from imgsubset.statistics.dice import dice
 
 CLOSE = 0.02  # of n: nearer than this, one search differs from the next by as much
 ENOUGH = 1.05  # times the target: a size that is better by no more than this is small enough
@@ -49,12 +50,12 @@ def smallest(
     return tried[high] if high in tried else tried[low]
 
 
-def resized(form: Quadratic, rows: Tensor, n: int, generator: Generator) -> Tensor:
+def resized(form: Quadratic, rows: Tensor, n: int, seed: int) -> Tensor:
     """Subsets (K, n) from larger ones, cut to the beginning of their herding order, or from smaller ones, filled up
     with random rows."""
     if n <= rows.shape[1]:
         return torch.stack([herding_order(form, subset)[:n] for subset in rows])
-    filled = []
+    generator, filled = dice(rows.device, "resized", seed, n), []
     for subset in rows:
         others = torch.ones(len(form), device=rows.device).index_fill(0, subset, 0).nonzero()[:, 0]
         picked = torch.randperm(len(others), generator=generator, device=rows.device)[: n - len(subset)]

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imgsubset.devices import side_by_side
 from imgsubset.statistics.moments import Moments
 
 # A channel that varies less than this in a subset, in units of the source's variance, counts as varying this much:
 # KL diverges for constant images, and finite values can be ranked.
 MIN_VARIANCE = 1e-6
+EIGEN_BLOCK = 16  # matrices
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # of E[f(t)] for t ~ N(0, 1)
 NODE_WEIGHTS /= NODE_WEIGHTS.sum()
 
@@ -87,7 +89,21 @@ def frechet(subset: Moments, source: Moments) -> Tensor:
     within 1e-9 of itself, unless the eigenvalues of Sigma_src spread over more than seven decades: then within 2e-8.
     """
     root = source.cov_root
-    return _frechet_of_trace(subset, source, torch.linalg.eigvalsh(root @ subset.cov @ root.mT))
+    return _frechet_of_trace(subset, source, _eigenvalues(root @ subset.cov @ root.mT))
+
+
+def _eigenvalues(matrices: Tensor) -> Tensor:
+    """Of symmetric matrices (..., C, C): (..., C).
+
+    Those of a GPU are left to the CPU's threads: cuSOLVER takes larger ones than 32 x 32 one by one, milliseconds each.
+    """
+    found: Tensor
+    if matrices.device.type == "cpu" or matrices.dim() < 3:
+        found = torch.linalg.eigvalsh(matrices)
+        return found
+    here = matrices.flatten(0, -3).cpu()
+    found = torch.cat(side_by_side(torch.linalg.eigvalsh, torch.split(here, EIGEN_BLOCK), here.device))
+    return found.to(matrices.device).view(matrices.shape[:-1])
 
 
 def frechet_bound(subset: Moments, source: Moments) -> Tensor:

@@ -44,9 +44,17 @@ def noised_source(source: Moments, positions: int, alpha: float, sigma2: float) 
 
 
 def noised_subsets(
-    subsets: Moments, n: int, positions: int, alpha: float, sigma2: float, generator: Generator
+    subsets: Moments,
+    n: int,
+    positions: int,
+    alpha: float,
+    sigma2: float,
+    generator: Generator,
+    vectors: Tensor | None = None,
 ) -> Moments:
     """Draw the moments (K, ...) of K sets of n images, `positions` = L a map, after the noise.
+
+    vectors  (K, n, C) their feature vectors; wanted where n <= C, and not used elsewhere
 
     m' = alpha m + sigma / sqrt(n L) N(0, I);  n Sigma' is noncentral Wishart;
     v' = diag(Sigma') + sigma^2 / (n L) chi2'(n (L - 1), alpha^2 n L (v - diag Sigma) / sigma^2).
@@ -56,7 +64,13 @@ def noised_subsets(
     like = subsets.mean
     mean = alpha * like + math.sqrt(sigma2 / (n * positions)) * _normal(like.shape, like, generator)
     # float32 halves the time of the matrices, and its rounding is nothing beside the noise.
-    cov = _noncentral_wishart(subsets.cov.float(), n, alpha, math.sqrt(sigma2 / positions), generator).double() / n
+    tau = math.sqrt(sigma2 / positions)
+    if n > like.shape[-1]:
+        scatter = _noncentral_wishart(subsets.cov.float(), n, alpha, tau, generator)
+    else:
+        assert vectors is not None
+        scatter = _scatter_of_rows(vectors, alpha, tau, generator)
+    cov = scatter.double() / n
     within = subsets.var - subsets.cov.diagonal(dim1=-2, dim2=-1)  # the mean variance inside an image
     spread = torch.zeros_like(within)
     if positions > 1:
@@ -69,32 +83,34 @@ def noised_subsets(
 
 
 def _noncentral_wishart(cov: Tensor, n: int, alpha: float, tau: float, generator: Generator) -> Tensor:
-    """Draw the scatter (K, C, C) of n rows alpha a_i + tau xi_i around their mean, given the covariance of the a_i.
+    """Draw the scatter (K, C, C) of n > C rows alpha a_i + tau xi_i around their mean, given the covariance of the a_i.
 
-    With R^T R = n Sigma the rows can be turned so that only min(n - 1, C) of them have a mean, alpha R; the
-    n - 1 - C others are a central Wishart matrix, drawn by the Bartlett decomposition.
+    With R^T R = n Sigma the rows can be turned so that only C of them have a mean, alpha R; the n - 1 - C others are a
+    central Wishart matrix, drawn by the Bartlett decomposition.
     """
     channels = cov.shape[-1]
-    shifted = min(n - 1, channels)
-    root = _root(n * cov, shifted)
-    rows = _normal((*cov.shape[:-2], shifted, channels), cov, generator).mul_(tau).add_(root, alpha=alpha)
+    rows = _normal(cov.shape, cov, generator).mul_(tau).add_(_root(n * cov), alpha=alpha)
     if n - 1 > channels:
         rows = torch.cat([rows, _wishart_rows(n - 1 - channels, cov, generator).mul_(tau)], -2)
     return rows.transpose(-2, -1) @ rows
 
 
-def _root(scatter: Tensor, rank: int) -> Tensor:
-    """R (K, rank, C) with R^T R = scatter (K, C, C), of at most this rank."""
-    channels = scatter.shape[-1]
+def _scatter_of_rows(vectors: Tensor, alpha: float, tau: float, generator: Generator) -> Tensor:
+    """The same of a few rows, by the noise itself: the root of a matrix without full rank is a matter of rounding."""
+    rows = _normal(vectors.shape, vectors, generator).mul_(tau).add_(vectors, alpha=alpha)
+    rows -= rows.mean(-2, keepdim=True)
+    return rows.mT @ rows
+
+
+def _root(scatter: Tensor) -> Tensor:
+    """R (K, C, C) with R^T R = scatter (K, C, C)."""
     root: Tensor
-    if rank == channels:
-        root, failed = torch.linalg.cholesky_ex(scatter, upper=True)
-        if not failed.any():
-            return root
-    # Few images, repeated ones and channels that repeat each other leave directions without variance.
-    values, vectors = torch.linalg.eigh(scatter)
-    largest = slice(channels - rank, channels)
-    root = values[..., largest, None].clamp(min=0).sqrt() * vectors[..., largest].mT
+    root, failed = torch.linalg.cholesky_ex(scatter, upper=True)
+    if failed.any():
+        # Repeated images and channels that repeat each other leave directions without variance. In float64 and on the
+        # CPU, as solvers on GPUs fail for such matrices.
+        values, vectors = (part.to(scatter) for part in torch.linalg.eigh(scatter.double().cpu()))
+        root = values[..., None].clamp(min=0).sqrt() * vectors.mT
     return root
 
 

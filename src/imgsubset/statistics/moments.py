@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GATHER_BYTES = 2 << 20  # rows of images gathered at once while subsets are summed up: what a cache holds
+# Rows of images gathered at once while subsets are summed up: what a cache holds; a GPU is given more at a time.
+GATHER_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 BLOCK = 1 << 14  # rows
 DEAD_VARIANCE = 1e-6  # a channel whose variance is below this part of its mean square is constant but for rounding
 
@@ -79,6 +80,10 @@ class Moments:
     def take(self, which: int) -> Moments:
         """One of a batch (K, ...)."""
         return Moments(self.mean[which], self.var[which], self.cov[which])
+
+    def on_cpu(self) -> Moments:
+        """In the memory of the CPU."""
+        return Moments(self.mean.cpu(), self.var.cpu(), self.cov.cpu())
 
     @staticmethod
     def stack(parts: Sequence[Moments]) -> Moments:
@@ -152,8 +157,9 @@ def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torc
     outer = images.table.new_zeros(count, channels, channels, dtype=torch.float64)
     # Bounded both ways, so that memory does not grow with n, and by constants, so that sums depend on no machine.
     row_bytes = 8 * max(channels, 1)
-    width = max(1, min(n, GATHER_BYTES // row_bytes))
-    height = max(1, GATHER_BYTES // (row_bytes * width))
+    gathered_bytes = GATHER_BYTES[images.table.device.type]
+    width = max(1, min(n, gathered_bytes // row_bytes))
+    height = max(1, gathered_bytes // (row_bytes * width))
     buffer = images.table.new_empty(height * width, 2 * channels)  # allocating it anew costs more than filling it
     for top in range(0, count, height):
         for left in range(0, n, width):

@@ -7,27 +7,27 @@ Shapes: N images, n of them in a subset, K subsets, B blocks of features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
 
-from imgsubset.devices import by_blocks
-from imgsubset.statistics.divergences import DIVERGENCES, all_five, frechet, frechet_bound, mix
-from imgsubset.statistics.langevin import Langevin, noised_source, noised_subsets
+from imgsubset.devices import exact_matmul, side_by_side
+from imgsubset.statistics.dice import dice
+from imgsubset.statistics.divergences import DIVERGENCES, all_five, mix
+from imgsubset.statistics.langevin import Langevin
 from imgsubset.statistics.moments import Block, Moments, all_moments, subset_moments
 from imgsubset.weights import Weights
 
 BASELINE_DRAWS = 1024
+# Images in a random subset of the baseline, at most: a larger one's divergences follow from 1/n - 1/N to within 1 %.
+BASELINE_IMAGES = 8192
 ROUNDING = 1e-12
-BASELINE_SEED = 1 << 62  # not the search's: the loss of a given subset must not depend on how it was found
-
-T = TypeVar("T")
-CPU_BLOCK, GPU_BLOCK = 128, 1024  # subsets scored at once: enough that threads seldom meet in the interpreter
-EIGEN_BLOCK = 16  # on a CPU, where only few subsets need eigenvalues
+# Subsets of a batch: enough that threads seldom meet in the interpreter, and few enough for little memory. Only n and
+# the channels decide how many, since a batch has its own random numbers: results must not depend on the machine.
+BATCH, BATCH_BYTES = 64, 16 << 20
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,6 @@ class Term:
     def of_frechet(self) -> float:
         """What a unit of Frechet distance in this block adds to the loss."""
         return self.block.weight * self.coefficients.get("frechet", 0.0)
-
-
-Noised = list[tuple[Term, Moments]]
-"""Terms, of which the source is noised, each with the noised moments of subsets."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +84,34 @@ class Objective:
         """Whether the loss of every subset is 0."""
         return not any(value for term in self.terms for value in term.coefficients.values())
 
+    @property
+    def batch(self) -> int:
+        """How many subsets are handled at once."""
+        return _batch([term.block for term in self.terms], self.n)
+
     def alone(self, which: int) -> Objective:
         """That of one of the blocks, by itself."""
         term = self.terms[which]
         return replace(self, terms=(replace(term, block=replace(term.block, weight=1.0)),))
 
+    @exact_matmul()
     def divergences(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """All five of each block, noise-free, (K, B, 5) float64, of subsets given as indices (K, n)."""
-        return torch.stack([_divergences(term.block, term.source, rows, dtype) for term in self.terms], 1)
 
+        def of_some(some: Tensor) -> Tensor:
+            moments = [(subset_moments(term.block.images, some, dtype), term.source) for term in self.terms]
+            return torch.stack([all_five(*pair) for pair in moments], 1)
+
+        return torch.cat(side_by_side(of_some, torch.split(rows, self.batch), self.device))
+
+    @exact_matmul()
     def loss(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Calibrated loss (K,), noise-free, of subsets (K, n): 1 is an average random one. `dtype` is that of sums."""
 
-        def of_some(some: Tensor, _: int) -> Tensor:
-            return _sum(term.share(subset_moments(term.block.images, some, dtype)) for term in self.terms)
+        def of_some(some: Tensor) -> Tensor:
+            return weighted_sum(term.share(subset_moments(term.block.images, some, dtype)) for term in self.terms)
 
-        return torch.cat(by_blocks(of_some, rows, CPU_BLOCK, GPU_BLOCK))
+        return torch.cat(side_by_side(of_some, torch.split(rows, self.batch), self.device))
 
     def share_below(self, loss: float) -> float:
         """The share of the baseline's random subsets whose calibrated loss is below this one, in [0, 1]."""
@@ -111,77 +119,20 @@ class Objective:
         for term in self.terms:
             units = term.random.new_tensor([term.coefficients.get(name, 0.0) for name in DIVERGENCES])
             losses.append(term.block.weight * (term.random @ units))
-        return float((_sum(losses) < loss).double().mean())
-
-    def noised_loss(self, rows: Tensor, cooling: float, generator: Generator) -> Tensor:
-        """The loss (K,) after Langevin noise, at `cooling` in [0, 1] times the starting temperature."""
-
-        def of_some(noised: Noised) -> Tensor:
-            return _sum(term.share(subsets) for term, subsets in noised)
-
-        return torch.cat(self._noised(of_some, rows, cooling, generator))
-
-    def noised_lowest(self, rows: Tensor, count: int, cooling: float, generator: Generator) -> Tensor:
-        """Which `count` of the subsets have the lowest noised loss, in ascending order of it.
-
-        Just what `noised_loss` would rank first, without the eigenvalues of subsets that a bound rules out.
-        """
-
-        def bounded(noised: Noised) -> tuple[Noised, Tensor, Tensor]:
-            rest = _sum(term.share(subsets, without="frechet") for term, subsets in noised)
-            bound = _sum(term.of_frechet * frechet_bound(subsets, term.source) for term, subsets in noised)
-            return noised, rest, bound
-
-        blocks, rests, bounds = zip(*self._noised(bounded, rows, cooling, generator), strict=True)
-        size, rest = len(rests[0]), torch.cat(rests)
-        loss = rest + torch.cat(bounds)
-
-        def exact(some: Tensor, number: int) -> Tensor:
-            shares = []
-            for k, (term, _) in enumerate(blocks[0]):
-                subsets = Moments.stack([blocks[i // size][k][1].take(i % size) for i in some.tolist()])
-                shares.append(term.of_frechet * frechet(subsets, term.source))
-            return rest[some] + _sum(shares)
-
-        if any(term.of_frechet for term in self.terms):
-            first, later = loss.argsort().tensor_split([4 * count])
-            loss[first] = torch.cat(by_blocks(exact, first, EIGEN_BLOCK, GPU_BLOCK))
-            later = later[loss[later] <= loss[first].kthvalue(count).values]
-            if len(later):
-                loss[later] = torch.cat(by_blocks(exact, later, EIGEN_BLOCK, GPU_BLOCK))
-        return torch.topk(loss, count, largest=False).indices
-
-    def _noised(self, function: Callable[[Noised], T], rows: Tensor, cooling: float, generator: Generator) -> list[T]:
-        """function(the terms after the noise) for blocks of subsets."""
-        noise = self.langevin.coefficients(cooling)
-        seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
-        spaces = [term.block.images for term in self.terms]
-        sources = [noised_source(term.source, term.block.images.positions, *noise) for term in self.terms]
-        terms = [replace(term, source=source) for term, source in zip(self.terms, sources, strict=True)]
-
-        def of_some(some: Tensor, number: int) -> T:
-            # A generator for each block, so that the noise does not depend on which thread comes first.
-            own = torch.Generator(generator.device).manual_seed(seed + number)
-            subsets = [noised_subsets(subset_moments(at, some), self.n, at.positions, *noise, own) for at in spaces]
-            return function(list(zip(terms, subsets, strict=True)))
-
-        return by_blocks(of_some, rows, CPU_BLOCK, GPU_BLOCK)
+        return float((weighted_sum(losses) < loss).double().mean())
 
 
-def _divergences(block: Block, source: Moments, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """All five, (K, 5) float64, of subsets given as indices (K, n)."""
-
-    def of_some(some: Tensor, _: int) -> Tensor:
-        return all_five(subset_moments(block.images, some, dtype), source)
-
-    return torch.cat(by_blocks(of_some, rows, CPU_BLOCK, GPU_BLOCK))
-
-
-def _sum(parts: Iterable[Tensor]) -> Tensor:
-    """Their sum, added up in their order."""
+def weighted_sum(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of what blocks add to a loss, added up in their order."""
     return reduce(torch.add, parts)
 
 
+def _batch(blocks: Sequence[Block], n: int) -> int:
+    numbers = n + sum(block.images.channels**2 for block in blocks)
+    return max(1, min(BATCH, BATCH_BYTES // (8 * numbers)))
+
+
+@exact_matmul()
 def objective(
     blocks: Sequence[Block],
     n: int,
@@ -190,16 +141,31 @@ def objective(
     draws: int = BASELINE_DRAWS,
 ) -> Objective:
     """The objective of subsets of n of the images, calibrated by so many random subsets of that size."""
-    return Objective(tuple(_term(block, n, weights, draws) for block in blocks), n, langevin or Langevin())
+    batch = _batch(blocks, min(n, BASELINE_IMAGES))
+    terms = [_term(block, weights, *_baseline(block, n, draws, batch)) for block in blocks]
+    return Objective(tuple(terms), n, langevin or Langevin())
 
 
-def _term(block: Block, n: int, weights: Weights, draws: int) -> Term:
-    total, source = len(block.images), all_moments(block.images)
-    random = source.mean.new_zeros(2, len(DIVERGENCES))
-    if n < total:
-        generator = torch.Generator(block.images.table.device).manual_seed(BASELINE_SEED)
-        random = _divergences(block, source, random_subsets(total, n, draws, generator))
-        random = random * (random.mean(0) > ROUNDING)
+def _baseline(block: Block, n: int, draws: int, batch: int) -> tuple[Moments, Tensor]:
+    """The moments of all images, and the divergences (draws, 5) of random subsets, the same ones for every block."""
+    total, source, device = len(block.images), all_moments(block.images), block.images.table.device
+    if n == total:
+        return source, source.mean.new_zeros(2, len(DIVERGENCES))
+    drawn = min(n, BASELINE_IMAGES)
+
+    def of_batch(number: int) -> Tensor:
+        # Not the search's numbers: the loss of a given subset must not depend on how it was found.
+        rows = random_subsets(total, drawn, batch, dice(device, "baseline", number))
+        return all_five(subset_moments(block.images, rows), source)
+
+    batches = range(-(-draws // batch))
+    random = torch.cat(side_by_side(of_batch, batches, device))[:draws]
+    # To second order a random subset's divergences are proportional to 1/n - 1/N.
+    return source, random * ((1 / n - 1 / total) / (1 / drawn - 1 / total))
+
+
+def _term(block: Block, weights: Weights, source: Moments, random: Tensor) -> Term:
+    random = random * (random.mean(0) > ROUNDING)
     means = dict(zip(DIVERGENCES, random.mean(0).tolist(), strict=True))
     # A divergence that is 0 for random subsets (of equal images, or n = N) is 0, but for rounding, for all.
     shares = weights.shares().items()

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from imgsubset.devices import by_blocks
+from imgsubset.devices import side_by_side
+from imgsubset.statistics.dice import dice
 from imgsubset.statistics.divergences import DIVERGENCES, all_five
 from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, row_keys, standard, subset_moments
 
@@ -38,14 +39,13 @@ class TwoSample:
 
 
 def two_sample(
-    first: Sequence[ImageMoments], second: Sequence[ImageMoments], generator: Generator, draws: int = DRAWS
+    first: Sequence[ImageMoments], second: Sequence[ImageMoments], seed: int, draws: int = DRAWS
 ) -> list[TwoSample]:
     """Compare raw moments of two sets in each of several spaces, made by the same extractors; the first is the
-    reference. The deals are of images, the same in all spaces.
+    reference. The deals follow from the seed; they are of images, the same in all spaces.
 
     Equal sets are exactly 0 apart, and no order of the images changes a bit of the result.
     """
-    deals = generator.get_state()
     orders = [_order(first), _order(second)]
     both = [ImageMoments(torch.cat([a.table, b.table]), a.positions) for a, b in zip(first, second, strict=True)]
     shuffle = _order(both)
@@ -63,8 +63,7 @@ def two_sample(
         else:
             values = _apart(one, other)
         raw = ImageMoments(torch.cat([mine.table, theirs.table])[shuffle], mine.positions)
-        generator.set_state(deals)
-        floor = _floor(scale.apply(raw), len(mine), generator, draws)
+        floor = _floor(scale.apply(raw), len(mine), seed, draws)
         results.append(TwoSample(values, floor, pooled.channels > 0))
     return results
 
@@ -88,24 +87,29 @@ def _apart(reference: Moments, other: Moments) -> Tensor:
     return all_five(in_units(other), replace(in_units(reference), var=torch.ones_like(scale)))
 
 
-def _floor(images: ImageMoments, size: int, generator: Generator, draws: int) -> Tensor:
+def _floor(images: ImageMoments, size: int, seed: int, draws: int) -> Tensor:
     """The divergences (draws, 5) of the rest from `size` images drawn at random."""
-    total = len(images)
+    total, device = len(images), images.table.device
     few = min(size, total - size)
-    everything = all_moments(images)
+    everything = all_moments(images).on_cpu()
 
-    def deal(rows: Tensor, _: int) -> Tensor:
-        drawn = subset_moments(images, rows, torch.float64)  # as the value's: a deal may be the two sets themselves
-        apart = []
-        for number in range(len(rows)):
-            small = drawn.take(number)
+    def deal(first: int) -> Moments:
+        numbers = range(first, min(first + DEALT, draws))
+        deals = [torch.randperm(total, generator=dice(device, "deal", seed, k), device=device)[:few] for k in numbers]
+        # In float64 as the value's: a deal may be the two sets themselves.
+        return subset_moments(images, torch.stack(deals), torch.float64).on_cpu()
+
+    def apart(dealt: Moments) -> Tensor:
+        found = []
+        for number in range(len(dealt.mean)):
+            small = dealt.take(number)
             rest = _without(everything, total, small, few)
-            apart.append(_apart(small, rest) if few == size else _apart(rest, small))
-        return torch.stack(apart)
+            found.append(_apart(small, rest) if few == size else _apart(rest, small))
+        return torch.stack(found)
 
-    device = images.table.device
-    deals = [torch.randperm(total, generator=generator, device=device)[:few] for _ in range(draws)]
-    return torch.cat(by_blocks(deal, torch.stack(deals), DEALT, DEALT))
+    # Eigenvalues are the CPU's: a GPU takes matrices one by one.
+    dealt = side_by_side(deal, range(0, draws, DEALT), device)
+    return torch.cat(side_by_side(apart, dealt, torch.device("cpu"))).to(device)
 
 
 def _without(everything: Moments, total: int, part: Moments, size: int) -> Moments:

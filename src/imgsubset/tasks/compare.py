@@ -12,7 +12,7 @@ from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
 from imgsubset.results.records import ROUNDING, Comparison, Distance
-from imgsubset.tasks.given import checked, given
+from imgsubset.tasks.given import check_callable, given
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def compare(
     BadFilesError.
     """
     options, tell = merged(options, words), teller(progress)
-    extractor = checked(extractor)
+    check_callable(extractor=extractor)
     clock = Clock()
     with clock.stage("list"):
         listings = [given(source, options)[0] for source in (first, second)]
@@ -55,7 +55,7 @@ def compare(
         )
         return _compared(one, other, options, clock, notes)
 
-    return or_on_cpu(options.running.device, work)
+    return or_on_cpu(options.running.device, work, options.running.workers)
 
 
 def _compared(one: Source, other: Source, options: Options, clock: Clock, notes: tuple[str, ...]) -> Comparison:
@@ -65,8 +65,7 @@ def _compared(one: Source, other: Source, options: Options, clock: Clock, notes:
 
     spaces = [[block.images for block in source.blocks] for source in (one, other)]
     with clock.stage("compare"):
-        generator = torch.Generator(spaces[0][0].table.device).manual_seed(FLOOR_SEED)
-        results = two_sample(spaces[0], spaces[1], generator)
+        results = two_sample(spaces[0], spaces[1], FLOOR_SEED)
         shares = [block.weight for block in one.blocks]
 
         def mean(parts: Iterable[Tensor]) -> Tensor:

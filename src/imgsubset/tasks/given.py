@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imgsubset.errors import UsageError, shown
 from imgsubset.inputs import Embeddings, Labels, of_kind
@@ -13,11 +13,6 @@ from imgsubset.options import Options, merged
 from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, labels_by_path, list_source
 from imgsubset.reading.listing import Listing
-
-if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
-    from torch import Tensor
-
-    from imgsubset.features.random_cnn import Extractor
 
 
 def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[Listing, Options, Embeddings | None]:
@@ -51,27 +46,6 @@ def check_callable(**functions: Callable[..., object] | None) -> None:
     for name, function in functions.items():
         if not (function is None or callable(function)):
             raise UsageError(f"{name} {shown(function)} is not a function")
-
-
-def checked(extractor: Extractor | None) -> Extractor | None:
-    """The same function of a caller's, whose outcome is looked at. Raises UsageError for what is no function."""
-    check_callable(extractor=extractor)
-    if extractor is None:
-        return None
-
-    def extract(pixels: Tensor) -> Tensor | list[Tensor]:
-        maps = extractor(pixels)
-        for layer in maps if isinstance(maps, (tuple, list)) else (maps,):
-            shape = getattr(layer, "shape", None)
-            if shape is None or len(shape) != 4 or len(layer) != len(pixels) or not hasattr(layer, "square"):
-                got = type(layer).__name__ if shape is None else f"{type(layer).__name__} of shape {tuple(shape)}"
-                raise UsageError(
-                    f"extractor made {got} of pixels of shape {tuple(pixels.shape)}; a tensor of feature maps "
-                    f"({len(pixels)}, channels, height, width) is wanted"
-                )
-        return maps
-
-    return extract
 
 
 def destination_of(destination: str | os.PathLike[str] | None) -> str | None:

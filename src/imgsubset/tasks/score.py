@@ -17,7 +17,7 @@ from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, list_source
 from imgsubset.reading.listing import Listing
 from imgsubset.results.records import Scored
-from imgsubset.tasks.given import checked, given
+from imgsubset.tasks.given import check_callable, given
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
 from imgsubset.tasks.measuring import judges, score_of
 from imgsubset.writing.manifest import NAME, read_manifest
@@ -49,7 +49,8 @@ def score(
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
     options, tell = merged(options or recorded_options(subset), words), teller(progress)
-    extractor, skip_foreign = checked(extractor), of_kind("skip_foreign", "bool", skip_foreign)
+    check_callable(extractor=extractor)
+    skip_foreign = of_kind("skip_foreign", "bool", skip_foreign)
     clock = Clock()
     with clock.stage("list"):
         listing, options, embeddings = given(source, options, embeddings)
@@ -67,7 +68,7 @@ def score(
             matched = _matched(subset, read, options, skip_foreign)
         return _scored(read, matched, _name(subset), options, clock, notes)
 
-    return or_on_cpu(options.running.device, work)
+    return or_on_cpu(options.running.device, work, options.running.workers)
 
 
 def _matched(subset: AnySource, source: Source, options: Options, skip_foreign: bool) -> Matched:

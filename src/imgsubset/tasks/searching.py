@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from imgsubset.errors import InputError
 from imgsubset.features.source import Source
 from imgsubset.inputs import Embeddings
-from imgsubset.options import Options, Search, merged
+from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress
 from imgsubset.results.records import Selection
 from imgsubset.tasks.measuring import judged_loss, judges, score_of
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from imgsubset.search.loop import Found
     from imgsubset.statistics.objective import Objective
@@ -55,19 +55,11 @@ class Result:
         return self.found.rows.shape[1]
 
 
-def new_generator(source: Source, options: Search) -> Generator:
-    """The search's random numbers."""
-    import torch
-
-    return torch.Generator(source.blocks[0].images.table.device).manual_seed(options.seed)
-
-
 def of_size(
     source: Source,
     allowed: Allowed,
     n: int,
     run: Run,
-    generator: Generator,
     near: Result | None = None,
     taken: Collection[int] = (),
 ) -> Result:
@@ -84,8 +76,12 @@ def of_size(
     choices = None if free else allowed.choices(n, taken)
     objective = objective_of(source, choices.n if choices else n, run)
     with run.clock.stage("search"):
-        start = resized(quadratic_form(near.objective), near.found.rows, n, generator) if near and free else None
-        found = find(objective, run.options.search, generator, run.stop, run.progress, start, choices)
+        start = (
+            resized(quadratic_form(near.objective), near.found.rows, n, run.options.search.seed)
+            if near and free
+            else None
+        )
+        found = find(objective, run.options.search, run.stop, run.progress, start, choices)
     return Result(objective, found)
 
 
@@ -100,9 +96,7 @@ def objective_of(source: Source, n: int, run: Run) -> Objective:
         return objective(source.blocks, n, run.options.mix.weights, noise)
 
 
-def smallest_size(
-    source: Source, allowed: Allowed, run: Run, generator: Generator
-) -> tuple[Result, list[Result], bool]:
+def smallest_size(source: Source, allowed: Allowed, run: Run) -> tuple[Result, list[Result], bool]:
     """The smallest subset that meets the target of the options, all that were tried, and whether it is missed."""
     from imgsubset.search.smallest import ATTEMPTS, smallest
     from imgsubset.statistics.objective import effective_size
@@ -121,7 +115,7 @@ def smallest_size(
         def progress(stage: str, done: int, total: int, note: str = "") -> None:
             run.progress(f"{stage} n={n:,}", done, total, note)
 
-        attempts.append(of_size(source, allowed, n, replace(search, progress=progress), generator, near))
+        attempts.append(of_size(source, allowed, n, replace(search, progress=progress), near))
         return attempts[-1]
 
     def quality(result: Result) -> float:

@@ -16,9 +16,9 @@ from imgsubset.reading.given import AnySource
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.given import check_callable, checked, destination_of, given
+from imgsubset.tasks.given import check_callable, destination_of, given
 from imgsubset.tasks.score import check_gates
-from imgsubset.tasks.searching import Run, Stop, never, new_generator, of_size, selection_of, smallest_size
+from imgsubset.tasks.searching import Run, Stop, never, of_size, selection_of, smallest_size
 from imgsubset.tasks.sizes import check_size, is_auto, subset_size
 from imgsubset.writing.destination import check_destination, finished, interrupted
 from imgsubset.writing.export import check_mode, export
@@ -57,8 +57,7 @@ def select(
     """
     options, tell = merged(options, words), teller(progress)
     check_size(n, options.search)
-    check_callable(stop=stop)
-    extractor = checked(extractor)
+    check_callable(extractor=extractor, stop=stop)
     clock = Clock()
     with clock.stage("list"):
         listing, options, embeddings = given(source, options, embeddings)
@@ -71,7 +70,7 @@ def select(
         )
         return _select(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes))
 
-    return or_on_cpu(options.running.device, work)
+    return or_on_cpu(options.running.device, work, options.running.workers)
 
 
 def select_into(
@@ -148,12 +147,11 @@ def prepared(
 
 
 def _select(source: Source, allowed: Allowed, n: int | str, run: Run) -> Selection:
-    generator = new_generator(source, run.options.search)
     if not is_auto(n):
         wanted = subset_size(n, len(source.paths))
-        result = of_size(source, allowed, wanted, run, generator)
+        result = of_size(source, allowed, wanted, run)
         return selection_of(source, allowed, result, str(n), run, group_notes(allowed, wanted, result.n))
-    result, attempts, missed = smallest_size(source, allowed, run, generator)
+    result, attempts, missed = smallest_size(source, allowed, run)
     notes = (f"the target is not met by the {result.n:,} images that may be chosen",) if missed else ()
     selection = selection_of(source, allowed, result, str(n), run, notes)
     trace = tuple(point for attempt in attempts for point in attempt.found.trace)

@@ -23,7 +23,7 @@ from imgsubset.reading.labels import APPARENT, apparent_groups
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
 from imgsubset.tasks.given import check_callable, destination_of, given
-from imgsubset.tasks.searching import Run, Stop, given_rows, never, new_generator, of_size, selection_of
+from imgsubset.tasks.searching import Run, Stop, given_rows, never, of_size, selection_of
 from imgsubset.tasks.select import group_notes, prepared
 from imgsubset.tasks.sizes import ANY, part_sizes
 from imgsubset.writing.description import split_description, write_description
@@ -78,8 +78,7 @@ def split(
             if covering and place == len(sizes) - 1:
                 result = given_rows(read, rest, run)
             else:
-                generator = new_generator(read, options.search)
-                result = of_size(read, allowed, min(sizes[name], len(rest)), run, generator, taken=taken)
+                result = of_size(read, allowed, min(sizes[name], len(rest)), run, taken=taken)
             more = group_notes(allowed, sizes[name], result.n)
             selection = selection_of(read, allowed, result, _asked(name, parts), run, more)
             # What an interrupted part leaves is not what the full one will leave.
@@ -89,7 +88,7 @@ def split(
         more = _notes(parts, found, allowed, most)
         return {name: replace(found[name], warnings=found[name].warnings + more) for name in parts}
 
-    return or_on_cpu(options.running.device, work)
+    return or_on_cpu(options.running.device, work, options.running.workers)
 
 
 def split_into(

@@ -1,0 +1,54 @@
+"""What a machine has too little of, told from the error that it ends in."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+
+MEMORY = "too little memory; a smaller --size, fewer --candidates or fewer --workers need less, and so do fewer images"
+THREADS = "no further thread or process can be started; raise the limit (ulimit -u), or use fewer --workers"
+FILES = "too many open files; raise the limit (ulimit -n), or use fewer --workers"
+SPACE = "no space left on a disk, for temporary files or in /dev/shm"
+NUMBERS = {
+    errno.EMFILE: FILES,
+    errno.ENFILE: FILES,
+    errno.ENOMEM: MEMORY,
+    errno.EAGAIN: THREADS,
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+}
+TEXTS = {  # of a RuntimeError, most of them torch's
+    r"can't allocate memory|bad_alloc|[Cc]annot allocate memory": MEMORY,
+    r"can't start new thread|thread initializer failed|Resource temporarily unavailable": THREADS,
+    r"Too many open files": FILES,
+    r"No space left on device": SPACE,
+}
+LIBRARY = r"shared object|cannot allocate memory|failed to map|\.so\b|DLL"  # of an ImportError
+
+
+def scarcity(error: BaseException) -> str | None:
+    """What there was too little of, and what to do, in one line; None if that is not why it failed."""
+    return next((said for one in _with_causes(error) if (said := _said(one))), None)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+
+
+def _said(error: BaseException) -> str | None:
+    if isinstance(error, MemoryError):
+        return MEMORY
+    if isinstance(error, OSError) and error.errno in NUMBERS:
+        name = f": '{error.filename}'" if error.filename is not None else ""
+        return NUMBERS[error.errno] + name
+    if isinstance(error, RuntimeError):
+        return next((said for pattern, said in TEXTS.items() if re.search(pattern, str(error))), None)
+    if isinstance(error, ImportError) and re.search(LIBRARY, str(error)):
+        why = " ".join(str(error).split())
+        return f"a library cannot be loaded ({why}); it needs more memory (ulimit -v), or to be installed again"
+    return None

@@ -1,0 +1,117 @@
+"""Cores of the processor: how many this process may use, and how many threads sums take."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+GROUPS, GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # of Linux: all groups, and those of this process
+
+
+def usable_cores() -> int:
+    """How many processor cores this process may use: those it is bound to, or as many as its quota pays for."""
+    return max(1, min([_bound(), *map(math.ceil, _quotas())]))
+
+
+def _bound() -> int:
+    """How many cores this process is bound to, whatever its quota; torch knows of no other number."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+def _quotas() -> Iterator[float]:
+    """Cores that the control groups of this process, and those around them, pay for: versions 2 and 1 of Linux."""
+    try:
+        groups = [line.split(":", 2)[1:] for line in GROUP.read_text().splitlines()]
+    except OSError:
+        return
+    for controllers, path in groups:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = GROUPS / ("cpu" if controllers else "")
+        inner = top / path.lstrip("/")  # in a container this may be a name from outside, which is not there
+        for folder in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError):
+                if controllers:
+                    quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                else:
+                    quota, period = (folder / "cpu.max").read_text().split()
+                if float(quota) > 0:  # not `max`, or -1 in version 1
+                    yield float(quota) / float(period)
+            if folder == top:
+                break
+
+
+_limit: ContextVar[int | None] = ContextVar("limit", default=None)
+
+
+@contextlib.contextmanager
+def bounded(count: int | None) -> Iterator[None]:
+    """A context in which sums take no more threads than this, but at least one; None is one for each usable core."""
+    count = usable_cores() if count is None else max(1, min(count, usable_cores()))
+    token = _limit.set(count)
+    try:
+        # Else torch takes no more by itself, and its import can wait until the decoding processes have begun.
+        if count < _bound():
+            with torch_threads(count):
+                yield
+        else:
+            yield
+    finally:
+        _limit.reset(token)
+
+
+def threads() -> int:
+    """How many threads sums may take."""
+    return _limit.get() or usable_cores()
+
+
+_setting = threading.Lock()
+
+
+@contextlib.contextmanager
+def torch_threads(most: int) -> Iterator[None]:
+    """A context in which an operation of torch takes at most so many threads, if this thread calls it."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before <= most:
+        yield
+        return
+    set_threads(most)
+    try:
+        yield
+    finally:
+        set_threads(before)
+
+
+def set_threads(count: int) -> None:
+    """Tell torch how many threads operations that this thread calls may take.
+
+    torch gives the number to every thread that starts later, too; these should have what they would have had.
+    """
+    import torch
+
+    with _setting:
+        torch.get_num_threads()  # at the first question a thread takes over the common number, even if it has its own
+        others = _on_new_thread(torch.get_num_threads)
+        torch.set_num_threads(count)
+        _on_new_thread(lambda: torch.set_num_threads(others))
+
+
+def _on_new_thread(function: Callable[[], T]) -> T:
+    outcome: Future[T] = Future()
+    thread = threading.Thread(target=lambda: outcome.set_result(function()))
+    thread.start()
+    thread.join()
+    return outcome.result()

@@ -1,0 +1,65 @@
+"""What a run would take of the machine's memory, so that too much is refused before it begins."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from imgsubset.cores import threads
+from imgsubset.errors import InputError
+from imgsubset.options import Extraction
+from imgsubset.reading.decoders import chunk_length
+
+MEMORY, STATUS, GROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/sys/fs/cgroup")  # of Linux
+COPIES = 3  # of the moments: as they come, standardised, and as a search has them
+NUMBER = 4  # bytes of a float32
+ROW_NUMBERS = 512  # at most, of an image in a feature space of many channels
+HELD_OUT_ROW = 2 * (64 + 128 + 48)
+
+
+def check_memory(extraction: Extraction, size: int, images: int) -> None:
+    """Raise InputError if so many images, of this side in pixels, need more memory than is free."""
+    batches = threads() * batch_bytes(extraction, size)
+    row = extraction.networks * min(2 * sum(extraction.channels), ROW_NUMBERS) + HELD_OUT_ROW
+    needed, free = batches + COPIES * NUMBER * row * images, min(_free(), default=None)
+    if free is not None and needed > free:
+        shape = f"channels {','.join(map(str, extraction.channels))} at {size} x {size} pixels"
+        raise InputError(
+            f"{images:,} images with {shape} need about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
+            "free; fewer --channels or --networks, a smaller --size or fewer --workers need less"
+        )
+
+
+def batch_bytes(extraction: Extraction, size: int) -> int:
+    """What one random CNN and one batch of images take: its weights, and the maps before and after a layer."""
+    layers = len(extraction.channels)
+    kernels, strides = (
+        value * layers if len(value) == 1 else value for value in (extraction.kernel_size, extraction.stride)
+    )
+    inputs, side, weights, maps = 3, size, 0, [3 * size**2]
+    for outputs, kernel, stride in zip(extraction.channels, kernels, strides, strict=False):
+        weights += inputs * outputs * kernel**2
+        side = -(-side // stride)
+        maps.append(outputs * side**2)
+        inputs = outputs
+    return NUMBER * (weights + 2 * chunk_length(size) * max(maps))
+
+
+def _free() -> Iterator[int]:
+    """Bytes that this process may still take, of the machine and of what bounds it."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        yield _kilobytes(MEMORY, "MemAvailable:")
+    with contextlib.suppress(OSError, ValueError):
+        yield int((GROUP / "memory.max").read_text()) - int((GROUP / "memory.current").read_text())
+    with contextlib.suppress(ImportError, OSError, StopIteration, ValueError):
+        import resource  # not on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            yield limit - _kilobytes(STATUS, "VmSize:")
+
+
+def _kilobytes(file: Path, name: str) -> int:
+    """A number in a file of the kernel, in bytes."""
+    return next(int(line.split()[1]) * 1024 for line in file.read_text().splitlines() if line.startswith(name))

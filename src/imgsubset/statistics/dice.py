@@ -1,0 +1,17 @@
+"""Random numbers by key: what is drawn for a thing depends on what it is, and on nothing that was drawn before."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Generator
+
+
+def dice(device: torch.device, *key: int | str) -> Generator:
+    """The generator of a key, such as ("noise", seed, round, chain): equal keys draw equal numbers on one device.
+
+    So no result depends on how many things are done at once, by how many threads, or in which order.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return Generator(device).manual_seed(int.from_bytes(digest, "little"))

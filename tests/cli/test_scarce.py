@@ -1,0 +1,76 @@
+"""A machine with too little of something: one line that says of what, and exit code 1."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from imgsubset.cli import check
+from imgsubset.cli.scarce import FILES, MEMORY, SPACE, THREADS, scarcity
+
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+FOUND = [
+    (MemoryError(), MEMORY),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
+    (RuntimeError(ALLOCATOR), MEMORY),
+    (RuntimeError("can't start new thread"), THREADS),
+    (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), THREADS),
+    (OSError(errno.EMFILE, "Too many open files"), FILES),
+    (OSError(errno.EMFILE, "Too many open files", "/dev/null"), FILES + ": '/dev/null'"),
+    (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), SPACE + ": '/tmp/x'"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), FOUND)
+def test_what_is_lacking_is_told(error: Exception, said: str) -> None:
+    assert scarcity(error) == said
+    outer = ValueError("outer")
+    outer.__cause__ = error
+    assert scarcity(outer) == said
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no module named x"), ValueError("x"), RuntimeError("a bug"), OSError(errno.EIO, "x")]
+)
+def test_other_errors_are_not_explained_away(error: Exception) -> None:
+    assert scarcity(error) is None
+
+
+def test_a_library_that_cannot_be_loaded_is_named() -> None:
+    said = scarcity(ImportError("libtorch_cpu.so: failed to map segment from shared object"))
+    assert said is not None
+    assert "libtorch_cpu.so" in said
+
+
+@pytest.mark.parametrize(("error", "said"), FOUND[::2])
+def test_the_command_line_says_it_in_one_line(
+    imgsubset: Callable[..., Run], folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(check, "verify", fail)
+    run = imgsubset("verify", folder)
+    assert (run.code, run.err) == (1, f"imgsubset: error: {said}\n")
+    run = imgsubset("verify", folder, "--json")
+    assert json.loads(run.out) == {"error": said, "exit_code": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space")
+@pytest.mark.parametrize("limit", ["ulimit -v 300000", "ulimit -v 3500000", "ulimit -n 8"])
+def test_a_run_with_hardly_anything_ends_in_one_line(pictures: Path, limit: str) -> None:
+    command = f'{limit}; "$0" -m imgsubset select "$1" -n 9 --mode none --no-cache --device cpu'
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(["bash", "-c", command, sys.executable, str(pictures)],
+                         capture_output=True, text=True, env=environment, check=False)  # fmt: skip
+    lines = run.stderr.splitlines()
+    assert (run.returncode, len(lines)) in [(1, 1), (3, 1), (0, 0)], run.stderr

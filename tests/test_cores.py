@@ -1,0 +1,136 @@
+"""How many cores and threads are used, and that a caller's own threads do not notice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from imgsubset import cores
+from imgsubset.cores import bounded, threads, torch_threads, usable_cores
+from imgsubset.devices import single_threaded, workers
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, str]], int]:
+    """Usable cores of a machine of 64 cores, by /proc/self/cgroup and files of its control groups."""
+    monkeypatch.setattr(cores, "_bound", lambda: 64)
+
+    def usable(group: str, files: dict[str, str]) -> int:
+        for name, content in files.items():
+            path = tmp_path / "cgroup" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content + "\n")
+        (tmp_path / "group").write_text(group)
+        monkeypatch.setattr(cores, "GROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr(cores, "GROUP", tmp_path / "group")
+        return usable_cores()
+
+    return usable
+
+
+V1 = "12:cpu,cpuacct:/docker/abc\n11:memory:/docker/abc\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "expected"),
+    [
+        ("0::/\n", {}, 64),
+        ("0::/\n", {"cpu.max": "200000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "max 100000"}, 64),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "1000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "9900000 100000"}, 64),
+        ("0::/\n", {"cpu.max": "broken"}, 64),
+        ("0::/a.slice/b\n", {"a.slice/b/cpu.max": "max 100000", "a.slice/cpu.max": "300000 100000"}, 3),
+        ("0::/not/there\n", {"cpu.max": "400000 100000"}, 4),
+        (V1, {"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        (V1, {"cpu/docker/abc/cpu.cfs_quota_us": "100000", "cpu/docker/abc/cpu.cfs_period_us": "50000"}, 2),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+    ],
+)
+def test_the_quotas_of_control_groups_bound_the_cores(
+    machine: Callable[[str, dict[str, str]], int], group: str, files: dict[str, str], expected: int
+) -> None:
+    assert machine(group, files) == expected
+
+
+def test_there_need_be_no_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "GROUP", tmp_path / "none")
+    assert usable_cores() == cores._bound()
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 1), (1, 1), (3, 3), (4, 4), (9, 4), (None, 4)])
+def test_workers_bound_the_threads_of_sums(monkeypatch: pytest.MonkeyPatch, count: int | None, expected: int) -> None:
+    monkeypatch.setattr(cores, "_bound", lambda: 4)
+    monkeypatch.setattr(cores, "_quotas", lambda: iter(()))
+    with torch_set_to(4):
+        with bounded(count):
+            assert threads() == expected
+            assert torch.get_num_threads() == expected
+            assert workers()._max_workers == expected
+            assert {*workers().map(lambda _: torch.get_num_threads(), range(20))} == {1}
+        assert (threads(), torch.get_num_threads()) == (4, 4)
+
+
+class torch_set_to:  # noqa: N801
+    """A context in which a caller has set the number of torch's threads."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __enter__(self) -> None:
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(self.count)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)
+
+
+def on_new_thread() -> int:
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_threads_of_the_caller_do_not_notice() -> None:
+    with torch_set_to(3):
+        with single_threaded():
+            assert torch.get_num_threads() == 1
+            assert on_new_thread() == 3
+            with single_threaded():
+                pass
+            assert torch.get_num_threads() == 1
+        assert (torch.get_num_threads(), on_new_thread()) == (3, 3)
+        with pytest.raises(ValueError, match="work"), single_threaded():
+            raise ValueError("work")
+        assert (torch.get_num_threads(), on_new_thread()) == (3, 3)
+
+
+def test_two_that_overlap_leave_what_each_thread_had() -> None:
+    inside, over, seen = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with single_threaded():
+            inside.set()
+            assert over.wait(60)
+        seen.append(torch.get_num_threads())
+
+    with torch_set_to(3):
+        thread = threading.Thread(target=other)
+        with single_threaded():
+            thread.start()
+            assert inside.wait(60)
+        over.set()
+        thread.join()
+        assert (torch.get_num_threads(), seen, on_new_thread()) == (3, [3], 3)
+
+
+def test_fewer_threads_are_not_made_more() -> None:
+    with torch_set_to(2), torch_threads(3):
+        assert torch.get_num_threads() == 2
