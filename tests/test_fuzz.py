@@ -37,7 +37,8 @@ from imgsubset.features import cache
 from imgsubset.features.cache import Cache, clear, contents
 from imgsubset.features.embeddings import read_embeddings
 from imgsubset.files import Stamp
-from imgsubset.options import FIELDS, Embeddings, Options
+from imgsubset.inputs import Embeddings
+from imgsubset.options import FIELDS, Options
 from imgsubset.reading import patterns
 from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.filters import candidates, list_candidates

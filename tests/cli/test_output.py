@@ -16,6 +16,7 @@ import pytest
 from conftest import Run, create, noise, strict_json, tree
 from PIL import Image
 
+import imgsubset as package
 from imgsubset.files import PARTIAL
 from imgsubset.reading.listing import Listing
 from imgsubset.writing.export import MARKER
@@ -523,6 +524,20 @@ def test_the_same_run_does_nothing(
 
 
 @COPIED
+def test_what_another_version_made_stands_and_is_named(
+    imgsubset: Program, done: tuple[object, ...], tmp_path: Path
+) -> None:
+    edit(program={"name": "imgsubset", "version": "0.0.1"})(tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    run = imgsubset(*done)
+    assert (run.code, run.err) == (0, "")
+    assert run.out.endswith("; nothing to do (written by imgsubset 0.0.1; --overwrite makes it anew)\n")
+    assert snapshot(tmp_path / "out") == before
+    assert imgsubset(*done, "--overwrite").code == 0
+    assert manifest_of(tmp_path / "out")["program"]["version"] == package.__version__
+
+
+@COPIED
 def test_the_same_run_from_elsewhere_does_nothing(
     imgsubset: Program, done: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -682,7 +697,8 @@ def content(text: bytes) -> Callable[[Path], None]:
         delete_copy,
         truncate_copy,
         lambda out: (out / "manifest.json").unlink(),
-        edit(program={"name": "imgsubset", "version": "0.0.1"}),
+        edit(program={"name": "imgsubset", "version": None}),
+        edit(score={"loss": 0.5}),
         edit(request=...),
         edit(source_digest=...),
         edit(format=999),

@@ -15,7 +15,8 @@ from platformdirs import user_cache_path
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
-from imgsubset.options import ACTIVATIONS, FIELDS, LOSS, STRATIFY, Embeddings, Options
+from imgsubset.inputs import Embeddings
+from imgsubset.options import ACTIVATIONS, FIELDS, LOSS, STRATIFY, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 from imgsubset.writing.manifest import read_manifest

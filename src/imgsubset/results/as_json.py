@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.files import identity
+from imgsubset.inputs import Labels
 from imgsubset.options import CHOICE, NOTHING, Options
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.records import Comparison, Export, Placed, Result, Scored, Selection, Verification
@@ -38,6 +39,8 @@ def describe_options(options: Options, level: int = NOTHING) -> dict[str, Any]:
         "weights": dataclasses.asdict(options.mix.weights),
         "features": dict(options.extraction.features),
     }
+    if isinstance(labels := options.constraints.labels, Labels) and "labels" in values:
+        values["labels"] = labels.describe()
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
@@ -58,11 +61,11 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
         **_describe_any(selection, selection.size),
         "source": _folder(selection.source),
         "source_digest": selection.source.digest,
-        "n": len(selection.indices),
+        "n": len(selection.rows),
         "request": request(selection.asked, selection.options, selection.embeddings, mode, ranked),
         "counts": {
             "usable": len(selection.paths),
-            "chosen": len(selection.indices),
+            "chosen": len(selection.rows),
             "rejected": len(selection.rejected),
             "ignored": selection.source.ignored,
             "cached": selection.cached,

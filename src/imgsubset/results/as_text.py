@@ -24,13 +24,18 @@ def placed_summary(placed: Placed, verbose: bool = False) -> str:
     """The summary of a selection that was to be written."""
     if placed.selection is not None:
         return summary(placed.selection, placed.export, verbose)
+    from importlib.metadata import version  # 10 ms, which `--help` need not wait for
+
     where, n = printable(str(placed.destination)), len(placed.chosen)
-    return f"{where} already holds these {n:,} images, with loss {placed.loss:.3f}; nothing to do"
+    text = f"{where} already holds these {n:,} images, with loss {placed.loss:.3f}; nothing to do"
+    if placed.version != version("imgsubset"):
+        text += f" (written by imgsubset {printable(placed.version)}; --overwrite makes it anew)"
+    return text
 
 
 def summary(selection: Selection, exported: Export | None, verbose: bool = False) -> str:
     """The summary of a selection and of its export, if there was one."""
-    n, total = len(selection.indices), len(selection.paths)
+    n, total = len(selection.rows), len(selection.paths)
     where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", ""]
@@ -51,7 +56,7 @@ def _shares(selection: Selection, verbose: bool) -> list[str]:
     """The classes, the largest first, with their shares of the source and of the subset."""
     if not selection.classes:
         return []
-    n, total = len(selection.indices), len(selection.paths)
+    n, total = len(selection.rows), len(selection.paths)
     rows = (
         f"{printable(name):<24}{everywhere:>9,}{everywhere / total:>9.1%}{here:>9,}{here / n:>9.1%}"
         for name, (everywhere, here) in sorted(selection.classes.items(), key=lambda item: -item[1][0])

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.errors import InputError, OutputError, UsageError
-from imgsubset.options import Embeddings, Options, merged
-from imgsubset.progress import Clock, Progress, silent
-from imgsubset.reading.filters import list_candidates
+from imgsubset.inputs import AnyEmbeddings, of_kind
+from imgsubset.options import Options, merged
+from imgsubset.progress import Clock, Progress, teller
+from imgsubset.reading.given import AnySource
 from imgsubset.reading.labels import APPARENT, apparent_groups
-from imgsubset.reading.listing import AnySource
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
+from imgsubset.tasks.given import check_callable, destination_of, given
 from imgsubset.tasks.searching import Run, Stop, given_rows, never, of_size, selection_of
 from imgsubset.tasks.select import group_notes, prepared
 from imgsubset.tasks.sizes import ANY, part_sizes
@@ -40,9 +41,9 @@ def split(
     parts: Parts,
     options: Options | None = None,
     *,
-    embeddings: Embeddings | None = None,
+    embeddings: AnyEmbeddings = None,
     stop: Stop = never,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
     **words: Any,
 ) -> dict[str, Selection]:
     """Split a source into disjoint subsets, each as close to the whole as `select` makes one.
@@ -55,14 +56,15 @@ def split(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    options = merged(options, words)
+    options, tell = merged(options, words), teller(progress)
     _check(parts, options)
+    check_callable(stop=stop)
     clock = Clock()
     with clock.stage("list"):
-        listing = list_candidates(source, options.reading)
+        listing, options, embeddings = given(source, options, embeddings)
 
     def work(device: str, notes: tuple[str, ...]) -> dict[str, Selection]:
-        read, allowed = prepared(listing, options, device, embeddings=embeddings, clock=clock, progress=progress)
+        read, allowed = prepared(listing, options, device, embeddings=embeddings, clock=clock, progress=tell)
         _, most = allowed.bounds()
         sizes = part_sizes(parts, most)
         covering = sum(sizes.values()) == most
@@ -72,7 +74,7 @@ def split(
             rest = allowed.rest(taken)
             if not len(rest):  # groups came larger than asked for
                 raise InputError(f"no whole group is left for part '{name}={parts[name]}'")
-            run = Run(options, embeddings, clock, stop, _named(name, progress), notes)
+            run = Run(options, embeddings, clock, stop, _named(name, tell), notes)
             if covering and place == len(sizes) - 1:
                 result = given_rows(read, rest, run)
             else:
@@ -82,7 +84,7 @@ def split(
             # What an interrupted part leaves is not what the full one will leave.
             cut_off = selection.interrupted or any(part.interrupted for part in found.values())
             found[name] = replace(selection, interrupted=cut_off)
-            taken.update(found[name].indices)
+            taken.update(found[name].rows)
         more = _notes(parts, found, allowed, most)
         return {name: replace(found[name], warnings=found[name].warnings + more) for name in parts}
 
@@ -97,9 +99,9 @@ def split_into(
     *,
     mode: str = "copy",
     overwrite: bool = False,
-    embeddings: Embeddings | None = None,
+    embeddings: AnyEmbeddings = None,
     stop: Stop = never,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
     **words: Any,
 ) -> dict[str, Placed]:
     """Split, and export each part into the folder of its name in a destination, unless it is there already.
@@ -112,10 +114,11 @@ def split_into(
     Raises what `split` and `export` do, and OutputError if parts that are there already are not of this split, as
     happens with a time limit: parts of two splits may share images.
     """
-    options = merged(options, words)
+    options, tell = merged(options, words), teller(progress)
     _check(parts, options)
     check_mode(mode)
-    listing = list_candidates(source, options.reading)
+    destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
+    listing, options, embeddings = given(source, options, embeddings)
     folders = {} if destination is None else {name: Path(destination, name) for name in parts}
     described = embeddings.describe() if embeddings else None
     ready: dict[str, Placed] = {}
@@ -133,14 +136,14 @@ def split_into(
     if beside is not None:
         split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
     placed = {}
-    found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=progress)
+    found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=tell)
     for name, part in ready.items():
         if part.chosen != found[name].chosen:
             raise OutputError(f"'{part.destination}' holds part of another split; --overwrite replaces all parts")
     for name, selection in found.items():
         exported = None
         if name in replaced:
-            exported = export(selection, folders[name], mode=mode, overwrite=replaced[name], progress=progress)
+            exported = export(selection, folders[name], mode=mode, overwrite=replaced[name], progress=tell)
         record = ready[name].record if name in ready else describe(selection, exported)
         placed[name] = Placed(record, folders.get(name), selection, exported)
     if beside is not None:
@@ -152,7 +155,7 @@ def split_into(
 def _notes(parts: Parts, found: Mapping[str, Selection], allowed: Allowed, most: int) -> tuple[str, ...]:
     """What to know about all parts: what percentages are of, and what they share that belongs together."""
     notes: tuple[str, ...] = ()
-    part_of = {row: name for name, part in found.items() for row in part.indices}
+    part_of = {row: name for name, part in found.items() for row in part.rows}
     first = next(iter(found.values()))
     total = len(first.paths)
     if most < total and any(str(size).endswith("%") for size in parts.values()):

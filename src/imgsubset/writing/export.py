@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imgsubset.errors import OutputError, UsageError
+from imgsubset.errors import OutputError, UsageError, shown
 from imgsubset.files import PARTIAL, READERS, Stamp, files_in, sync_folder, write_json, write_whole
-from imgsubset.progress import Progress, silent
+from imgsubset.inputs import of_kind
+from imgsubset.progress import Progress, teller
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe
 from imgsubset.results.records import Export, Selection
@@ -39,8 +40,8 @@ MODES = ("copy", "symlink", "hardlink")
 
 def check_mode(mode: str) -> None:
     """Raise UsageError for what is no way for files to come to a destination."""
-    if mode not in MODES:
-        raise UsageError(f"mode '{mode}' is not one of {', '.join(MODES)}")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise UsageError(f"mode '{mode if isinstance(mode, str) else shown(mode)}' is not one of {', '.join(MODES)}")
 
 
 def export(
@@ -50,7 +51,7 @@ def export(
     mode: str = "copy",
     overwrite: bool = False,
     ranked: bool = False,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> Export:
     """Copy the chosen images, with their relative paths, into a folder, and write manifest.json there.
 
@@ -66,10 +67,14 @@ def export(
     decoded or cannot be copied; the destination then has no manifest, and the same call completes it.
     """
     start = time.perf_counter()
+    tell = teller(progress)
     check_mode(mode)
+    if not isinstance(selection, Selection):
+        raise UsageError(f"selection {shown(selection)} is not what `select` returns")
+    destination = of_kind("destination", "str", destination, "the path of a folder")
     check_destination(selection.source, destination, overwrite)
     folder, source = Path(destination), selection.source
-    stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
+    stamps = {selection.paths[row]: selection.stamps[row] for row in selection.rows}
     labels = companions(source, selection.paths, selection.chosen, selection.options.reading)
     beside, written = _labels(selection, labels, ranked)
     stamps |= beside
@@ -82,7 +87,7 @@ def export(
         write_json(folder / MARKER, {"files": [{"path": path} for path in sorted({*stamps, *written, *earlier})]})
         check_folded(folder, [*stamps, *written, NAME])
         _remove(folder, earlier)
-        hashes = _place_all(source, folder, stamps, mode, overwrite, progress)
+        hashes = _place_all(source, folder, stamps, mode, overwrite, tell)
         extras = {path: hashes.pop(path) for path in beside}
         for name, content in written.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
