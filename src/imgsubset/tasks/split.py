@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from imgsubset.results.records import Placed, Selection
 from imgsubset.tasks.searching import Run, Stop, given_rows, never, new_generator, of_size, selection_of
 from imgsubset.tasks.select import group_notes, prepared
 from imgsubset.tasks.sizes import ANY, part_sizes
-from imgsubset.writing.destination import check_destination, finished, interrupted
-from imgsubset.writing.export import check_mode, export
+from imgsubset.writing.destination import check_free, finished, held_for, interrupted
+from imgsubset.writing.export import check_mode, fill
+from imgsubset.writing.holding import Held
 
 Parts = Mapping[str, "int | str"]
 
@@ -107,31 +109,35 @@ def split_into(
     _check(parts, options)
     check_mode(mode)
     listing = list_candidates(source, options.reading)
-    folders = {} if destination is None else {name: Path(destination, name) for name in parts}
     described = embeddings.describe() if embeddings else None
-    ready: dict[str, Placed] = {}
-    replaced: dict[str, bool] = {}
-    for name, folder in folders.items():
-        wanted = request(_asked(name, parts), options, described, mode, ranked=False)
-        if not overwrite and (earlier := finished(listing, wanted, options.reading, folder)):
-            ready[name] = Placed(earlier.record, folder, None, None)
-        else:
-            replaced[name] = overwrite or interrupted(wanted, folder)
-            check_destination(listing, folder, replaced[name])
-    if len(ready) == len(parts):
-        return ready
-    placed = {}
-    found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=progress)
-    for name, part in ready.items():
-        if part.chosen != found[name].chosen:
-            raise OutputError(f"'{part.destination}' holds part of another split; --overwrite replaces all parts")
-    for name, selection in found.items():
-        exported = None
-        if name in replaced:
-            exported = export(selection, folders[name], mode=mode, overwrite=replaced[name], progress=progress)
-        record = ready[name].record if name in ready else describe(selection, exported)
-        placed[name] = Placed(record, folders.get(name), selection, exported)
-    return placed
+    with ExitStack() as stack:
+        ready: dict[str, Placed] = {}
+        replaced: dict[str, tuple[Held, bool]] = {}
+        for name in () if destination is None else parts:
+            assert destination is not None
+            held = stack.enter_context(held_for(listing, Path(destination, name)))
+            wanted = request(_asked(name, parts), options, described, mode, ranked=False)
+            if not overwrite and (earlier := finished(listing, wanted, options.reading, held.path)):
+                ready[name] = Placed(earlier.record, held.path, None, None)
+            else:
+                replaced[name] = held, overwrite or interrupted(wanted, held.path)
+                check_free(*replaced[name])
+        if len(ready) == len(parts):
+            return ready
+        found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=progress)
+        for name, part in ready.items():
+            if part.chosen != found[name].chosen:
+                raise OutputError(f"'{part.destination}' holds part of another split; --overwrite replaces all parts")
+        placed = {}
+        for name, selection in found.items():
+            exported = None
+            if name in replaced:
+                held, over = replaced[name]
+                exported = fill(held, selection, mode=mode, overwrite=over, progress=progress)
+            record = ready[name].record if name in ready else describe(selection, exported)
+            folder = exported.destination if exported else ready[name].destination if name in ready else None
+            placed[name] = Placed(record, folder, selection, exported)
+        return placed
 
 
 def _check(parts: Parts, options: Options) -> None:
