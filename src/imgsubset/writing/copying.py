@@ -26,7 +26,7 @@ def place(source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode
         file = source.open(path)
     with file:
         if mode == "copy":
-            with new_file(name, inside=folder) as copy:
+            with new_file(name, durable=False, inside=folder) as copy:  # it is synced before it is read back
                 digest = sha256_of(file, cancelled, copy)
                 copy.flush()
                 shutil.copystat(file.fileno(), copy.fileno())  # type: ignore[arg-type]  # descriptors do

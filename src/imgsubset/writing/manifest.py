@@ -62,7 +62,13 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 def inside(path: object) -> str:
     """A path that leads to a file in the manifest's folder, and not out of it."""
-    if not isinstance(path, str) or not path or "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts:
+    if (
+        not isinstance(path, str)
+        or "\0" in path
+        or not Path(path).parts
+        or Path(path).is_absolute()
+        or ".." in Path(path).parts
+    ):
         raise ValueError(f"lists {path!r}, which is no path in a folder")
     os.fsencode(path)
     return path

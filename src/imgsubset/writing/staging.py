@@ -57,7 +57,14 @@ class Stage:
         sync_folder(self.folder)
         os.rename(str(len(paths)), JOURNAL, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         sync_folder(self.folder)
-        _Move(self, tuple(paths), earlier, known).run()
+        move = _Move(self, tuple(paths), earlier, known)
+        try:
+            move.run()
+        except Exception:
+            raise
+        except BaseException:  # a signal asks to leave: the end is near, and halfway is no place to stay
+            move.run()
+            raise
 
 
 @contextlib.contextmanager
