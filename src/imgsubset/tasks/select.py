@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
@@ -20,8 +20,8 @@ from imgsubset.tasks.given import check_callable, destination_of, given
 from imgsubset.tasks.score import check_gates
 from imgsubset.tasks.searching import Run, Stop, never, of_size, selection_of, smallest_size
 from imgsubset.tasks.sizes import check_size, is_auto, subset_size
-from imgsubset.writing.destination import check_destination, finished, interrupted
-from imgsubset.writing.export import check_mode, export
+from imgsubset.writing.destination import check_free, finished, held_for, interrupted
+from imgsubset.writing.export import check_mode, fill
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.random_cnn import Extractor
@@ -108,22 +108,24 @@ def select_into(
         for name, least in (("max_loss", max_loss), ("min_size", min_size))
     )
     listing, options, embeddings = given(source, options, embeddings)
-    if destination is not None:
-        described = embeddings.describe() if embeddings else None
-        wanted = request(str(n), options, described, mode, ranked)
-        if not overwrite and (earlier := finished(listing, wanted, options.reading, destination)):
-            placed = Placed(earlier.record, Path(destination), None, None)
-            check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
+    with ExitStack() as stack:
+        held = None if destination is None else stack.enter_context(held_for(listing, destination))
+        if held is not None:
+            described = embeddings.describe() if embeddings else None
+            wanted = request(str(n), options, described, mode, ranked)
+            if not overwrite and (earlier := finished(listing, wanted, options.reading, held.path)):
+                placed = Placed(earlier.record, held.path, None, None)
+                check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
+                return placed
+            overwrite = overwrite or interrupted(wanted, held.path)  # the best so far of this request gives way
+            check_free(held, overwrite)
+        selection = select(listing, n, options, embeddings=embeddings, stop=stop, progress=tell)
+        placed = Placed(describe(selection, ranked=ranked), None, selection, None)
+        check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
+        if held is None:
             return placed
-        overwrite = overwrite or interrupted(wanted, destination)  # the best so far of this request gives way
-        check_destination(listing, destination, overwrite)
-    selection = select(listing, n, options, embeddings=embeddings, stop=stop, progress=tell)
-    placed = Placed(describe(selection, ranked=ranked), None, selection, None)
-    check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
-    if destination is None:
-        return placed
-    exported = export(selection, destination, mode=mode, overwrite=overwrite, ranked=ranked, progress=tell)
-    return Placed(describe(selection, exported, ranked=ranked), exported.destination, selection, exported)
+        exported = fill(held, selection, mode=mode, overwrite=overwrite, ranked=ranked, progress=tell)
+        return Placed(describe(selection, exported, ranked=ranked), exported.destination, selection, exported)
 
 
 def prepared(

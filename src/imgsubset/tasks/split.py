@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from posixpath import basename
@@ -27,8 +28,9 @@ from imgsubset.tasks.searching import Run, Stop, given_rows, never, of_size, sel
 from imgsubset.tasks.select import group_notes, prepared
 from imgsubset.tasks.sizes import ANY, part_sizes
 from imgsubset.writing.description import split_description, write_description
-from imgsubset.writing.destination import check_destination, finished, interrupted
-from imgsubset.writing.export import check_mode, export
+from imgsubset.writing.destination import check_free, finished, held_for, interrupted
+from imgsubset.writing.export import check_mode, fill
+from imgsubset.writing.holding import Held
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.tasks.constraints import Allowed
@@ -119,37 +121,50 @@ def split_into(
     check_mode(mode)
     destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
     listing, options, embeddings = given(source, options, embeddings)
-    folders = {} if destination is None else {name: Path(destination, name) for name in parts}
     described = embeddings.describe() if embeddings else None
-    ready: dict[str, Placed] = {}
-    replaced: dict[str, bool] = {}
-    for name, folder in folders.items():
-        wanted = request(_asked(name, parts), options, described, mode, ranked=False)
-        if not overwrite and (earlier := finished(listing, wanted, options.reading, folder)):
-            ready[name] = Placed(earlier.record, folder, None, None)
-        else:
-            replaced[name] = overwrite or interrupted(wanted, folder)
-            check_destination(listing, folder, replaced[name])
-    if len(ready) == len(parts):
-        return ready
-    beside = destination if options.reading.sidecars != "none" else None
-    if beside is not None:
-        split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
-    placed = {}
-    found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=tell)
+    with ExitStack() as stack:
+        ready: dict[str, Placed] = {}
+        replaced: dict[str, tuple[Held, bool]] = {}
+        for name in () if destination is None else parts:
+            assert destination is not None
+            held = stack.enter_context(held_for(listing, Path(destination, name)))
+            wanted = request(_asked(name, parts), options, described, mode, ranked=False)
+            if not overwrite and (earlier := finished(listing, wanted, options.reading, held.path)):
+                ready[name] = Placed(earlier.record, held.path, None, None)
+            else:
+                replaced[name] = held, overwrite or interrupted(wanted, held.path)
+                check_free(*replaced[name])
+        if len(ready) == len(parts):
+            return ready
+        beside = destination if options.reading.sidecars != "none" else None
+        if beside is not None:
+            split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
+        found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=tell)
+        _check_same(ready, found)
+        placed = {
+            name: replace(ready[name], selection=selection)
+            if name in ready
+            else _placed(selection, *replaced.get(name, (None, False)), mode, tell)
+            for name, selection in found.items()
+        }
+        if beside is not None:
+            chosen = {name: part.chosen for name, part in found.items()}
+            write_description(split_description(listing, chosen, beside, overwrite))
+        return placed
+
+
+def _placed(selection: Selection, held: Held | None, overwrite: bool, mode: str, progress: Progress) -> Placed:
+    """A part that is written, if it has a folder."""
+    if held is None:
+        return Placed(describe(selection), None, selection, None)
+    exported = fill(held, selection, mode=mode, overwrite=overwrite, progress=progress)
+    return Placed(describe(selection, exported), exported.destination, selection, exported)
+
+
+def _check_same(ready: Mapping[str, Placed], found: Mapping[str, Selection]) -> None:
     for name, part in ready.items():
         if part.chosen != found[name].chosen:
             raise OutputError(f"'{part.destination}' holds part of another split; --overwrite replaces all parts")
-    for name, selection in found.items():
-        exported = None
-        if name in replaced:
-            exported = export(selection, folders[name], mode=mode, overwrite=replaced[name], progress=tell)
-        record = ready[name].record if name in ready else describe(selection, exported)
-        placed[name] = Placed(record, folders.get(name), selection, exported)
-    if beside is not None:
-        chosen = {name: part.chosen for name, part in found.items()}
-        write_description(split_description(listing, chosen, beside, overwrite))
-    return placed
 
 
 def _notes(parts: Parts, found: Mapping[str, Selection], allowed: Allowed, most: int) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from imgsubset.inputs import of_kind
 from imgsubset.progress import Progress, teller
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.results.records import Verification
+from imgsubset.writing.folders import opened
 from imgsubset.writing.manifest import read_manifest
+from imgsubset.writing.staging import left_behind
 
 
 def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) -> Verification:
@@ -44,7 +46,9 @@ def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) ->
             if problem:
                 problems[path] = problem
     try:
-        there = sorted(files_in(root))
+        with opened(root) as opened_root:
+            unfinished = left_behind(opened_root)  # what waits there for its name
+        there = sorted(path for path in files_in(root) if path.split("/", 1)[0] not in unfinished)
     except OSError as error:
         raise InputError(f"cannot read '{error.filename}': {error.strerror}") from None
     return Verification(
