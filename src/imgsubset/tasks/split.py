@@ -144,7 +144,7 @@ def split_into(
         placed = {
             name: replace(ready[name], selection=selection)
             if name in ready
-            else _placed(selection, *replaced.get(name, (None, False)), mode, tell)
+            else _placed(selection, replaced.get(name), mode, tell)
             for name, selection in found.items()
         }
         if beside is not None:
@@ -153,10 +153,11 @@ def split_into(
         return placed
 
 
-def _placed(selection: Selection, held: Held | None, overwrite: bool, mode: str, progress: Progress) -> Placed:
-    """A part that is written, if it has a folder."""
-    if held is None:
+def _placed(selection: Selection, place: tuple[Held, bool] | None, mode: str, progress: Progress) -> Placed:
+    """A part that is written, if it has a folder; beside that, whether it replaces what is there."""
+    if place is None:
         return Placed(describe(selection), None, selection, None)
+    held, overwrite = place
     exported = fill(held, selection, mode=mode, overwrite=overwrite, progress=progress)
     return Placed(describe(selection, exported), exported.destination, selection, exported)
 
