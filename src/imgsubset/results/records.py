@@ -113,6 +113,7 @@ class Export:
     hashes       SHA-256 of each chosen file, by relative path
     extras       SHA-256 of the files written beside them, by relative path
     seconds      wall time
+    warnings     what the user should know
     """
 
     destination: Path
@@ -120,6 +121,7 @@ class Export:
     hashes: dict[str, str]
     extras: dict[str, str]
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from imgsubset.files import Stamp, files_in
 from imgsubset.options import CHOICE, Options, Reading
 from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.listing import Listing
-from imgsubset.reading.metadata import filtered_metadata
-from imgsubset.reading.sidecars import sidecars
+from imgsubset.reading.metadata import filtered_metadata, metadata_files
+from imgsubset.reading.sidecars import leads_out, sidecars
 from imgsubset.results.as_json import describe_options
 from imgsubset.writing.claims import claims
 from imgsubset.writing.folders import status_in
@@ -83,19 +83,26 @@ def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
 
 def companions(
     source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading
-) -> tuple[list[str], dict[str, bytes]]:
-    """What goes with chosen images: paths of label files to copy, and the content of files made for them, by path.
+) -> tuple[list[str], dict[str, bytes], list[str]]:
+    """What goes with chosen images: paths of label files to copy; the content of files made for them, by path; and
+    paths of label files that are links out of the source, which stay behind unless options.follow_labels.
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
     beside = sidecars(source, chosen, images, options.sidecars)
-    written = filtered_metadata(source, chosen) if options.sidecars != "none" else {}
+    left: set[str] = set()
+    if not options.follow_labels:
+        left = {label for path, labels in beside.items() for label in labels if leads_out(source, label, path)}
+        if options.sidecars != "none":
+            named = (path for path in metadata_files(chosen) if os.path.lexists(source.locate(path)))
+            left.update(path for path in named if leads_out(source, path, path))
+    written = filtered_metadata(source, chosen, left) if options.sidecars != "none" else {}
     if options.coco is not None:
         if (name := Path(options.coco).name) in written:
             names = ", ".join(sorted(written))
             raise UsageError(f"two files of labels would have one name in the destination: {names}")
         written[name] = filtered_coco(options.coco, chosen, images)
-    return sorted({path for paths in beside.values() for path in paths}), written
+    return sorted({path for paths in beside.values() for path in paths} - left), written, sorted(left)
 
 
 def finished(
@@ -150,7 +157,7 @@ def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str
 
 def _same_labels(source: Listing, chosen: Sequence[str], options: Reading, recorded: Mapping[str, str]) -> bool:
     """Whether the labels of the chosen images are those that were recorded; a ranking does not count."""
-    copied, written = companions(source, source.paths, chosen, options)
+    copied, written, _ = companions(source, source.paths, chosen, options)
     now = {path: source.sha256(path) for path in copied}
     now |= {path: hashlib.sha256(content).hexdigest() for path, content in written.items()}
     return now == {path: digest for path, digest in recorded.items() if path in now or path != RANKED}

@@ -28,6 +28,7 @@ from imgsubset.writing.manifest import NAME
 from imgsubset.writing.staging import Stage, staging
 
 MODES = ("copy", "symlink", "hardlink")
+NAMED = 10  # files that a warning names
 
 
 def check_mode(mode: str) -> None:
@@ -70,24 +71,23 @@ def fill(
     start = time.perf_counter()
     check_free(held, overwrite)
     stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
-    beside, written = _labels(selection, ranked)
+    beside, written, left = _labels(selection, ranked)
     stamps |= beside
     paths = [*stamps, *written, NAME]
-    with output_errors(held.path):
+    with output_errors(held.path), staging(held) as stage:
         earlier = claims(held.folder) if overwrite else {}
+        check_folded(stage, paths)
         check_way(held.folder, paths, earlier, held.path)
         if mode == "copy":
             _check_space(held, sum(stamp.size for stamp in stamps.values()), bool(earlier))
-        with staging(held) as stage:
-            check_folded(stage, paths)
-            hashes = _place_all(selection, stage, stamps, mode, progress)
-            for number, content in enumerate(written.values(), len(stamps)):
-                stage.write(number, content)
-            extras = {path: hashes.pop(path) for path in beside}
-            extras |= {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
-            exported = Export(held.path, mode, hashes, extras, time.perf_counter() - start)
-            stage.write(len(paths) - 1, as_json(describe(selection, exported, ranked)))
-            stage.commit(paths, earlier)
+        hashes = _place_all(selection, stage, stamps, mode, progress)
+        for number, content in enumerate(written.values(), len(stamps)):
+            stage.write(number, content)
+        extras = {path: hashes.pop(path) for path in beside}
+        extras |= {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
+        exported = Export(held.path, mode, hashes, extras, time.perf_counter() - start, left)
+        stage.write(len(paths) - 1, as_json(describe(selection, exported, ranked)))
+        stage.commit(paths, earlier)
     return exported
 
 
@@ -98,10 +98,11 @@ def _check_space(held: Held, needed: int, beside: bool) -> None:
         raise OutputError(f"'{held.path}' has {free:,} bytes free, but the chosen images take {needed:,}{why}")
 
 
-def _labels(selection: Selection, ranked: bool) -> tuple[dict[str, Stamp], dict[str, bytes]]:
-    """What goes with the images: the stamps of label files to copy, and the content of files to write, by path."""
+def _labels(selection: Selection, ranked: bool) -> tuple[dict[str, Stamp], dict[str, bytes], tuple[str, ...]]:
+    """What goes with the images: the stamps of label files to copy; the content of files to write, by path; and what
+    is to be said of those that stay behind."""
     source, chosen = selection.source, selection.chosen
-    copied, written = companions(source, selection.paths, chosen, selection.options.reading)
+    copied, written, left = companions(source, selection.paths, chosen, selection.options.reading)
     for name in written:
         if name == NAME:
             raise UsageError(f"a file of labels may not be called '{name}'")
@@ -117,7 +118,9 @@ def _labels(selection: Selection, ranked: bool) -> tuple[dict[str, Stamp], dict[
     for path in copied:
         with still_readable(source.locate(path)):
             stamps[path] = source.stamp(path)
-    return stamps, written
+    said = "label files that are links out of the source stay behind (--follow-labels takes them along): "
+    names = ", ".join(f"'{path}'" for path in left[:NAMED]) + (f" and {len(left) - NAMED:,} more" * (len(left) > NAMED))
+    return stamps, written, (said + names,) if left else ()
 
 
 def _place_all(
