@@ -63,6 +63,7 @@ class Reading(_Record):
     exclude: tuple[str, ...] = _opt((), LOSS, "Images that match do not count, as if they were not there")
     sidecars: str = _opt("auto", LOSS, "Label files that travel with their image: of the same name beside it, or in "
         "the trees of YOLO and VOC; or templates as in 'labels/{dir}/{stem}.txt', separated by commas")  # fmt: skip
+    follow_labels: bool = _opt(False, CHOICE, "Take label files along too that are links out of the source")
     coco: str | None = _opt(None, CHOICE, "Write the part of this COCO instances file that is about the chosen images")
     strict: bool = _opt(False, CHOICE, "Fail (exit 4) if any image cannot be decoded, not skip it")
 

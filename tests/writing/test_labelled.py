@@ -286,7 +286,7 @@ def test_a_sidecar_that_is_a_link_arrives_as_a_file(imgsubset: Program, tmp_path
     picture(source / "a.png", 1)
     create(tmp_path / "elsewhere.txt", b"label")
     (source / "a.txt").symlink_to(tmp_path / "elsewhere.txt")
-    run_select(imgsubset, source, out, n=1)
+    run_select(imgsubset, source, out, "--follow-labels", n=1)
     assert not (out / "a.txt").is_symlink()
     assert (out / "a.txt").read_bytes() == b"label"
 
@@ -630,3 +630,30 @@ def test_a_split_of_a_yolo_set_is_described_beside_its_parts(imgsubset: Program,
     before = tree(sets)
     assert "nothing to do" in imgsubset(*words, *ARGUMENTS).out
     assert tree(sets) == before
+
+
+def test_labels_that_are_links_out_of_the_source_stay_behind(imgsubset: Program, tmp_path: Path, out: Path) -> None:
+    source, secret = tmp_path / "source", create(tmp_path / "secret", b"private")
+    elsewhere = tmp_path / "elsewhere"
+    for number in range(4):
+        picture(source / "images" / f"{number}.png", number)
+        picture(elsewhere / "images" / f"{number}.png", 9 + number)
+        create(elsewhere / "labels" / f"{number}.txt", b"theirs")
+    create(source / "images" / "1.txt", b"mine")
+    (source / "images" / "0.txt").symlink_to(secret)
+    (source / "images" / "2.txt").symlink_to("1.txt")
+    (source / "labels").symlink_to(tmp_path / "private")
+    create(tmp_path / "private" / "3.txt", b"private")
+    (source / "linked").symlink_to(elsewhere)
+    (source / "metadata.jsonl").symlink_to(secret)
+    run_select(imgsubset, source, out, n=8)
+    theirs = {f"linked/labels/{number}.txt" for number in range(4)}
+    assert extras(out) == {"images/1.txt", "images/2.txt", *theirs}
+    (warning,) = strict_json((out / "manifest.json").read_bytes())["warnings"]
+    assert warning.endswith(": 'images/0.txt', 'labels/3.txt', 'metadata.jsonl'")
+    again = imgsubset("select", source, out, "-n", 8, *ARGUMENTS, "--overwrite")
+    assert f"Note: {warning}." in again.out
+    (source / "metadata.jsonl").unlink()
+    run_select(imgsubset, source, tmp_path / "followed", "--follow-labels", n=8)
+    assert extras(tmp_path / "followed") == {f"images/{number}.txt" for number in range(3)} | {"labels/3.txt"} | theirs
+    assert (tmp_path / "followed" / "images" / "0.txt").read_bytes() == b"private"

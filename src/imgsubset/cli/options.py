@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 from platformdirs import user_cache_path
 
+from imgsubset.cli.places import check_places
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
@@ -118,7 +119,7 @@ FEATURES: list[Decorator] = [
     click.option("--no-cache", is_flag=True, help="Neither use nor keep moments of images."),
     _option("strict"),
 ]
-WHICH = [*map(_option, ("include", "exclude", "sidecars"))]
+WHICH = [*map(_option, ("include", "exclude", "sidecars", "follow_labels"))]
 CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
@@ -160,6 +161,7 @@ def add(*groups: Iterable[Decorator]) -> Decorator:
 def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments with a record `options` in place of those that are fields of it, and `embeddings`, a record or None, in
     place of three; of each, where a command has them."""
+    check_places(arguments)
     rest = {name: value for name, value in arguments.items() if name not in FIELDS}
     if "no_cache" in rest:
         values = {name: arguments[name] for name in FIELDS if arguments.get(name) is not None}

@@ -59,6 +59,7 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
     return {
         "format": FORMAT,
         **_describe_any(selection, selection.size),
+        "warnings": [*selection.warnings, *(exported.warnings if exported else ())],
         "source": _folder(selection.source),
         "source_digest": selection.source.digest,
         "n": len(selection.rows),

@@ -39,7 +39,7 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", ""]
-    lines += [*_score(selection.score, n), *_notes(selection)]
+    lines += [*_score(selection.score, n), *_notes(selection), *(_notes(exported) if exported else [])]
     if exported and exported.labels:
         lacking = f"; {exported.unlabelled:,} images have none of their own" if exported.unlabelled else ""
         lines += [f"Labels: {exported.labels:,} file{'s' * (exported.labels > 1)} went along{lacking}."]
@@ -183,8 +183,8 @@ def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _notes(result: Result) -> list[str]:
-    return [f"Note: {warning}." for warning in result.warnings]
+def _notes(result: Result | Export) -> list[str]:
+    return [f"Note: {printable(warning)}." for warning in result.warnings]
 
 
 def _times(seconds: Mapping[str, float]) -> str:

@@ -119,6 +119,7 @@ class Export:
     seconds      wall time
     labels       how many of these files are labels, or what else belongs to the images
     unlabelled   how many of the images have no label file of their own
+    warnings     what the user should know
     """
 
     destination: Path
@@ -128,6 +129,7 @@ class Export:
     seconds: float
     labels: int = 0
     unlabelled: int = 0
+    warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         files = f"{len(self.hashes):,} images and {len(self.extras):,} other files"

@@ -18,8 +18,8 @@ from imgsubset.files import Stamp, files_in
 from imgsubset.options import CHOICE, Options, Reading
 from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.listing import Listing
-from imgsubset.reading.metadata import filtered_metadata
-from imgsubset.reading.sidecars import sidecars
+from imgsubset.reading.metadata import filtered_metadata, metadata_files
+from imgsubset.reading.sidecars import leads_out, sidecars
 from imgsubset.reading.yolo import class_files, description, parts_of
 from imgsubset.results.as_json import describe_options
 from imgsubset.writing.claims import claims
@@ -93,23 +93,34 @@ class Companions:
     copied      paths of label files to copy, sorted
     written     the content of files made for them, by path
     unlabelled  how many images have no label file
+    left        label files that are links out of the source and stay behind, sorted
     """
 
     copied: list[str]
     written: dict[str, bytes]
     unlabelled: int
+    left: list[str]
 
 
 def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading) -> Companions:
-    """What goes with chosen images: the labels of a COCO file go to `annotations/`, as its trainers expect.
+    """What goes with chosen images: the labels of a COCO file go to `annotations/`, as its trainers expect. Labels that
+    are links out of the source stay behind, unless options.follow_labels.
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
     beside = sidecars(source, chosen, images, options.sidecars)
-    written, copied = {}, {path for paths in beside.values() for path in paths}
+    copied, left = {path for paths in beside.values() for path in paths}, set[str]()
+    written: dict[str, bytes] = {}
     if options.sidecars != "none":
-        written = filtered_metadata(source, chosen)
         copied.update(class_files(source, chosen))
+    if not options.follow_labels:
+        left = {label for path, labels in beside.items() for label in labels if leads_out(source, label, path)}
+        left.update(path for path in copied - left if leads_out(source, path, path))
+        if options.sidecars != "none":
+            named = (path for path in metadata_files(chosen) if os.path.lexists(source.locate(path)))
+            left.update(path for path in named if leads_out(source, path, path))
+    if options.sidecars != "none":
+        written = filtered_metadata(source, chosen, left)
         if described := description(source, parts_of(chosen)):
             written[described[0]] = described[1]
     if options.coco is not None:
@@ -117,7 +128,7 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
             names = ", ".join(sorted(written))
             raise UsageError(f"two files of labels would have one name in the destination: {names}")
         written[name] = filtered_coco(options.coco, chosen, images)
-    return Companions(sorted(copied), written, sum(not paths for paths in beside.values()))
+    return Companions(sorted(copied - left), written, sum(not paths for paths in beside.values()), sorted(left))
 
 
 def finished(

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from imgsubset.errors import OutputError, UsageError, shown
@@ -37,6 +37,7 @@ from imgsubset.writing.manifest import NAME
 from imgsubset.writing.staging import Stage, staging
 
 MODES = ("copy", "symlink", "hardlink")
+NAMED = 10  # files that a warning names
 
 
 def check_mode(mode: str) -> None:
@@ -87,22 +88,22 @@ def fill(
     beside, written = _labels(selection, labels, ranked)
     stamps |= beside
     paths = [*stamps, *written, NAME]
-    with output_errors(held.path):
+    with output_errors(held.path), staging(held) as stage:
         earlier = claims(held.folder) if overwrite else {}
+        check_folded(stage, paths)
         check_way(held.folder, paths, earlier, held.path)
         if mode == "copy":
             _check_space(held, sum(stamp.size for stamp in stamps.values()), bool(earlier))
-        with staging(held) as stage:
-            check_folded(stage, paths)
-            hashes = _place_all(selection, stage, stamps, mode, progress)
-            for number, content in enumerate(written.values(), len(stamps)):
-                stage.write(number, content)
-            extras = {path: hashes.pop(path) for path in beside}
-            extras |= {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
-            count = len(labels.copied) + len(labels.written)
-            exported = Export(held.path, mode, hashes, extras, time.perf_counter() - start, count, labels.unlabelled)
-            stage.write(len(paths) - 1, as_json(describe(selection, exported, ranked)))
-            stage.commit(paths, earlier)
+        hashes = _place_all(selection, stage, stamps, mode, progress)
+        for number, content in enumerate(written.values(), len(stamps)):
+            stage.write(number, content)
+        extras = {path: hashes.pop(path) for path in beside}
+        extras |= {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
+        count, seconds = len(labels.copied) + len(labels.written), time.perf_counter() - start
+        left = _left_behind(labels.left)
+        exported = Export(held.path, mode, hashes, extras, seconds, count, labels.unlabelled, left)
+        stage.write(len(paths) - 1, as_json(describe(selection, exported, ranked)))
+        stage.commit(paths, earlier)
     return exported
 
 
@@ -113,9 +114,16 @@ def _check_space(held: Held, needed: int, beside: bool) -> None:
         raise OutputError(f"'{held.path}' has {free:,} bytes free, but the chosen images take {needed:,}{why}")
 
 
+def _left_behind(left: Sequence[str]) -> tuple[str, ...]:
+    """What is to be said of labels that stay behind."""
+    said = "label files that are links out of the source stay behind (--follow-labels takes them along): "
+    names = ", ".join(f"'{path}'" for path in left[:NAMED]) + (f" and {len(left) - NAMED:,} more" * (len(left) > NAMED))
+    return (said + names,) if left else ()
+
+
 def _labels(selection: Selection, labels: Companions, ranked: bool) -> tuple[dict[str, Stamp], dict[str, bytes]]:
     """What goes with the images: the stamps of label files to copy, and the content of files to write, by path."""
-    source, chosen = selection.source, selection.chosen
+    chosen, source = selection.chosen, selection.source
     copied, written = labels.copied, labels.written
     for name in written:
         if name == NAME:

@@ -74,17 +74,24 @@ def staging(held: Held) -> Iterator[Stage]:
     try:
         os.mkdir(fresh, 0o700, dir_fd=held.folder)
         with opened(fresh, held.folder) as folder:
-            host = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())[:64]
-            name = f"{PARTIAL}{os.fstat(folder).st_ino}-{os.getpid()}-{host}"
+            name = f"{PARTIAL}{os.fstat(folder).st_ino}-{os.getpid()}-{_host()}"
             stage = Stage(held, name, folder)
             try:
                 os.rename(fresh, name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
+                for other in left_behind(held.folder):
+                    if other != name and not held.locked:
+                        _check_dead(held, other)  # of two runs that begin at once, one sees the other's folder
                 yield stage
             finally:
                 _discard(stage)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(fresh, dir_fd=held.folder)
+
+
+def _host() -> str:
+    """The name of this machine, as part of a name."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())[:64]
 
 
 def _discard(stage: Stage) -> None:
@@ -135,7 +142,7 @@ def _check_dead(held: Held, name: str) -> None:
     """Raise OutputError unless the process that has made a folder is known to live no more."""
     made = OURS.fullmatch(name)
     assert made
-    if made["host"] == re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())[:64]:
+    if made["host"] == _host():
         try:
             os.kill(int(made["process"]), 0)
         except ProcessLookupError:
