@@ -52,6 +52,8 @@ WORDS = [  # of `select`, with what must be in the message
     ({"include": {"*.png": Odd()}.values()}, "include"),
     ({"device": torch.device("cpu")}, "device"),
     ({"cache": 3}, "cache 3"),
+    ({"labels": "\0", "stratify": True}, "cannot read labels '\0': no file can have such a name"),
+    ({"labels": "\ud800", "stratify": True}, "cannot read labels"),
     ({"labels": Odd(), "stratify": True}, "labels Odd are not a CSV file, a dict of classes by path, or a list"),
     ({"weights": [1, 2, 3, 4, 5]}, "weights"),
     ({"weights": {"kl": "x"}}, "weight 'kl=x' is not a number"),
@@ -92,6 +94,17 @@ def test_a_source_of_a_wrong_kind(source: Any) -> None:
         imgsubset.select(source, 5)
     with pytest.raises(UsageError, match="source"):
         imgsubset.compare(source, source)
+
+
+def test_a_data_set_without_paths_is_refused_at_its_first_image() -> None:
+    def pictures() -> Any:
+        yield "picture", 0
+        raise AssertionError("it may go on for ever")
+
+    with pytest.raises(
+        UsageError, match=r"element 0 is \('picture', 0\), not a path; a source is a folder, .* data set"
+    ):
+        imgsubset.select(pictures(), 5)
 
 
 @pytest.mark.parametrize(
