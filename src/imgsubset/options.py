@@ -47,7 +47,7 @@ class _Record:
             if makes_sense is not None:
                 try:
                     self._check(makes_sense(plain), option.name, wanted)
-                except TypeError:  # of a kind that is not in KINDS
+                except (TypeError, ValueError):  # of a kind that is not in KINDS, an array
                     self._check(False, option.name, wanted)
 
     def _check(self, good: bool, name: str, wanted: str) -> None:
@@ -92,7 +92,12 @@ class Extraction(_Record):
         "search sees")  # fmt: skip
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", named_weights(self.features, "features"))
+        try:
+            object.__setattr__(self, "features", named_weights(self.features, "features"))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            self._check(False, "features", "names with weights")
         super().__post_init__()
 
 

@@ -112,7 +112,9 @@ def _array(values: str | os.PathLike[str] | np.ndarray) -> tuple[np.ndarray, str
             array = np.asarray(open_memmap(values, mode="r"))  # never unpickles: it refuses objects
         except OSError as error:
             raise InputError(f"cannot read {name}: {error.strerror or error}") from None
-        except ValueError as error:
+        except InputError:
+            raise
+        except Exception as error:  # a header is Python, whose parser has many words for what it does not like
             raise InputError(f"{name} are not a .npy file of numbers: {' '.join(str(error).split())}") from None
     if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size:
         raise InputError(

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,5 +177,14 @@ def describe_verification(found: Verification) -> dict[str, Any]:
 
 def describe_cache(folder: Path, kept: Sequence[Kept]) -> dict[str, Any]:
     """The record of what a cache folder holds, for json.dumps."""
-    files = [{"path": str(one.path), "recipe": one.recipe, "images": one.images, "bytes": one.bytes} for one in kept]
-    return {"folder": str(folder), "files": files}
+    files = [
+        {
+            "path": str(one.path),
+            "recipe": one.recipe,
+            "images": one.images,
+            "bytes": one.bytes,
+            "used": datetime.fromtimestamp(one.used).astimezone().isoformat(timespec="seconds"),
+        }
+        for one in kept
+    ]
+    return {"folder": str(folder), "bytes": sum(one.bytes for one in kept), "files": files}

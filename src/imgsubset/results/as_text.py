@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,13 +149,25 @@ def verification_summary(found: Verification, verbose: bool = False) -> str:
     return "\n".join([*lines, *_files("changed", found.changed, verbose)])
 
 
-def cache_summary(folder: Path, files: Sequence[Kept]) -> str:
-    """What a cache folder holds."""
-    lines = [f"{printable(str(folder))}: {sum(file.bytes for file in files):,} bytes"]
-    for file in files:
-        recipe = ", ".join(f"{name} {value}" for name, value in sorted(file.recipe.items())) or "not readable"
-        lines.append(f"  {file.images:,} images, {file.bytes:,} bytes: {printable(recipe)}")
+def cache_summary(folder: Path, kept: Sequence[Kept]) -> str:
+    """What a cache folder holds: a line for each recipe."""
+    lines = [f"{printable(str(folder))}: {sum(one.bytes for one in kept):,} bytes"]
+    if kept:
+        lines.append(f"  {'last used':<18}{'images':>11}{'MB':>10}  {'folder':<18}what was measured")
+    for one in kept:
+        used = datetime.fromtimestamp(one.used).astimezone()
+        lines.append(
+            f"  {used:%Y-%m-%d %H:%M}  {one.images:>11,}{one.bytes / 1e6:>10,.1f}  {printable(one.path.name)[:16]:<18}"
+            + (_recipe(one.recipe) if one.recipe else "not readable")
+        )
     return "\n".join(lines)
+
+
+def _recipe(recipe: Mapping[str, object]) -> str:
+    """What tells most recipes apart."""
+    known = [recipe[name] for name in ("extractor", "network", "role", "channels", "size", "device") if name in recipe]
+    words = [",".join(map(str, one)) if isinstance(one, list) else str(one) for one in known]
+    return printable(" ".join(words))
 
 
 def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
