@@ -116,6 +116,7 @@ def test_an_n_of_a_wrong_kind(pictures: Path, n: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_numbers_of_arrays_are_numbers(pictures: Path) -> None:
     words = FAST | {"steps": np.int64(1), "seed": torch.tensor(3), "temperature": np.float32(0.5), "stratify": np.True_}
     selection = imgsubset.select(pictures, np.int64(5), **words)  # type: ignore[arg-type]
