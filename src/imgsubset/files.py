@@ -41,7 +41,7 @@ def identity(file: object) -> dict[str, object] | None:
         return None
     try:
         status = Path(file).stat()
-    except OSError:
+    except (OSError, ValueError):  # a ValueError: a name that no file can have
         return {"path": str(file)}
     return {"path": str(Path(file).absolute()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
@@ -77,6 +77,8 @@ def read_named(file: str | os.PathLike[str], name: str) -> bytes:
         return read_whole(file)
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from None
+    except ValueError:
+        raise InputError(f"cannot read {name}: no file can have such a name") from None
 
 
 def sha256(path: str | os.PathLike[str], inside: int | None = None) -> str:

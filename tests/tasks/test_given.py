@@ -97,6 +97,7 @@ def test_parts_of_a_split_have_indices_of_the_list_too(paths: list[str]) -> None
     assert sorted(index for part in parts.values() for index in part.indices) == [*range(1, 8), *range(10, 43)]
 
 
+@pytest.mark.slow
 def test_relative_paths_bytes_arrays_and_generators_are_lists_too(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_data_set_is_a_source_whose_subset_is_right(dataset: ImageFolder, pict
     assert select(only_imgs, 6, **FAST).indices == selection.indices  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_real_image_folder_is_one(pictures: Path) -> None:
     datasets = pytest.importorskip("torchvision.datasets")
     dataset = datasets.ImageFolder(pictures)
@@ -161,6 +163,7 @@ def test_the_copies_of_a_data_set_lie_as_those_of_its_folder(dataset: ImageFolde
     assert not placed.done
 
 
+@pytest.mark.slow
 def test_data_sets_are_scored_and_compared(dataset: ImageFolder, few_deals: None) -> None:
     selection = select(dataset, 6, **FAST)
     subset = [dataset.samples[index][0] for index in selection.indices]
@@ -179,6 +182,7 @@ def values() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(43, 6)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_embeddings_are_an_array_a_tensor_or_a_file_in_the_order_of_the_list(
     paths: list[str], values: np.ndarray, tmp_path: Path
 ) -> None:
@@ -249,6 +253,7 @@ def test_other_numbers_are_not_taken_for_the_same(paths: list[str], values: np.n
 # Labels
 
 
+@pytest.mark.slow
 def test_labels_are_a_dict_by_path_or_a_list_in_order(paths: list[str], root: Path, pictures: Path) -> None:
     usable = [place for place in range(43) if place not in (0, 8)]
     by_place = ["ab"[place % 2] for place in range(43)]

@@ -52,6 +52,8 @@ WORDS = [  # of `select`, with what must be in the message
     ({"include": {"*.png": Odd()}.values()}, "include"),
     ({"device": torch.device("cpu")}, "device"),
     ({"cache": 3}, "cache 3"),
+    ({"labels": "\0", "stratify": True}, "cannot read labels '\0': no file can have such a name"),
+    ({"labels": "\ud800", "stratify": True}, "cannot read labels"),
     ({"labels": Odd(), "stratify": True}, "labels Odd are not a CSV file, a dict of classes by path, or a list"),
     ({"weights": [1, 2, 3, 4, 5]}, "weights"),
     ({"weights": {"kl": "x"}}, "weight 'kl=x' is not a number"),
@@ -94,6 +96,17 @@ def test_a_source_of_a_wrong_kind(source: Any) -> None:
         imgsubset.compare(source, source)
 
 
+def test_a_data_set_without_paths_is_refused_at_its_first_image() -> None:
+    def pictures() -> Any:
+        yield "picture", 0
+        raise AssertionError("it may go on for ever")
+
+    with pytest.raises(
+        UsageError, match=r"element 0 is \('picture', 0\), not a path; a source is a folder, .* data set"
+    ):
+        imgsubset.select(pictures(), 5)
+
+
 @pytest.mark.parametrize(
     "n", [None, 2.5, True, [5], Odd(), {"n": 5}, b"5", np.float64(5), torch.tensor([[1, 2]])], ids=str
 )
@@ -103,6 +116,7 @@ def test_an_n_of_a_wrong_kind(pictures: Path, n: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_numbers_of_arrays_are_numbers(pictures: Path) -> None:
     words = FAST | {"steps": np.int64(1), "seed": torch.tensor(3), "temperature": np.float32(0.5), "stratify": np.True_}
     selection = imgsubset.select(pictures, np.int64(5), **words)  # type: ignore[arg-type]

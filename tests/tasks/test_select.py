@@ -56,6 +56,7 @@ def test_a_request_with_other_options_is_another_whatever_the_version(pictures: 
 # Progress
 
 
+@pytest.mark.slow
 def test_bars_are_shown_to_who_asks(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], few_deals: None
 ) -> None:
@@ -75,6 +76,7 @@ def test_bars_are_shown_to_who_asks(
         assert "100%" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_unasked(pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for words in ({}, {"progress": False}, {"progress": None}):
         placed = select_into(pictures, 5, tmp_path / f"out{len(words)}", **FAST, overwrite=True, **words)  # type: ignore[arg-type]
@@ -124,6 +126,7 @@ def fails(*_: object, **__: object) -> None:
     raise RuntimeError("amid the search")
 
 
+@pytest.mark.slow
 def test_no_setting_of_the_process_is_changed(
     pictures: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_deals: None
 ) -> None:
@@ -157,6 +160,7 @@ def test_no_setting_of_the_process_is_changed(
         torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_calls_at_once_are_as_calls_in_turn(pictures: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

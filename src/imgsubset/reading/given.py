@@ -48,7 +48,7 @@ def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
 def _paths(source: object) -> list[str]:
     """The paths in a list."""
     try:
-        listed = list(source)  # type: ignore[call-overload]
+        listed = iter(source)  # type: ignore[call-overload]
     except TypeError:  # what cannot be gone through, such as a tensor without dimensions
         raise UsageError(f"source {shown(source)} is not {SOURCES}") from None
     paths = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,8 @@ def score(
     clock = Clock()
     with clock.stage("list"):
         listing, options, embeddings = given(source, options, embeddings)
-        if not isinstance(subset, (str, os.PathLike)):
-            subset, _ = list_source(subset)
+        if not isinstance(subset, (str, os.PathLike, Listing)):  # named one by one: none of them is left out
+            subset = replace(list_source(subset)[0], reading=options.reading)
 
     def work(device: str, notes: tuple[str, ...]) -> Scored:
         read = read_source(
@@ -164,8 +165,6 @@ def _is_manifest(subset: str | os.PathLike[str]) -> bool:
 def _match(subset: AnySource, source: Source, options: Options) -> Matched:
     if isinstance(subset, (str, os.PathLike)) and _is_manifest(subset):
         return match_manifest(read_manifest(subset), source)
-    if isinstance(subset, Listing) and subset.reading is None:  # images named one by one
-        return match_files(subset, source)
     return match_files(candidates(list_source(subset)[0], options.reading), source)
 
 
