@@ -40,7 +40,7 @@ def subset_size(n: int | str, usable: int) -> int:
     if exact is None or (str(n).strip().endswith("%") and exact > usable):
         raise UsageError(
             f"n '{str(n).strip()}' is neither a whole number of at least 1, nor a percentage above 0% and up to 100%, "
-            "nor 'auto'"
+            f"nor 'auto'{_hint(n)}"
         )
     count = max(1, math.floor(exact + Fraction(1, 2)))
     if count > usable:
@@ -59,7 +59,9 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     for name, asked in parts.items():
         value = _exact(asked, usable)
         if value is None:
-            raise UsageError(f"part '{name}={asked}' is neither a whole number of at least 1 nor a percentage above 0%")
+            raise UsageError(
+                f"part '{name}={asked}' is neither a whole number of at least 1 nor a percentage above 0%{_hint(asked)}"
+            )
         if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
             raise UsageError(f"part '{name}' is no possible name of a folder")
         exact[name] = value
@@ -73,6 +75,15 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     if empty := [name for name, size in sizes.items() if not size]:
         raise InputError(f"part '{empty[0]}={parts[empty[0]]}' of {usable:,} images is none")
     return sizes
+
+
+def _hint(asked: int | str) -> str:
+    """What may have been meant by a share such as 0.1."""
+    try:
+        share = float(asked)
+    except ValueError:
+        return ""
+    return f"; did you mean {100 * share:g}%?" if 0 < share < 1 else ""
 
 
 def _exact(asked: int | str, usable: int) -> Fraction | None:
