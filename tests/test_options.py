@@ -12,7 +12,7 @@ from conftest import selection_of
 from imgsubset.errors import InputError, UsageError
 from imgsubset.options import CHOICE, FIELDS, LOSS, NOTHING, REMOVED, Extraction, Mix, Options, Search, merged
 from imgsubset.results.as_json import describe, request
-from imgsubset.tasks.sizes import subset_size
+from imgsubset.tasks.sizes import part_sizes, subset_size
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 
@@ -286,6 +286,17 @@ def test_an_n_that_makes_no_sense_is_a_usage_error_that_repeats_it(n: int | str)
     with pytest.raises(UsageError) as caught:
         subset_size(n, 100)
     assert f"'{n}'" in str(caught.value)
+
+
+def test_a_share_is_answered_with_the_percentage() -> None:
+    for n, hint in ((0.1, "10%"), ("0.125", "12.5%"), (" .5", "50%")):
+        with pytest.raises(UsageError, match=f"; did you mean {hint}\\?$"):
+            subset_size(n, 100)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=f"; did you mean {hint}\\?$"):
+            part_sizes({"train": n}, 100)  # type: ignore[dict-item]
+    with pytest.raises(UsageError) as caught:
+        subset_size("2.5", 100)
+    assert "did you mean" not in str(caught.value)
 
 
 def test_more_than_the_usable_images_is_an_input_error_with_both_numbers() -> None:

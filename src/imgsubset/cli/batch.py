@@ -35,7 +35,7 @@ KEYS: Keys = {  # of a job: the parameters of `select` by their longest names, b
 
 @click.command("batch", cls=Command, short_help="Do the selections that a TOML file describes.")
 @click.argument("file", metavar="JOBS.toml", type=opt.PATH)
-@opt.add(opt.OUTPUT)
+@opt.add(opt.output("jobs"))
 def batch_command(file: Path, out: Output) -> None:
     """Do the selections that a TOML file describes, and go on after those that fail.
 
@@ -78,15 +78,16 @@ def _do(name: str, job: Job, out: Output) -> tuple[dict[str, Any], BaseException
         return _record(name, "failed", error=error), None
     except EndedBySignal as signalled:
         return _record(name, "stopped"), signalled
-    status = "failed" if verdict else "skipped" if placed.done else "done"
+    reached = "interrupted" if placed.interrupted else "done"
+    status = "failed" if verdict else "skipped" if placed.done else reached
     return _record(name, status, placed, verdict), click.exceptions.Exit(130) if placed.interrupted else None
 
 
 def _record(
     name: str, status: str, placed: Placed | None = None, error: ImgsubsetError | None = None
 ) -> dict[str, Any]:
-    """What became of a job: done; skipped, since an earlier run had done it; failed; stopped, by a signal; or not run,
-    after that."""
+    """What became of a job: done; skipped, since an earlier run had done it; failed; interrupted, with the best so far;
+    stopped, by a signal; or not run, after that."""
     return {
         "name": name,
         "status": status,

@@ -12,7 +12,7 @@ from imgsubset.cli.output import Command, Output
 from imgsubset.errors import UsageError, VerifyError
 from imgsubset.options import Options, merged
 from imgsubset.reading.listing import Listing
-from imgsubset.results.as_json import describe_comparison, describe_scored, describe_verification
+from imgsubset.results.as_json import KEYS, describe_comparison, describe_scored, describe_verification
 from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
 from imgsubset.tasks.compare import compare
 from imgsubset.tasks.score import check_gates, recorded_options, score
@@ -25,7 +25,7 @@ from imgsubset.tasks.verify import verify
 @opt.add(opt.FEATURES, opt.WHICH, opt.EMBEDDINGS)
 @opt.add(opt.GATE, opt.SIZE_GATE)
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
-@opt.add(opt.OUTPUT)
+@opt.add(opt.output(*KEYS["scored"]))
 def score_command(
     source: Path,
     subset: Path,
@@ -61,7 +61,7 @@ def score_command(
 @click.argument("first", metavar="A", type=opt.PATH)
 @click.argument("second", metavar="B", type=opt.PATH)
 @opt.add(opt.FEATURES, opt.WHICH)
-@opt.add(opt.GATE, opt.OUTPUT)
+@opt.add(opt.GATE, opt.output(*KEYS["comparison"]))
 def compare_command(first: Path, second: Path, options: Options, max_loss: float | None, out: Output) -> None:
     """Compare the images of B with those of A, which need not have an image in common.
 
@@ -82,7 +82,7 @@ def compare_command(first: Path, second: Path, options: Options, max_loss: float
 
 @click.command("verify", cls=Command, short_help="Check a subset against its manifest.")
 @click.argument("destination", metavar="DST", type=opt.PATH)
-@opt.add(opt.OUTPUT)
+@opt.add(opt.output(*KEYS["verification"]))
 def verify_command(destination: Path, out: Output) -> None:
     """Check the files in DST against its manifest: missing, changed and extra ones make exit code 7.
 

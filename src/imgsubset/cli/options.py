@@ -140,11 +140,27 @@ SIZE_GATE = [
     click.option("--min-size", type=float, metavar="M", help="Fail (exit 6) if the subset is worth fewer than M random "
                  "images, in networks that the search did not see."),
 ]  # fmt: skip
-OUTPUT: list[Decorator] = [
-    click.option("--json", "as_json", is_flag=True, help="Print a JSON object, not the summary."),
-    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
-    click.option("-v", "--verbose", is_flag=True, help="Show every skipped file."),
-]
+
+
+def output(*keys: str) -> list[Decorator]:
+    """The options of printing, for a command whose JSON object has these keys."""
+
+    def chosen(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+        if text is None:
+            return None
+        words = tuple(word.strip() for word in text.split(","))
+        for word in words:
+            if word not in keys:
+                raise click.BadParameter(f"'{word}' is not one of {', '.join(keys)}", context, option)
+        return words
+
+    return [
+        click.option("--json", "as_json", is_flag=True, help="Print a JSON object, not the summary."),
+        click.option("--fields", metavar="KEY,...", callback=chosen,
+                     help=f"Print only these of the JSON object: {', '.join(keys)}."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Show every skipped file."),
+    ]  # fmt: skip
 
 
 def add(*groups: Iterable[Decorator]) -> Decorator:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TextIO
 
 import click
 
@@ -19,23 +22,24 @@ from imgsubset.errors import ImgsubsetError, OutputError, VerdictError
 from imgsubset.options import REMOVED, unknown
 from imgsubset.results.as_text import printable
 
-PRINTING = ("as_json", "quiet", "verbose")
+PRINTING = ("as_json", "fields", "quiet", "verbose")
 
 
 @dataclass(frozen=True)
 class Output:
-    """How a command prints: JSON, nothing but errors, every skipped file."""
+    """How a command prints: JSON, only these keys of it, nothing but errors, every skipped file."""
 
     as_json: bool
+    fields: tuple[str, ...] | None
     quiet: bool
     verbose: bool
 
     def show(self, record: dict[str, Any], text: str, err: bool = False) -> None:
         """Print what came out, in the form that was asked for."""
         if self.as_json:
-            say(json.dumps(record, indent=1))
+            say(json.dumps(record if self.fields is None else {key: record[key] for key in self.fields}, indent=1))
         elif not self.quiet:
-            say(text, err=err)
+            say(fitted(text, sys.stderr if err else sys.stdout), err=err)
 
     @contextlib.contextmanager
     def bars(self) -> Iterator[Bars]:
@@ -60,7 +64,9 @@ class Command(WithHelp):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Its failure becomes one line, with --json one object too, and the exit code of its kind."""
         arguments = dict(ctx.params)
-        out = Output(**{name: arguments.pop(name, False) for name in PRINTING})
+        out = Output(**{name: arguments.pop(name, None) for name in PRINTING})
+        if out.fields is not None and not out.as_json:
+            raise click.UsageError("--fields goes with --json", ctx)
         assert self.callback is not None
         try:
             return ctx.invoke(self.callback, out=out, **collect(arguments))
@@ -69,6 +75,16 @@ class Command(WithHelp):
                 say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
             complain(f"error: {printable(str(error))}")
             raise click.exceptions.Exit(error.exit_code) from error
+
+
+def fitted(text: str, stream: TextIO | None) -> str:
+    """Text whose lines end between words, where a terminal would break them within one."""
+    if stream is None or not stream.isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    breaks = partial(textwrap.wrap, width=columns, replace_whitespace=False, drop_whitespace=True,
+                     break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return "\n".join(line if len(line) <= columns else "\n".join(breaks(line)) for line in text.split("\n"))
 
 
 def discard_stdout() -> None:

@@ -18,7 +18,7 @@ from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
 from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import Listing
-from imgsubset.results.as_json import describe_placed
+from imgsubset.results.as_json import KEYS, describe_placed
 from imgsubset.results.as_text import placed_summary
 from imgsubset.results.records import Placed
 from imgsubset.tasks.select import select_into
@@ -69,7 +69,7 @@ class Job:
 @click.option("--ranked", is_flag=True, help="Order --list so that every beginning of it is close, and write the same "
               "order to DST/ranked.txt.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
-@opt.add(opt.OUTPUT)
+@opt.add(opt.output(*KEYS["placed"]))
 def select_command(out: Output, **arguments: Any) -> None:
     """Choose N images of SRC whose distribution is closest to that of all, and copy them to the folder DST.
 
@@ -92,7 +92,7 @@ def select_command(out: Output, **arguments: Any) -> None:
 @click.command("demo", cls=Command, short_help="Try it on 2,000 pictures that it draws.")
 @click.argument("folder", metavar="DIR", type=opt.PATH)
 @click.option("-n", "n", default="100", show_default=True, metavar="N|P%|auto", help="How many images to choose.")
-@opt.add(opt.TARGET, opt.FEATURES, opt.SEARCH, opt.OUTPUT)
+@opt.add(opt.TARGET, opt.FEATURES, opt.SEARCH, opt.output(*KEYS["placed"]))
 def demo_command(folder: Path, n: str, options: Options, out: Output) -> None:
     """Draw 2,000 small pictures into DIR/source, choose some of them, and copy these to DIR/subset.
 

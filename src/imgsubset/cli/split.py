@@ -13,7 +13,7 @@ from imgsubset.cli.output import Command, Output
 from imgsubset.cli.signals import interruptible
 from imgsubset.errors import UsageError
 from imgsubset.results.as_json import describe_placed
-from imgsubset.results.as_text import placed_summary, printable
+from imgsubset.results.as_text import split_summary
 from imgsubset.tasks.sizes import ANY, part_sizes
 from imgsubset.tasks.split import split_into
 from imgsubset.writing.export import MODES
@@ -28,7 +28,7 @@ from imgsubset.writing.export import MODES
               help=f"How the images come to DST: {', '.join(MODES)}.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier split in DST; foreign files there stay.")
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
-@opt.add(opt.OUTPUT)
+@opt.add(opt.output("parts", "done"))
 def split_command(
     source: Path, destination: Path, parts: tuple[str, ...], dry_run: bool, out: Output, **more: Any
 ) -> None:
@@ -48,12 +48,9 @@ def split_command(
     folder = None if dry_run else destination
     with interruptible(out) as interrupt:
         placed = split_into(opt.open_source(source), sizes, folder, stop=interrupt, progress=interrupt.progress, **more)
+    record = {name: describe_placed(part) for name, part in placed.items()}
     done = all(part.done for part in placed.values())
-    if done:
-        text = f"{printable(str(destination))} already holds this split; nothing to do"
-    else:
-        text = "\n\n".join(f"{printable(name)}: {placed_summary(part, out.verbose)}" for name, part in placed.items())
-    out.show({"parts": {name: describe_placed(part) for name, part in placed.items()}, "done": done}, text)
+    out.show({"parts": record, "done": done}, split_summary(placed, out.verbose))
     if interrupt.asked:
         raise click.exceptions.Exit(130)
 

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
 
 FORMAT = 2  # of the manifest; raised when a reader of an older one would misread it
+_ANY = ("program", "libraries", "device", "options", "warnings", "seconds")
+KEYS = {  # of the records that the functions below make
+    "placed": ("format", *_ANY, "source", "source_digest", "n", "request", "counts", "classes", "score", "interrupted",
+               "rejected", "trace", "files", "extras", "destination"),
+    "scored": (*_ANY, "source", "subset", "n", "counts", "score", "rejected", "foreign", "files"),
+    "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "rejected"),
+    "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
+}  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
 
 

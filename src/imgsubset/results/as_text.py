@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from heapq import nlargest
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.errors import shortened
 from imgsubset.reading.listing import RejectedFile
-from imgsubset.results.records import Comparison, Export, Placed, Result, Scored, Selection, Verification
+from imgsubset.results.records import Comparison, Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
 
+LONGEST = 3  # stages whose time is told
 SHOWN = 10  # names, unless all are asked for
+MORE_CLASSES = "... and {:,} more classes; -v shows all"
+P_FLOOR = 0.001  # no probability below this is told from it, see `Distance`
 PLACED = {"copy": "copied to", "symlink": "linked from", "hardlink": "linked from"}
 
 
@@ -27,7 +31,8 @@ def placed_summary(placed: Placed, verbose: bool = False) -> str:
     from importlib.metadata import version  # 10 ms, which `--help` need not wait for
 
     where, n = printable(str(placed.destination)), len(placed.chosen)
-    text = f"{where} already holds these {n:,} images, with loss {placed.loss:.3f}; nothing to do"
+    these = f"these {n:,} images" if n > 1 else "this image"
+    text = f"{where} already holds {these}, with loss {placed.loss:.3f}; nothing to do"
     if placed.version != version("imgsubset"):
         text += f" (written by imgsubset {printable(placed.version)}; --overwrite makes it anew)"
     return text
@@ -38,18 +43,104 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     n, total = len(selection.rows), len(selection.paths)
     where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
-    lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", ""]
-    lines += [*_score(selection.score, n), *_notes(selection), *(_notes(exported) if exported else [])]
+    lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", *_cut_off(selection), ""]
+    lines += [*_score(selection.score, n), *_notes((*selection.warnings, *(exported.warnings if exported else ())))]
     if exported and exported.labels:
         lacking = f"; {exported.unlabelled:,} images have none of their own" if exported.unlabelled else ""
         lines += [f"Labels: {exported.labels:,} file{'s' * (exported.labels > 1)} went along{lacking}."]
-    if selection.copies:
-        lines += [f"Note: {selection.copies:,} images of the source are exact copies of others."]
-    lines += _shares(selection, verbose)
-    from_cache = f" ({selection.cached:,} from the cache)" if selection.cached else ""
-    lines += ["", f"{_times(seconds)}{from_cache}", *_files("skipped", selection.rejected, verbose)]
+    lines += [*_copies(selection), *_shares(selection, verbose), *_ending(selection, seconds, verbose)]
+    return "\n".join(lines)
+
+
+def split_summary(placed: Mapping[str, Placed], verbose: bool = False) -> str:
+    """The summary of a split: a line a part, and once what is to be said of all of them."""
+    parts = {name: part.selection for name, part in placed.items() if part.selection is not None}
+    exports = [part.export for part in placed.values() if part.export]
+    first = next(iter(placed.values()))
+    if len(parts) < len(placed):
+        return f"{_folder_of(first)} already holds this split; nothing to do"
+    some = next(iter(parts.values()))
+    n, total = sum(len(part.indices) for part in parts.values()), len(some.paths)
+    where = f"{PLACED[exports[0].mode]} {_folder_of(first)}" if exports else "nothing copied"
+    lines = [f"{n:,} of {total:,} images of {printable(some.source.name)} in {len(parts)} parts, {where}"]
+    lines += [*_cut_off(*parts.values()), "", *_parts_table(placed, parts), ""]
+    lines += ["loss: 1 is an average random part of this size."]
+    if any(part.score.effective_size is not None for part in parts.values()):
+        lines += ["size: so many random images are as close, in networks the search did not see."]
+    shared = [note for note in some.warnings if all(note in part.warnings for part in parts.values())]
+    own = [f"{printable(name)}: {note}" for name, part in parts.items() for note in part.warnings if note not in shared]
+    lines += [*_notes([*shared, *own]), *_copies(some), *_classes_table(parts, verbose)]
+    seconds: dict[str, float] = {}
+    for part in parts.values():  # each tells the time until it was found
+        seconds |= part.seconds
+    if exports:
+        seconds |= {exports[0].mode: sum(one.seconds for one in exports)}
+    return "\n".join([*lines, *_ending(some, seconds, verbose)])
+
+
+def _folder_of(part: Placed) -> str:
+    """Where the parts of a split are."""
+    return printable(str(part.destination.parent if part.destination else ""))
+
+
+def _parts_table(placed: Mapping[str, Placed], parts: Mapping[str, Selection]) -> list[str]:
+    """What the parts are, a row each."""
+    columns = {"part": [printable(name) for name in parts]}
+    columns["images"] = [f"{len(part.indices):,}" for part in parts.values()]
+    columns["share"] = [f"{len(part.indices) / len(part.paths):.1%}" for part in parts.values()]
+    if any(part.classes for part in parts.values()):
+        columns["classes"] = [str(sum(here > 0 for _, here in part.classes.values())) for part in parts.values()]
+    if any(part.export and part.export.labels for part in placed.values()):
+        columns["labels"] = [f"{part.export.labels:,}" if part.export else "-" for part in placed.values()]
+        columns["without"] = [f"{part.export.unlabelled:,}" if part.export else "-" for part in placed.values()]
+    columns["loss"] = [f"{part.score.loss:.3f}" for part in parts.values()]
+    sizes = [part.score.effective_size for part in parts.values()]
+    if any(size is not None for size in sizes):
+        columns["size"] = ["-" if size is None else f"{size:,.0f}" for size in sizes]
+    return _table(columns)
+
+
+def _classes_table(parts: Mapping[str, Selection], verbose: bool) -> list[str]:
+    """How many images of each class there are and each part has, the largest class first."""
+    some = next(iter(parts.values()))
+    names = sorted(some.classes, key=lambda name: -some.classes[name][0])
+    if not names:
+        return []
+    columns = {"class": [printable(name) for name in names]}
+    columns["source"] = [f"{some.classes[name][0]:,}" for name in names]
+    columns |= {printable(part): [f"{of.classes[name][1]:,}" for name in names] for part, of in parts.items()}
+    heading, *rows = _table(columns)
+    return ["", heading, *_first(rows, len(rows), MORE_CLASSES, verbose, 2 * SHOWN)]
+
+
+def _table(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Cells under the names of their columns, the first of them to the left, the others to the right."""
+    (names, *others) = [[heading, *cells] for heading, cells in columns.items()]
+    padded = [[cell.rjust(max(9, *map(len, column)) + 1) for cell in column] for column in others]
+    width = max(10, *map(len, names))
+    return ["".join([name.ljust(width), *cells]) for name, *cells in zip(names, *padded, strict=True)]
+
+
+def _cut_off(*selections: Selection) -> list[str]:
+    if not any(one.interrupted for one in selections):
+        return []
+    return ["Interrupted: this is the best that was found by then. The same command again does the whole search."]
+
+
+def _copies(selection: Selection) -> list[str]:
+    count = selection.copies
+    copies = "images of the source are exact copies of others"
+    if count == 1:
+        copies = "image of the source is an exact copy of another"
+    return [f"Note: {count:,} {copies}."] if count else []
+
+
+def _ending(selection: Selection, seconds: Mapping[str, float], verbose: bool) -> list[str]:
+    """How long it took, and what was left out."""
+    from_cache = f"; {selection.cached:,} images from the cache" if selection.cached else ""
+    lines = ["", f"{_times(seconds, verbose)}{from_cache}", *_files("skipped", selection.rejected, verbose)]
     lines += _files("passed over", selection.source.passed_over, verbose)
-    return "\n".join([*lines, *(_names("hidden", selection.source.hidden, verbose) if verbose else ())])
+    return [*lines, *(_names("hidden", selection.source.hidden, verbose) if verbose else ())]
 
 
 def _shares(selection: Selection, verbose: bool) -> list[str]:
@@ -62,8 +153,7 @@ def _shares(selection: Selection, verbose: bool) -> list[str]:
         for name, (everywhere, here) in sorted(selection.classes.items(), key=lambda item: -item[1][0])
     )
     heading = f"{'class':<24}{'source':>9}{'share':>9}{'subset':>9}{'share':>9}"
-    more = "... and {:,} more classes; -v shows all"
-    return ["", heading, *_first(rows, len(selection.classes), more, verbose, 2 * SHOWN)]
+    return ["", heading, *_first(rows, len(selection.classes), MORE_CLASSES, verbose, 2 * SHOWN)]
 
 
 def scored_summary(scored: Scored, verbose: bool = False) -> str:
@@ -74,9 +164,9 @@ def scored_summary(scored: Scored, verbose: bool = False) -> str:
         "",
         *_score(scored.score, n),
         f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer.",
-        *_notes(scored),
+        *_notes(scored.warnings),
         "",
-        _times(scored.seconds),
+        _times(scored.seconds, verbose),
         *_files("not in the source, left out", scored.foreign, verbose),
         *_files("skipped", scored.rejected, verbose),
     ]
@@ -124,17 +214,18 @@ def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:
         f"{'':<12}{'value':>12}{'floor':>12}{'floor 99%':>12}{'ratio':>9}{'p':>8}",
         *(
             f"{name:<12}{one.value:>12.3g}{one.floor_mean:>12.3g}{one.floor_limit:>12.3g}"
-            f"{one.ratio:>9.2f}{one.p_value:>8.3f}"
+            f"{one.ratio:>9.2f}{_probability(one.p_value):>8}"
             for name, one in {**comparison.divergences, "loss": comparison.loss}.items()
         ),
         "",
-        "floor: what two random samples of these sizes from one distribution show; 99 of 100 are below floor 99%.",
+        "floor: what two random samples of these sizes from one distribution show;",
+        "99 of 100 are below floor 99%.",
         f"The two differ by more than chance in {', '.join(outside)}."
         if outside
         else "Nothing here tells the two from samples of one distribution.",
-        *_notes(comparison),
+        *_notes(comparison.warnings),
         "",
-        _times(comparison.seconds),
+        _times(comparison.seconds, verbose),
     ]
     for name, rejected in zip(names, comparison.rejected, strict=True):
         lines += _files(f"of {name} skipped", rejected, verbose)
@@ -173,22 +264,29 @@ def _recipe(recipe: Mapping[str, object]) -> str:
 def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
     """One line a job, of their records: its name, what became of it, n and loss; then the errors."""
     width = max(8, *(len(printable(job["name"])) for job in records)) + 2
-    lines = [f"{'job':<{width}}{'status':<10}{'n':>9}{'loss':>9}"]
+    lines = [f"{'job':<{width}}{'status':<12}{'n':>9}{'loss':>9}"]
     for job in records:
         found = job["result"]
         figures = f"{found['n']:>9,}{found['score']['loss']:>9.3f}" if found else ""
-        lines.append(f"{printable(job['name']):<{width}}{job['status']:<10}{figures}".rstrip())
+        lines.append(f"{printable(job['name']):<{width}}{job['status']:<12}{figures}".rstrip())
     return "\n".join(
         lines + [f"{printable(job['name'])}: {printable(job['error'])}" for job in records if job["error"]]
     )
 
 
-def _notes(result: Result | Export) -> list[str]:
-    return [f"Note: {printable(warning)}." for warning in result.warnings]
+def _probability(value: float) -> str:
+    return f"{value:.3f}" if value > P_FLOOR else f"<={P_FLOOR}"
 
 
-def _times(seconds: Mapping[str, float]) -> str:
-    return "time: " + ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+def _notes(warnings: Iterable[str]) -> list[str]:
+    return [f"Note: {printable(warning)}." for warning in warnings]
+
+
+def _times(seconds: Mapping[str, float], verbose: bool) -> str:
+    """The time in all, and that of the stages that took most of it."""
+    most = seconds if verbose else nlargest(LONGEST, seconds, key=seconds.__getitem__)
+    stages = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name in most)
+    return f"time: {sum(seconds.values()):.1f} s" + (f" ({stages})" if stages else "")
 
 
 def _names(what: str, paths: Sequence[str], verbose: bool) -> list[str]:

@@ -41,7 +41,7 @@ def subset_size(n: int | str, usable: int) -> int:
     if exact is None or (str(n).strip().endswith("%") and exact > usable):
         raise UsageError(
             f"n '{_spelt(n).strip()}' is neither a whole number of at least 1, nor a "
-            "percentage above 0% and up to 100%, nor 'auto'"
+            f"percentage above 0% and up to 100%, nor 'auto'{_hint(n)}"
         )
     count = max(1, math.floor(exact + Fraction(1, 2)))
     if count > usable:
@@ -66,6 +66,7 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
         if value is None:
             raise UsageError(
                 f"part '{name}={_spelt(asked)}' is neither a whole number of at least 1 nor a percentage above 0%"
+                f"{_hint(asked)}"
             )
         if not isinstance(name, str) or not name or name.startswith(".") or any(c in name for c in "/\\\0"):
             raise UsageError(f"part '{_spelt(name)}' is no possible name of a folder")
@@ -84,6 +85,15 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
 
 def _spelt(value: object) -> str:
     return value if isinstance(value, str) else shown(value)
+
+
+def _hint(asked: object) -> str:
+    """What may have been meant by a share such as 0.1."""
+    try:
+        share = float(str(asked))
+    except ValueError:
+        return ""
+    return f"; did you mean {100 * share:g}%?" if 0 < share < 1 else ""
 
 
 def _exact(asked: int | str, usable: int) -> Fraction | None:
