@@ -425,7 +425,7 @@ export(selection, destination)
 """
 
 
-# A sync each for the marker, its folder, ten images and eighteen labels; a link for each image and label.
+# A sync each for the images, labels, manifest, journal and folders; a link for each file when all are whole.
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "count"), [("fsync", 9), ("link", 25), ("fsync", 34)])
 def test_an_export_that_is_killed_among_its_labels_is_completed(
@@ -437,10 +437,10 @@ def test_an_export_that_is_killed_among_its_labels_is_completed(
     run = subprocess.run(arguments, capture_output=True, timeout=240, check=False)
     assert run.returncode == -signal.SIGKILL, run.stderr
     for path in tree(out):
-        if not Path(path).name.startswith((PARTIAL, ".imgsubset-incomplete")):
+        if not path.startswith(PARTIAL):
             assert (out / path).read_bytes() == (source / path).read_bytes()
     assert imgsubset("verify", out).code == 3
-    run_select(imgsubset, source, out, n=10)
+    run_select(imgsubset, source, out, "--overwrite", n=10)  # the killed run, of other options, may be complete by then
     assert len(extras(out)) == 10 + 2 * sum(number % 2 == 0 for number in NUMBERS) + 1
 
 
