@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,3 +45,28 @@ def test_every_size_has_a_limit(name: str) -> None:
 @pytest.mark.parametrize("value", [np.int64(50), np.int32(50)])
 def test_whole_numbers_of_numpy_are_whole_numbers(value: Any) -> None:
     assert type(Options(steps=value).steps) is int
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("sidecars", {}, "a text"),
+        ("strict", "yes", "True or False"),
+        ("include", (3,), "a list of texts"),
+        ("keep", [None], "a list of texts"),
+        ("features", 5, "names with weights"),
+        ("features", [1], "names with weights"),
+        ("size", np.ones(2), "pixels"),
+        ("device", 3, "a text"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, value: Any, wanted: str) -> None:
+    with pytest.raises(UsageError, match=wanted) as caught:
+        Options(**{name: value})
+    assert name in str(caught.value)
+
+
+def test_a_path_is_a_text_and_a_number_of_numpy_a_number(tmp_path: Path) -> None:
+    options = Options(cache=tmp_path, temperature=np.float32(0.5))
+    assert options.cache == str(tmp_path)
+    assert type(options.temperature) is float

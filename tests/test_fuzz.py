@@ -1,4 +1,5 @@
-"""Damaged pictures, options and job files: an answer or one of the program's errors, soon and in little memory.
+"""Damaged pictures, options, job files, embeddings and caches: an answer or one of the program's errors, soon and in
+little memory.
 
 IMGSUBSET_FUZZ is the number of examples of each test, small unless it is given:
 `IMGSUBSET_FUZZ=10000 pytest tests/test_fuzz.py --timeout 0`.
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import create, noise, smooth
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,13 +33,20 @@ from imgsubset.cli.batch import read_jobs
 from imgsubset.cli.options import numbers, parse_seconds
 from imgsubset.cli.split import parse_parts
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
-from imgsubset.options import Options
+from imgsubset.features import cache
+from imgsubset.features.cache import Cache, clear, contents
+from imgsubset.features.embeddings import read_embeddings
+from imgsubset.files import Stamp
+from imgsubset.inputs import Embeddings
+from imgsubset.options import FIELDS, Options
 from imgsubset.reading import patterns
 from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.filters import candidates, list_candidates
 from imgsubset.reading.labels import class_names, group_names, labels_of
 from imgsubset.reading.listing import list_images, parse_paths
 from imgsubset.reading.yolo import description
+from imgsubset.results.as_json import describe_cache
+from imgsubset.results.as_text import cache_summary
 from imgsubset.tasks.sizes import subset_size
 from imgsubset.tasks.split import part_sizes
 from imgsubset.weights import Weights
@@ -502,3 +513,127 @@ def test_a_description_is_written_anew(folder: Path, content: str) -> None:
     create(folder / "source/data.yaml", content.encode())
     found = description(list_images(folder / "source"), {"train": ["x"]})
     assert found is None or (found[1].startswith(b"#") and b"path: .." not in found[1])
+
+
+# Embeddings
+
+SHAPES = [
+    "(8, 3)",
+    "(8,)",
+    "()",
+    "(0, 3)",
+    "(8, 10**30)",
+    "(8, -3)",
+    "(-1, 3)",
+    "(99999999999999999999, 0)",
+    "(8, 3.0)",
+]
+SHAPES += ["(8, 99999999999999)", "[8, 3]", "'x'", "(8, None)", "((8,), 3)", "(True, 3)"]
+TYPES = [
+    "'<f4'",
+    "'>f8'",
+    "'|O'",
+    "'<c16'",
+    "'<U3'",
+    "'|V4'",
+    "'|b1'",
+    "[('a', '<f4')]",
+    "'f99'",
+    "''",
+    "None",
+    "'|S0'",
+]
+WORDS = ["[" * 5000, "(" * 200, "{", "", "\0", "'" * 3, "-" * 50_000 + "1", "\\\n" * 50, "{[]: 1}", "{1: 2, **3}"]
+HEADERS = st.one_of(
+    st.builds(
+        "{{'descr': {}, 'fortran_order': {}, 'shape': {}, }}".format,
+        st.sampled_from(TYPES),
+        st.sampled_from(["True", "False", "0"]),
+        st.sampled_from(SHAPES),
+    ),
+    st.sampled_from(WORDS),
+    st.text(max_size=60),
+)
+
+
+@pytest.mark.slow
+@fuzzed
+@given(
+    header=HEADERS, version=st.sampled_from([1, 1, 2, 3, 9]), off=st.sampled_from([0, 0, 0, 1, -1, 5000]),
+    rest=st.one_of(st.just(np.ones((8, 3), np.float32).tobytes()), st.binary(max_size=200)),
+)  # fmt: skip
+def test_an_array_file_is_embeddings_or_refused(
+    pictures: Path, tmp_path: Path, header: str, version: int, off: int, rest: bytes
+) -> None:
+    text = header.encode("latin-1", "replace")
+    length = max(0, len(text) + off).to_bytes(2 if version == 1 else 4, "little")
+    file = tmp_path / "features.npy"
+    file.write_bytes(b"\x93NUMPY" + bytes([version, 0]) + length + text + rest)
+    source = list_images(pictures)
+    with contextlib.suppress(ImgsubsetError):
+        found = read_embeddings(Embeddings(file, source.paths[:8]), source, torch.device("cpu"))
+        assert found.images.table.isfinite().all()
+
+
+# Caches
+
+RECIPE_FILES = st.sampled_from([b"", b"null", b"[1]", b"{}", b"\xff", b"[" * 100_000, b"1" * 5000, b'{"a": NaN}'])
+RECORDS = [("file", "<u8", 4), ("positions", "<i4"), ("row", "<f4", (6,))]
+ARRAYS = [RECORDS, RECORDS[:2], [*RECORDS[:2], ("row", "<f8", (6,))], [*RECORDS[:2], ("row", "<f4", (0,))], "<f4"]
+
+
+def _saved(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+SEGMENTS = st.one_of(
+    RECIPE_FILES,
+    st.binary(max_size=80).map(lambda rest: b"\x93NUMPY\x01\x00" + rest),
+    st.builds(lambda kind, count: _saved(np.zeros(count, kind)), st.sampled_from(ARRAYS), st.sampled_from([0, 1, 4])),
+)
+
+
+@pytest.mark.slow
+@fuzzed
+@given(
+    recipe=RECIPE_FILES, segments=st.lists(st.tuples(SEGMENTS, st.booleans(), st.integers(0, 10**20 - 1)), max_size=4)
+)
+def test_a_cache_is_read_or_as_if_it_were_not_there(
+    tmp_path: Path, recipe: bytes, segments: list[tuple[bytes, bool, int]]
+) -> None:
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    names, stamps, rows = [b"a", b"b"], [Stamp(9, 10**18)] * 2, np.ones((2, 6), np.float32)
+    Cache(tmp_path / "cache", {}).put(names, stamps, rows, 3)
+    (home,) = (tmp_path / "cache").iterdir()
+    for content, under_its_digest, time_ns in segments:
+        digest = cache._digest(content, home) if under_its_digest else "0" * 32
+        create(home / f"{time_ns:020}-4-{digest}.npy", content)
+    create(home / "recipe.json", recipe)
+    create(tmp_path / "cache" / f"moments-{cache._digest(recipe)}" / "recipe.json", recipe)
+    kept = contents(tmp_path / "cache")
+    assert home in [one.path for one in kept]
+    assert cache_summary(tmp_path, kept)
+    assert describe_cache(tmp_path, kept)
+    found = Cache(tmp_path / "cache", {}).get(names, stamps)
+    assert found.rows.shape[0] == len(found.places)
+    again = Cache(tmp_path / "cache", {})
+    again.put(names, stamps, rows, 3)
+    assert again.problem is None
+    clear(tmp_path / "cache")
+    assert contents(tmp_path / "cache") == []
+
+
+# Options of Python
+
+ODD = [None, True, 0, -1, 3, 10**12, 10**30, 1e300, 1e-300, math.nan, math.inf, 0.5, "", "auto", "x", "\0", "\udcff"]
+ODD += [(), (1,), (1, 2, 3), ("x",), [[]], {}, {"a": 1}, b"x", object(), np.float32(1), np.int64(2), np.ones(2), 1j]
+
+
+@fuzzed
+@given(words=st.dictionaries(st.sampled_from(sorted(FIELDS)), st.sampled_from(range(len(ODD))), min_size=1, max_size=3))
+def test_options_of_any_type_are_options_or_refused(words: dict[str, int]) -> None:
+    with contextlib.suppress(ImgsubsetError):
+        options = Options(**{name: ODD[place] for name, place in words.items()})
+        assert json.dumps(options.that_decide(), default=astuple)

@@ -10,22 +10,38 @@ print(score("photos", "subset").score.percentile, compare("photos", "others").lo
 """
 
 # Nothing here imports torch: decoding processes and `--help` import this package too.
-from imgsubset.errors import ImgsubsetError
-from imgsubset.options import Embeddings, Options
-from imgsubset.results.records import Selection
+from imgsubset.errors import BadFilesError, GateError, ImgsubsetError, InputError, OutputError, UsageError
+from imgsubset.inputs import Embeddings
+from imgsubset.options import Options
+from imgsubset.results.records import Comparison, Distance, Export, Placed, Scored, Selection, Verification
+from imgsubset.results.scores import Measured, Score
 from imgsubset.tasks.compare import compare
 from imgsubset.tasks.score import score
 from imgsubset.tasks.select import select, select_into
 from imgsubset.tasks.split import split, split_into
+from imgsubset.tasks.verify import verify
 from imgsubset.weights import Weights
 from imgsubset.writing.export import export
 
 __version__ = "0.1.0"
 __all__ = [
+    "BadFilesError",
+    "Comparison",
+    "Distance",
     "Embeddings",
+    "Export",
+    "GateError",
     "ImgsubsetError",
+    "InputError",
+    "Measured",
     "Options",
+    "OutputError",
+    "Placed",
+    "Score",
+    "Scored",
     "Selection",
+    "UsageError",
+    "Verification",
     "Weights",
     "compare",
     "export",
@@ -34,4 +50,5 @@ __all__ = [
     "select_into",
     "split",
     "split_into",
+    "verify",
 ]

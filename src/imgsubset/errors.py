@@ -28,6 +28,12 @@ def shortened(text: str, most: int = MOST) -> str:
     return text if len(text) <= most else f"{text[:half]}[... {len(text) - 2 * half:,} characters ...]{text[-half:]}"
 
 
+def shown(value: object) -> str:
+    """What a caller gave, for a message: on one line, and not all of something long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else f"{text[:100]}..."
+
+
 class ImgsubsetError(Exception):
     """Root of the tree; `exit_code` is what the command line ends with. A message of extreme length is cut."""
 

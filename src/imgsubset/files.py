@@ -41,14 +41,17 @@ def identity(file: object) -> dict[str, object] | None:
         return None
     try:
         status = Path(file).stat()
-    except OSError:
+    except (OSError, ValueError):  # a ValueError: a name that no file can have
         return {"path": str(file)}
     return {"path": str(Path(file).absolute()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file to read; a FIFO that has taken its place does not hang. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+def open_regular(path: str | bytes | os.PathLike[str], inside: int | None = None) -> BinaryIO:
+    """Open a regular file to read; a FIFO that has taken its place does not hang. Raises OSError.
+
+    inside  descriptor of the folder that the path is a name in; then no link is followed
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if inside is None else os.O_NOFOLLOW), dir_fd=inside)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
@@ -74,11 +77,13 @@ def read_named(file: str | os.PathLike[str], name: str) -> bytes:
         return read_whole(file)
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from None
+    except ValueError:
+        raise InputError(f"cannot read {name}: no file can have such a name") from None
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hex."""
-    with open_regular(path) as file:
+def sha256(path: str | os.PathLike[str], inside: int | None = None) -> str:
+    """SHA-256 of a file, in hex; `inside` is as `open_regular` has it."""
+    with open_regular(path, inside) as file:
         return sha256_of(file)
 
 
@@ -108,35 +113,44 @@ def new_name(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """A new file to write. In the end it is on the disk, unless it need not be durable."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+def new_file(path: str | Path, durable: bool = True, inside: int | None = None) -> Iterator[BinaryIO]:
+    """A new file to write, and to read back. In the end it is on the disk, unless it need not be durable.
+
+    inside  descriptor of the folder that the path is a name in
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=inside)
+    with os.fdopen(descriptor, "w+b") as file:
         yield file
         file.flush()
         if durable:
             os.fsync(descriptor)
 
 
-def write_json(path: Path, record: object) -> None:
-    """Write a JSON file in one step, in place of any earlier one."""
-    write_whole(path, json.dumps(record, indent=1).encode() + b"\n")
+def as_json(record: object) -> bytes:
+    """The content of a JSON file."""
+    return json.dumps(record, indent=1).encode() + b"\n"
 
 
 def write_whole(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
-    """Write a file in one step, in place of any earlier one. Unless it is durable, a power cut may leave half of it."""
+    """Write a file in one step, in place of any earlier one, whose mode it keeps. Unless it is durable, a power cut may
+    leave half of it."""
     with new_name(path) as new:
         with new_file(new, durable) as file:
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISREG(mode := path.lstat().st_mode):
+                    os.fchmod(file.fileno(), mode & 0o777)
             file.write(content)
-        new.chmod(0o644)
         new.replace(path)
     if durable:
         sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut, where the file system can."""
+def sync_folder(folder: Path | int) -> None:
+    """Make the names in a folder, or of its descriptor, last through a power cut, where the file system can."""
     with contextlib.suppress(OSError):
+        if isinstance(folder, int):
+            os.fsync(folder)
+            return
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

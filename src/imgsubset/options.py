@@ -9,18 +9,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.checks import ABOVE_0, DEVICE, PAIR, SECONDS, SEED, SIDE, SWITCH, Check, number, one_of, whole, wholes
-from imgsubset.errors import UsageError
-from imgsubset.files import identity
+from imgsubset.errors import UsageError, shown
+from imgsubset.inputs import Labels, of_kind
 from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # What an option decides: what the loss of a given subset is; or which subset comes out, or what is written beside it;
 # or nothing but how long it takes. Each level includes those before it.
@@ -45,24 +41,18 @@ class _Record:
             value = getattr(self, option.name)
             if value is None and option.default is None:
                 continue
-            if isinstance(option.default, tuple):
-                if isinstance(value, int) and option.type == "tuple[int, ...]":
-                    object.__setattr__(self, option.name, value := (value,))
-                self._check(not isinstance(value, str), option.name, "a list, but a text")
-                self._check(isinstance(value, Iterable), option.name, "a list")
-                object.__setattr__(self, option.name, tuple(value))
-            elif isinstance(value, Integral) and not isinstance(value, bool):  # numpy's go into no manifest
-                object.__setattr__(self, option.name, value := int(value))
-            if check := option.metadata["check"]:
-                makes_sense, wanted = check
+            makes_sense, wanted = option.metadata["check"] or (None, "")
+            plain = of_kind(option.name, str(option.type).removesuffix(" | None"), value, wanted)
+            object.__setattr__(self, option.name, plain)
+            if makes_sense is not None:
                 try:
-                    self._check(makes_sense(value), option.name, wanted)
-                except TypeError:  # a text where a number is wanted
+                    self._check(makes_sense(plain), option.name, wanted)
+                except (TypeError, ValueError):  # of a kind that is not in KINDS, an array
                     self._check(False, option.name, wanted)
 
     def _check(self, good: bool, name: str, wanted: str) -> None:
         if not good:
-            raise UsageError(f"{name} {getattr(self, name)!r} is not {wanted}")
+            raise UsageError(f"{name} {shown(getattr(self, name))} is not {wanted}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +63,7 @@ class Reading(_Record):
     exclude: tuple[str, ...] = _opt((), LOSS, "Images that match do not count, as if they were not there")
     sidecars: str = _opt("auto", LOSS, "Label files that travel with their image: of the same name beside it, or in "
         "the trees of YOLO and VOC; or templates as in 'labels/{dir}/{stem}.txt', separated by commas")  # fmt: skip
+    follow_labels: bool = _opt(False, CHOICE, "Take label files along too that are links out of the source")
     coco: str | None = _opt(None, CHOICE, "Write the part of this COCO instances file that is about the chosen images")
     strict: bool = _opt(False, CHOICE, "Fail (exit 4) if any image cannot be decoded, not skip it")
 
@@ -102,7 +93,12 @@ class Extraction(_Record):
         "search sees")  # fmt: skip
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", named_weights(self.features, "features"))
+        try:
+            object.__setattr__(self, "features", named_weights(self.features, "features"))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            self._check(False, "features", "names with weights")
         super().__post_init__()
 
 
@@ -117,7 +113,7 @@ class Mix(_Record):
     def __post_init__(self) -> None:
         if isinstance(self.weights, Mapping):
             object.__setattr__(self, "weights", Weights.of(self.weights))
-        self._check(isinstance(self.weights, Weights), "weights", "a number for each divergence, by name")
+        self._check(isinstance(self.weights, Weights), "weights", "a dict of numbers by the names of divergences")
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,8 @@ class Constraints(_Record):
         "last; or what the expression captures in the path")  # fmt: skip
     stratify_as: str = _opt("share", CHOICE, "How many images a class gets: its share, or as many as any other",
         one_of(*STRATIFY))  # fmt: skip
-    labels: str | None = _opt(None, CHOICE, "A file of the classes for --stratify, with columns path,label")
+    labels: str | Labels | None = _opt(None, CHOICE,   # noqa: RUF009 (frozen)
+        "A file of the classes for --stratify, with columns path,label")  # fmt: skip
     group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
     keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json of an "
@@ -139,6 +136,10 @@ class Constraints(_Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.labels, os.PathLike):
+            object.__setattr__(self, "labels", os.fspath(self.labels))
+        elif not (self.labels is None or isinstance(self.labels, str)):
+            object.__setattr__(self, "labels", Labels.of(self.labels))
         for name in ("labels", "stratify_by", "stratify_as"):
             default = getattr(self, name) == self.__dataclass_fields__[name].default
             self._check(default or self.stratify, name, "of use without stratify")
@@ -213,7 +214,13 @@ class Options:
     def __init__(self, **given: Any) -> None:
         for name, kind in RECORDS.items():
             own = {option: given.pop(option) for option in kind.__dataclass_fields__ if option in given}
-            object.__setattr__(self, name, dataclasses.replace(given.pop(name, None) or kind(), **own))
+            record = given.pop(name, None)
+            record = kind() if record is None else record
+            if not isinstance(record, kind):
+                raise UsageError(
+                    f"{name} {shown(record)} is not a record of options; give them by name, as in steps=50"
+                )
+            object.__setattr__(self, name, dataclasses.replace(record, **own))
         for name in given:
             raise UsageError(unknown(name, f"unknown option '{name}'", FIELDS))
 
@@ -224,6 +231,10 @@ class Options:
                 if name in kind.__dataclass_fields__:
                     return getattr(getattr(self, record), name)
             raise AttributeError(f"Options have no '{name}'")
+
+    def __repr__(self) -> str:
+        changed = {name: value for name, value in self.that_decide().items() if value != FIELDS[name].default}
+        return f"Options({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
     def that_decide(self, level: int = NOTHING) -> dict[str, Any]:
         """The options of this level and of those before it, by name."""
@@ -239,7 +250,11 @@ for _kind in _KINDS:  # for readers of docstrings
 
 
 def merged(options: Options | None, words: Mapping[str, Any]) -> Options:
-    """Options with some of them replaced."""
+    """Options with some of them replaced. Raises UsageError for what are none."""
+    if not (options is None or isinstance(options, Options)):
+        raise UsageError(
+            f"options {shown(options)} are not Options(...); single ones are given by name, as in steps=50"
+        )
     return dataclasses.replace(options or Options(), **words)
 
 
@@ -249,29 +264,3 @@ def unknown(name: str, complaint: str, known: Mapping[str, object] | set[str]) -
         return f"{complaint}: it was taken out, since {fate}"
     near = difflib.get_close_matches(name, list(known), 1)
     return f"{complaint}; did you mean '{near[0]}'?" if near else f"{complaint}; known: {', '.join(known)}"
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Where features that were computed elsewhere are.
-
-    values  a .npy file, or an array, (N, D) of real numbers: integers, booleans or floats
-    paths   of the N images, relative to the source or absolute: a text file with one a line, or separated by NUL
-            bytes if it holds any; or a sequence
-    pca     how many principal components to keep, at most D; 0 keeps the dimensions as they are; None is 64 where
-            there are more than 256 dimensions, else 0
-
-    Raises UsageError if `pca` is negative.
-    """
-
-    values: str | os.PathLike[str] | np.ndarray
-    paths: str | os.PathLike[str] | Sequence[str]
-    pca: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.pca is not None and self.pca < 0:
-            raise UsageError(f"pca {self.pca} is not a number of at least 0")
-
-    def describe(self) -> dict[str, object]:
-        """What they are, for a manifest: of files the absolute path, size and modification time."""
-        return {"values": identity(self.values), "paths": identity(self.paths), "pca": self.pca}

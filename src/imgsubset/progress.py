@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+
+from imgsubset.errors import UsageError, shown
 
 
 class Progress(Protocol):
@@ -16,6 +18,38 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """No progress is shown."""
+
+
+class Bars:
+    """Progress as bars of tqdm's, on stderr or in a notebook: one at a time, which ends with its stage."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+        self.bar: Any = None
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Tell of progress; `done` is 0 of a stage that has no parts to tell of."""
+        from tqdm.auto import tqdm
+
+        if self.bar is None or stage != self.stage:
+            if self.bar is not None:
+                self.bar.close()
+            self.stage, self.bar = stage, tqdm(desc=stage, total=total, unit="") if done else None
+        if self.bar is not None:
+            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update(done)
+            if self.bar.n >= total:
+                self.bar.close()  # which shows the last state
+                self.bar = None
+
+
+def teller(progress: Progress | bool | None) -> Progress:
+    """Whom to tell of progress: True shows bars, False and None nothing. Raises UsageError for what is no function."""
+    if isinstance(progress, bool) or progress is None:
+        return Bars() if progress else silent
+    if not callable(progress):
+        raise UsageError(f"progress {shown(progress)} is neither True or False nor a function to be told")
+    return progress
 
 
 class Clock:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from imgsubset.errors import UsageError
+from imgsubset.errors import UsageError, shown
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,14 @@ class Weights:
     frechet: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if not (math.isfinite(value) and value >= 0):
+        for name, value in [(name, getattr(self, name)) for name in self.__dataclass_fields__]:
+            try:
+                good = math.isfinite(value) and value >= 0
+            except (TypeError, ValueError, RuntimeError):
+                raise UsageError(f"weight {name}={shown(value)} is not a number") from None
+            if not good:
                 raise UsageError(f"weight {name}={value:g} is not a finite number of at least 0")
+            object.__setattr__(self, name, float(value))  # of a number of numpy's, for one
         if not any(dataclasses.astuple(self)):
             raise UsageError("all weights are 0; at least one divergence must count")
 
@@ -92,7 +97,11 @@ def named_weights(
             (name.strip(), number.strip() if equals else 1) for name, equals, number in parts
         ]
     else:
-        pairs = [*(given.items() if isinstance(given, Mapping) else given)]
+        try:
+            listed = given.items() if isinstance(given, Mapping) else given
+            pairs = [(one, 1) if isinstance(one, str) else (str(one[0]), one[1]) for one in listed]
+        except (TypeError, IndexError, KeyError):
+            raise UsageError(f"{what} {shown(given)} are not names, nor a dict of weights by name") from None
     values: dict[str, float] = {}
     for name, number in pairs:
         if name in values:

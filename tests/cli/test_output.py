@@ -16,9 +16,9 @@ import pytest
 from conftest import Run, create, noise, strict_json, tree
 from PIL import Image
 
+import imgsubset as package
 from imgsubset.files import PARTIAL
 from imgsubset.reading.listing import Listing
-from imgsubset.writing.export import MARKER
 
 Program = Callable[..., Run]
 FEATURES = ("--size", 16, "--channels", "8,8", "--device", "cpu")
@@ -143,7 +143,7 @@ def test_overwriting_one_mode_by_another_never_writes_to_the_source(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_foreign_hard_link_to_a_source_in_the_destination_is_replaced(
+def test_a_foreign_hard_link_to_a_source_in_the_destination_stays(
     imgsubset: Program, folder: Path, tmp_path: Path, mode: str
 ) -> None:
     before = tree(folder)
@@ -151,8 +151,7 @@ def test_a_foreign_hard_link_to_a_source_in_the_destination_is_replaced(
         (tmp_path / "out" / path).parent.mkdir(parents=True, exist_ok=True)
         os.link(folder / path, tmp_path / "out" / path)
     run = imgsubset("select", folder, tmp_path / "out", "-n", "100%", "--mode", mode, "--overwrite", *FAST)
-    assert (run.code, run.err) == (0, "")
-    check_placed(folder, tmp_path / "out", mode)
+    check_failure(run, 5, "which no earlier selection can be shown to have put there")
     assert tree(folder) == before
 
 
@@ -191,7 +190,7 @@ def test_a_hard_link_that_cannot_be_made_says_what_to_do_instead(
         run = imgsubset(*arguments)
     check_failure(run, 5, "cannot make a hard link to")
     assert "copy or symlink instead" in run.err
-    assert set(tree(tmp_path / "out")) == {MARKER}
+    assert not (tmp_path / "out").exists()
     assert imgsubset(*arguments).code == 0
     check_placed(folder, tmp_path / "out", "hardlink")
 
@@ -223,8 +222,7 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(export, "place", failing)
         assert imgsubset(*arguments).code == (5 if isinstance(fault, OSError) else 130)
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    assert (tmp_path / "out" / MARKER).exists()
+    assert not (tmp_path / "out").exists()
     run = imgsubset(*arguments)
     assert (run.code, run.err) == (0, "")
     assert "nothing to do" not in run.out
@@ -245,7 +243,7 @@ def test_a_source_that_changes_before_it_is_linked_is_detected(
     monkeypatch.setattr(export, "place", late)
     run = imgsubset("select", folder, tmp_path / "out", "-n", 3, "--mode", mode, *FAST)
     check_failure(run, 5, "changed while imgsubset was at work")
-    assert set(tree(tmp_path / "out")) == {MARKER}
+    assert not (tmp_path / "out").exists()
 
 
 def test_mode_none_writes_nothing_and_needs_no_destination(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
@@ -523,6 +521,20 @@ def test_the_same_run_does_nothing(
 
 
 @COPIED
+def test_what_another_version_made_stands_and_is_named(
+    imgsubset: Program, done: tuple[object, ...], tmp_path: Path
+) -> None:
+    edit(program={"name": "imgsubset", "version": "0.0.1"})(tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    run = imgsubset(*done)
+    assert (run.code, run.err) == (0, "")
+    assert run.out.endswith("; nothing to do (written by imgsubset 0.0.1; --overwrite makes it anew)\n")
+    assert snapshot(tmp_path / "out") == before
+    assert imgsubset(*done, "--overwrite").code == 0
+    assert manifest_of(tmp_path / "out")["program"]["version"] == package.__version__
+
+
+@COPIED
 def test_the_same_run_from_elsewhere_does_nothing(
     imgsubset: Program, done: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -682,7 +694,8 @@ def content(text: bytes) -> Callable[[Path], None]:
         delete_copy,
         truncate_copy,
         lambda out: (out / "manifest.json").unlink(),
-        edit(program={"name": "imgsubset", "version": "0.0.1"}),
+        edit(program={"name": "imgsubset", "version": None}),
+        edit(score={"loss": 0.5}),
         edit(request=...),
         edit(source_digest=...),
         edit(format=999),
@@ -724,18 +737,6 @@ def test_a_lost_ranking_is_not_taken_for_the_same(imgsubset: Program, folder: Pa
     assert "nothing to do" in imgsubset(*arguments).out
     (tmp_path / "out" / "ranked.txt").unlink()
     check_not_recognised(imgsubset, arguments, tmp_path / "out")
-
-
-@pytest.mark.slow
-def test_a_destination_with_a_marker_is_made_anew(
-    imgsubset: Program, done: tuple[object, ...], folder: Path, tmp_path: Path
-) -> None:
-    files = [{"path": path} for path in chosen(tmp_path / "out")]
-    (tmp_path / "out" / MARKER).write_text(json.dumps({"files": files}))
-    run = imgsubset(*done)
-    assert (run.code, run.err) == (0, "")
-    assert "nothing to do" not in run.out
-    check_placed(folder, tmp_path / "out", str(done[6]))
 
 
 @COPIED

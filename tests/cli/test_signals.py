@@ -19,7 +19,6 @@ from terminal import on_terminal
 from imgsubset import Options, export, select
 from imgsubset.features import ingest
 from imgsubset.files import PARTIAL
-from imgsubset.writing.export import MARKER
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")]
 IMAGES = 70
@@ -192,11 +191,9 @@ def test_a_signal_ends_any_stage_in_order(begin: Begin, imgsubset: Callable[...,
             assert set(tree(started.out)) == {"manifest.json", *(file["path"] for file in manifest["files"])}
             continue
         assert error == "imgsubset: interrupted\n"
+        assert not started.out.exists()
         if stage == "copy":
-            assert set(tree(started.out)) == {MARKER}
             check_rerun(imgsubset, started.folder)
-        else:
-            assert not started.out.exists()
 
 
 def test_a_run_killed_in_any_stage_is_completed_by_the_next(

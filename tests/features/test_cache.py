@@ -20,6 +20,8 @@ from imgsubset.errors import InputError, OutputError
 from imgsubset.features import cache
 from imgsubset.features.cache import Cache, Cached, clear, contents
 from imgsubset.files import PARTIAL, Stamp
+from imgsubset.results.as_json import describe_cache
+from imgsubset.results.as_text import cache_summary
 
 RECIPE = {"size": 64, "network": "a", "layers": [1, 2]}
 WIDTH = 8
@@ -495,7 +497,7 @@ def test_contents_lists_recipes_and_numbers_of_images(store: Path) -> None:
     create(store / f"moments-{'2' * 32}.sqlite", b"of the past")
     Cache(store, {"b": 2}).put(named(0, 1), [OLD], numbers(0, 1), POSITIONS)
     listed = contents(store)
-    assert [one.path for one in listed] == sorted(one.path for one in listed)
+    assert [one.used for one in listed] == sorted((one.used for one in listed), reverse=True)
     assert (path, size) in [(one.path, one.bytes) for one in listed]
     found = sorted((one.images, str(one.recipe)) for one in listed)
     assert found == [(0, "{}"), (0, "{}"), (1, "{'b': 2}"), (7, str(dict(sorted(RECIPE.items()))))]
@@ -510,6 +512,50 @@ def test_a_recipe_that_cannot_be_read_is_written_anew(store: Path, content: byte
     assert [(one.recipe, one.images) for one in contents(store)] == [({}, 3)]
     put(store, 3, 4)
     assert [(one.recipe, one.images) for one in contents(store)] == [(RECIPE, 4)]
+
+
+@pytest.mark.parametrize("recipe", [b"null", b"[1]", b'"x"', b"{", b"\xff", b"[" * 100_000, b"1e999"])
+def test_a_recipe_under_its_own_digest_need_be_no_recipe(store: Path, recipe: bytes) -> None:
+    create(store / f"moments-{cache._digest(recipe)}" / "recipe.json", recipe)
+    assert [(one.recipe, one.images) for one in contents(store)] == [({}, 0)]
+
+
+def used_at(folder: Path, recipe: dict[str, object], time_s: float) -> int:
+    """A recipe that was used last at this time; its size."""
+    own = Cache(folder, recipe)
+    own.put(named(0, 3), [OLD] * 3, numbers(0, 3), POSITIONS)
+    os.utime(own._home / "recipe.json", (time_s, time_s))
+    return sum(file.stat().st_size for file in own._home.iterdir())
+
+
+def test_what_is_used_counts_as_used_now(store: Path) -> None:
+    used_at(store, RECIPE, 1000)
+    assert contents(store)[0].used == 1000
+    get(store, 3)
+    assert contents(store)[0].used > 1_700_000_000
+
+
+def test_what_was_used_longest_ago_goes_first(store: Path) -> None:
+    sizes = [used_at(store, {"k": k}, time_s) for k, time_s in enumerate((3000, 1000, 2000))]
+    assert [one.recipe["k"] for one in contents(store)] == [0, 2, 1]
+    assert clear(store, before=1000) == 0
+    assert clear(store, largest=sum(sizes)) == 0
+    assert clear(store, largest=sum(sizes) - 1) == sizes[1]
+    assert clear(store, before=2500) == sizes[2]
+    assert [one.recipe["k"] for one in contents(store)] == [0]
+    assert clear(store, largest=0) == sizes[0]
+
+
+@pytest.mark.parametrize("time_s", [-(2**33), 2**33, 2**40])
+def test_a_time_that_no_calendar_has_is_shown(store: Path, time_s: int) -> None:
+    used_at(store, RECIPE, 0)
+    try:
+        os.utime(home(store) / "recipe.json", (time_s, time_s))
+    except OSError:
+        pytest.skip("the file system has no such time")
+    kept = contents(store)
+    assert "3 " in cache_summary(store, kept)
+    assert describe_cache(store, kept)["files"][0]["images"] == 3
 
 
 def test_clear_deletes_ours_and_nothing_else(store: Path, tmp_path: Path) -> None:

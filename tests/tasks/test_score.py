@@ -166,7 +166,7 @@ def alter(folder: Path, **options: object) -> None:
 
 @pytest.mark.slow
 def test_a_manifest_of_embeddings_is_not_scored_by_the_network_unawares(source: Path, tmp_path: Path) -> None:
-    from imgsubset.options import Embeddings
+    from imgsubset.inputs import Embeddings
 
     paths = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
     embeddings = Embeddings(np.random.default_rng(1).normal(size=(TOTAL, 5)), paths)

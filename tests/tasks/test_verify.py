@@ -17,7 +17,7 @@ from imgsubset.errors import InputError
 from imgsubset.files import PARTIAL
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.tasks.verify import verify
-from imgsubset.writing.export import MARKER, MODES
+from imgsubset.writing.export import MODES
 
 OPTIONS = Options(workers=0, candidates=8, steps=2, device="cpu", channels=(4,), size=16)
 OTHER = "its content is not what was copied"
@@ -114,7 +114,7 @@ EXTRA = [
     "b/.hidden.png",
     "notes.txt",
     "a/manifest.json",
-    MARKER,
+    ".imgsubset-incomplete.json",
     f"a/{PARTIAL}0123",
     "\udcfe.png",
     "a\nb",

@@ -21,8 +21,10 @@ from imgsubset import Selection, export
 from imgsubset.errors import OutputError, UsageError
 from imgsubset.files import PARTIAL
 from imgsubset.reading.listing import list_images
+from imgsubset.tasks.verify import verify
 from imgsubset.writing import copying
-from imgsubset.writing.destination import MARKER, check_destination
+from imgsubset.writing.destination import check_free, held_for
+from imgsubset.writing.staging import JOURNAL
 
 module = importlib.import_module("imgsubset.writing.export")  # the package's attribute of this name is the function
 CHOSEN = ("6.bmp", "a/1.jpg", "a/deep/er/3.webp", "b/1.jpg", "b/4.gif", "b/5.TIFF")
@@ -50,8 +52,7 @@ def check_no_half_file(folder: Path, destination: Path) -> None:
     """Whatever stands under a final name is whole; a manifest never stands without its files."""
     found = tree(destination)
     for path, (digest, _, _) in found.items():
-        name = Path(path).name
-        if not name.startswith(PARTIAL) and path not in (MARKER, "manifest.json"):
+        if not path.startswith(PARTIAL) and path != "manifest.json":
             assert digest == hashlib.sha256((folder / path).read_bytes()).hexdigest(), path
     if "manifest.json" in found:
         for file in strict_json((destination / "manifest.json").read_bytes())["files"]:
@@ -111,19 +112,16 @@ def test_linked_files_arrive_as_files(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "link.jpg").read_bytes() == (folder / "a/1.jpg").read_bytes()
 
 
-def test_the_manifest_is_written_last(
-    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[str, set[str]]] = []
-    write = module.write_json
+def test_the_manifest_gets_its_name_last(chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, named = os.link, []
 
-    def watched(path: Path, record: object) -> None:
-        seen.append((path.name, set(tree(tmp_path / "out"))))
-        write(path, record)
+    def watched(source: str, target: str, **options: Any) -> None:
+        named.append({path for path in tree(tmp_path / "out") if not path.startswith(PARTIAL)})
+        link(source, target, **options)
 
-    monkeypatch.setattr(module, "write_json", watched)
+    monkeypatch.setattr(os, "link", watched)
     export(chosen, tmp_path / "out")
-    assert seen == [(MARKER, set()), ("manifest.json", {*CHOSEN, MARKER})]
+    assert (named[0], named[-1], len(named)) == (set(), set(CHOSEN), 7)
 
 
 def test_the_manifest_says_what_was_done(folder: Path, chosen: Selection, tmp_path: Path) -> None:
@@ -214,8 +212,10 @@ def test_overwrite_does_not_allow_a_useless_destination(
 def test_a_useless_destination_is_found_out_before_any_work(folder: Path, tmp_path: Path, place: str) -> None:
     make_places(tmp_path)
     path, error, text = PLACES[place]
-    with pytest.raises(error, match=text):
-        check_destination(list_images(folder), tmp_path / path)
+    before, names = tree(tmp_path), sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=text), held_for(list_images(folder), tmp_path / path) as held:
+        check_free(held)
+    assert (tree(tmp_path), sorted(tmp_path.rglob("*"))) == (before, names)
 
 
 def test_an_empty_folder_or_a_link_to_one_is_used(folder: Path, chosen: Selection, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_full_disk_is_found_out_before_anything_is_copied(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match=f"has {free:,} bytes free, but the chosen images take {free + 1:,}"):
         export(chosen, tmp_path / "out")
-    assert tree(tmp_path / "out") == {}
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_destination_that_may_not_be_written_is_an_output_error(folder: Path, open_folder: Path) -> None:
@@ -270,64 +270,94 @@ def test_overwrite_keeps_a_foreign_file_named_like_a_ranking(folder: Path, chose
     check_complete(folder, tmp_path / "out", foreign={"ranked.txt"})
 
 
-def test_overwrite_replaces_foreign_files_of_the_same_names(folder: Path, chosen: Selection, tmp_path: Path) -> None:
-    create(tmp_path / "out" / "a" / "1.jpg", b"mine")
-    export(chosen, tmp_path / "out", overwrite=True)
-    check_complete(folder, tmp_path / "out")
+def names_it_and_changes_nothing(chosen: Selection, out: Path, text: str) -> None:
+    """An export refuses to overwrite a destination, with this text, and leaves it as it was."""
+    before, names = tree(out), sorted(out.rglob("*"))
+    with pytest.raises(OutputError, match=text):
+        export(chosen, out, overwrite=True)
+    assert (tree(out), sorted(out.rglob("*"))) == (before, names)
 
 
-def test_overwrite_does_not_replace_a_folder_by_a_file(chosen: Selection, tmp_path: Path) -> None:
-    create(tmp_path / "out" / "a" / "1.jpg" / "notes.txt", b"mine")
-    with pytest.raises(OutputError, match=r"a/1\.jpg"):
-        export(chosen, tmp_path / "out", overwrite=True)
-    assert (tmp_path / "out/a/1.jpg/notes.txt").read_bytes() == b"mine"
-    assert not (tmp_path / "out" / "manifest.json").exists()
+@pytest.mark.parametrize("path", ["a/1.jpg", "a", "a/deep/er/3.webp/notes.txt"])
+def test_overwrite_keeps_foreign_files_that_are_in_the_way(chosen: Selection, tmp_path: Path, path: str) -> None:
+    create(tmp_path / "out" / path, b"mine")
+    names_it_and_changes_nothing(chosen, tmp_path / "out", "move it away first")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("path", ["a/1.jpg", "b/4.gif"])  # the one is in the later selection too, the other is not
+def test_overwrite_keeps_copies_that_were_changed_since(
+    folder: Path, chosen: Selection, tmp_path: Path, path: str
+) -> None:
+    out = tmp_path / "out"
+    export(chosen, out)
+    (out / path).write_bytes(b"mine")
+    names_it_and_changes_nothing(selection_of(folder, ["a/1.jpg", "a/2.png"]), out, f"'{path}' in destination")
+    (out / path).unlink()
+    export(selection_of(folder, ["a/1.jpg", "a/2.png"]), out, overwrite=True)
+    check_complete(folder, out, ("a/1.jpg", "a/2.png"))
+
+
+@pytest.mark.parametrize("mode", ["copy", "symlink", "hardlink"])
+@pytest.mark.parametrize("later", ["copy", "symlink", "hardlink"])
+def test_overwrite_replaces_links_although_the_source_changed(
+    folder: Path, chosen: Selection, tmp_path: Path, mode: str, later: str
+) -> None:
+    out = tmp_path / "out"
+    export(chosen, out, mode=mode)
+    with (folder / "6.bmp").open("ab") as file:
+        file.write(b"more")
+    before = tree(folder)
+    export(selection_of(folder, CHOSEN), out, mode=later, overwrite=True)
+    assert verify(out).good
+    assert tree(folder) == before
+    assert (out / "6.bmp").is_symlink() == (later == "symlink")
+
+
+FORGED = [b"", b"{", b"null", b"[]", b"{}", b'{"files": 3}', b'{"files": ["a"]}', b"\xff", b"[" * 100_000]
+
+
+@pytest.mark.parametrize("content", FORGED, ids=range(len(FORGED)))
+def test_a_manifest_that_is_none_of_ours_stays(chosen: Selection, tmp_path: Path, content: bytes) -> None:
+    create(tmp_path / "out" / "manifest.json", content)
+    names_it_and_changes_nothing(chosen, tmp_path / "out", "'manifest.json' that is none of imgsubset's")
+
+
 @pytest.mark.parametrize(
     "listed",
-    ["../outside.txt", "{absolute}", "linked/outside.txt", "a/../../outside.txt", "", ".", "sub", "\0", "x" * 300],
-)
-@pytest.mark.parametrize("record", [MARKER, "manifest.json"])
-def test_a_forged_record_removes_nothing_outside(
-    folder: Path, chosen: Selection, tmp_path: Path, listed: str, record: str
-) -> None:
+    ["../outside.txt", "{absolute}", "linked/outside.txt", "a/../../outside.txt", "", ".", "sub", "\0", "x" * 300,
+     "sub/kept.txt"],
+)  # fmt: skip
+def test_a_forged_manifest_removes_nothing(chosen: Selection, tmp_path: Path, listed: str) -> None:
     outside = create(tmp_path / "elsewhere" / "outside.txt", b"mine")
     for place in (tmp_path / "outside.txt", tmp_path / "out" / "sub" / "kept.txt"):
         create(place, b"mine")
     (tmp_path / "out" / "linked").symlink_to("../elsewhere")
-    files = [{"path": listed.format(absolute=outside)}]
-    (tmp_path / "out" / record).write_text(json.dumps({"files": files}))
-    export(chosen, tmp_path / "out", overwrite=True)
-    check_complete(folder, tmp_path / "out", foreign={"sub/kept.txt", "linked"})
-    assert outside.read_bytes() == (tmp_path / "outside.txt").read_bytes() == b"mine"
-    assert (tmp_path / "out" / "linked").is_symlink()
+    digest = hashlib.sha256(b"mine" if "kept" not in listed else b"thesis").hexdigest()
+    files = [{"path": listed.format(absolute=outside), "sha256": digest}]
+    record = {"program": {"name": "imgsubset"}, "request": {"mode": "copy"}, "source": "/", "extras": []}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(record | {"files": files}))
+    before = tree(tmp_path)
+    names_it_and_changes_nothing(chosen, tmp_path / "out", "move it away first")
+    assert tree(tmp_path) == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"null",
-        b"[]",
-        b"{}",
-        b'{"files": 3}',
-        b'{"files": [1]}',
-        b'{"files": ["a"]}',
-        b"\xff",
-        b"[" * 100_000,
-    ],
-)
-@pytest.mark.parametrize("record", [MARKER, "manifest.json"])
-def test_a_broken_record_of_an_earlier_export_is_replaced(
-    folder: Path, chosen: Selection, tmp_path: Path, record: str, content: bytes
-) -> None:
-    create(tmp_path / "out" / record, content)
-    export(chosen, tmp_path / "out", overwrite=True)
-    check_complete(folder, tmp_path / "out")
+    "path",
+    [".imgsubset-incomplete.json", f"{PARTIAL}0123456789abcdef", f"a/{PARTIAL}0123", f"{PARTIAL}1-2-host/thesis.txt",
+     f"{PARTIAL}1-2-host/0", f"{PARTIAL}1-2-host/{JOURNAL}"],
+)  # fmt: skip
+def test_foreign_files_with_names_like_ours_stay(folder: Path, chosen: Selection, tmp_path: Path, path: str) -> None:
+    out = tmp_path / "out"
+    thesis = create(out / "docs" / "thesis.txt", b"mine")
+    claim = {"path": "docs/thesis.txt", "sha256": hashlib.sha256(b"mine").hexdigest(), "original": None}
+    create(out / path, json.dumps({"files": [claim], "new": [], "earlier": [claim]}).encode())
+    before = tree(out)
+    with pytest.raises(OutputError, match="not empty"):
+        export(chosen, out)
+    assert tree(out) == before
+    export(chosen, out, overwrite=True)
+    check_complete(folder, out, foreign={"docs/thesis.txt", path})
+    assert thesis.read_bytes() == b"mine"
 
 
 # Links in the destination
@@ -344,21 +374,41 @@ def test_a_linked_folder_in_the_destination_is_not_written_through(chosen: Selec
     }
 
 
-@pytest.mark.parametrize("name", ["a/1.jpg", "manifest.json", MARKER])
+@pytest.mark.parametrize("name", ["a/1.jpg", "manifest.json"])
 @pytest.mark.parametrize("dangling", [False, True])
-def test_a_link_under_a_name_to_be_written_is_replaced_and_not_written_through(
-    folder: Path, chosen: Selection, tmp_path: Path, name: str, dangling: bool
+def test_a_link_under_a_name_to_be_written_stays_and_is_not_written_through(
+    chosen: Selection, tmp_path: Path, name: str, dangling: bool
 ) -> None:
     outside = tmp_path / "outside"
     if not dangling:
         outside.write_bytes(b"mine")
     (tmp_path / "out" / name).parent.mkdir(parents=True)
     (tmp_path / "out" / name).symlink_to(outside)
-    export(chosen, tmp_path / "out", overwrite=True)
-    check_complete(folder, tmp_path / "out")
-    assert not (tmp_path / "out" / name).is_symlink()
+    names_it_and_changes_nothing(chosen, tmp_path / "out", f"holds.*'{name}'")
     assert outside.exists() != dangling
     assert dangling or outside.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("call", ["copystat", "rename"])
+def test_a_link_that_is_swapped_in_for_a_waiting_copy_is_not_followed(
+    chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    victim = create(tmp_path / "victim", b"mine")
+    victim.chmod(0o600)
+    before = tree(tmp_path)["victim"]
+    owner = shutil if call == "copystat" else os
+    real = getattr(owner, call)
+
+    def swapped(*arguments: Any, **options: Any) -> None:
+        for path in [*(tmp_path / "out").glob(f"{PARTIAL}*/?")]:
+            path.unlink()
+            path.symlink_to(victim)
+        real(*arguments, **options)
+
+    monkeypatch.setattr(owner, call, swapped)
+    monkeypatch.setattr(module, "READERS", 1)
+    export(chosen, tmp_path / "out")
+    assert tree(tmp_path)["victim"] == before
 
 
 def test_a_name_that_is_taken_meanwhile_is_not_replaced(
@@ -367,17 +417,21 @@ def test_a_name_that_is_taken_meanwhile_is_not_replaced(
     outside = create(tmp_path / "outside", b"mine")
     link = os.link
 
-    def late(source: Path, target: Path, **options: Any) -> None:
-        if Path(target).name == "3.webp":
-            Path(target).symlink_to(outside)
+    def late(source: str, target: str, **options: Any) -> None:
+        if target == "3.webp":
+            os.symlink(outside, target, dir_fd=options["dst_dir_fd"])
         link(source, target, **options)
 
-    monkeypatch.setattr(copying.os, "link", late)
-    with pytest.raises(OutputError, match=r"a file of this name has appeared.*3\.webp"):
-        export(chosen, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(copying.os, "link", late)
+        with pytest.raises(OutputError, match=r"a file of this name has appeared.*3\.webp"):
+            export(chosen, tmp_path / "out")
     assert outside.read_bytes() == b"mine"
     assert (tmp_path / "out/a/deep/er/3.webp").is_symlink()
     assert "manifest.json" not in tree(tmp_path / "out")
+    (tmp_path / "out/a/deep/er/3.webp").unlink()
+    with held_for(list_images(folder), tmp_path / "out"):
+        check_complete(folder, tmp_path / "out")
 
 
 def test_a_file_system_without_hard_links_is_enough(
@@ -444,22 +498,17 @@ def test_an_error_in_a_copy_leaves_no_partial_file_and_the_next_run_completes(
     fsync, calls = os.fsync, []
 
     def full(descriptor: int) -> None:
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
-        calls.extend([name] if Path(name).name.startswith(PARTIAL) else [])
-        if len(calls) == 1 + k:  # the first is the marker
+        calls.append(descriptor)
+        if len(calls) == k:
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    if not os.path.isdir("/proc/self/fd"):
-        pytest.skip("no /proc here")
     monkeypatch.setattr(module, "READERS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(copying.os, "fsync", full)
         with pytest.raises(OutputError, match=r"out': No space left on device"):
             export(chosen, tmp_path / "out")
-    names = set(tree(tmp_path / "out"))
-    assert {MARKER, *CHOSEN[: k - 1]} <= names <= {MARKER, *CHOSEN} - {CHOSEN[k - 1]}
-    check_no_half_file(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     export(chosen, tmp_path / "out")
     check_complete(folder, tmp_path / "out")
 
@@ -469,11 +518,10 @@ def test_a_copy_that_was_corrupted_on_the_way_is_detected(
 ) -> None:
     copystat = shutil.copystat
 
-    def corrupt(source: Path, target: Path) -> None:
-        if Path(source).name == "4.gif":
-            content = bytearray(Path(target).read_bytes())
-            content[len(content) // 2] ^= 1
-            Path(target).write_bytes(content)
+    def corrupt(source: int, target: int) -> None:
+        if os.path.samestat(os.fstat(source), (folder / "b/4.gif").stat()):
+            (byte,) = os.pread(target, 1, 10)
+            os.pwrite(target, bytes([byte ^ 1]), 10)
         copystat(source, target)
 
     monkeypatch.setattr(shutil, "copystat", corrupt)
@@ -536,10 +584,10 @@ def killed() -> Iterator[Callable[..., int]]:
         process.stdin.close()
 
 
-# Marker and its folder, six copies, the four folders with copies, manifest and its folder, the folder again.
+# Six copies, the manifest, the journal, its folder twice, the four folders with copies, the destination twice.
 MOMENTS = [
-    *[("fsync", "before", count) for count in (1, 2, 3, 5, 8, 9, 12, 13, 14, 15)],
-    *[("link", when, count) for when in ("before", "after") for count in (1, 4, 6)],
+    *[("fsync", "before", count) for count in (1, 2, 6, 7, 8, 9, 10, 11, 14, 15, 16)],
+    *[("link", when, count) for when in ("before", "after") for count in (1, 4, 7)],
 ]
 
 
@@ -551,51 +599,78 @@ def test_a_killed_export_leaves_no_half_file_and_the_next_one_completes(
     assert killed(folder, tmp_path / "out", *moment, False, CHOSEN) == -signal.SIGKILL
     before = tree(folder)
     check_no_half_file(folder, tmp_path / "out")
-    if moment != ("fsync", "before", 15):  # then it was done
+    begun = [path for path in tree(tmp_path / "out") if Path(path).name == JOURNAL]
+    assert bool(begun) == (moment[0] == "link" or moment[2] >= 10)
+    with held_for(list_images(folder), tmp_path / "out"):
+        assert bool(tree(tmp_path / "out")) == bool(begun)
+    if not begun:
         export(selection_of(folder, CHOSEN), tmp_path / "out")
     check_complete(folder, tmp_path / "out")
     assert tree(folder) == before
 
 
+# Two copies, the manifest, the journal, its folder twice, two folders, the destination twice.
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7, 8])
+@pytest.mark.parametrize("count", range(1, 11))
 def test_a_killed_overwrite_keeps_foreign_files_and_the_next_one_completes(
     killed: Callable[..., int], folder: Path, chosen: Selection, tmp_path: Path, count: int
 ) -> None:
-    export(chosen, tmp_path / "out")
-    create(tmp_path / "out" / "a" / "notes.txt", b"mine")
-    later = ("a/2.png", "b/1.jpg")  # two copies in two folders
-    assert killed(folder, tmp_path / "out", "fsync", "before", count, True, later) == -signal.SIGKILL
-    assert (tmp_path / "out/a/notes.txt").read_bytes() == b"mine"
-    export(selection_of(folder, later), tmp_path / "out", overwrite=True)
-    check_complete(folder, tmp_path / "out", later, {"a/notes.txt"})
+    out, later = tmp_path / "out", ("a/2.png", "b/1.jpg")
+    export(chosen, out)
+    create(out / "a" / "notes.txt", b"mine")
+    assert killed(folder, out, "fsync", "before", count, True, later) == -signal.SIGKILL
+    assert (out / "a/notes.txt").read_bytes() == b"mine"
+    if count <= 5:  # the earlier selection is whole, whatever waits beside it
+        found = verify(out)
+        assert (found.checked, found.missing, found.changed, found.extra) == (6, (), (), ("a/notes.txt",))
+    export(selection_of(folder, later), out, overwrite=True)
+    check_complete(folder, out, later, {"a/notes.txt"})
 
 
-def test_partial_files_of_a_killed_export_are_removed(folder: Path, chosen: Selection, tmp_path: Path) -> None:
-    marker = {"files": [{"path": path} for path in [*CHOSEN, "c/gone.jpg"]]}
-    create(tmp_path / "out" / MARKER, json.dumps(marker).encode())
-    for name in (f"a/{PARTIAL}0123", f"c/{PARTIAL}4567", "a/1.jpg", "c/gone.jpg"):
-        create(tmp_path / "out" / name, b"half a pict")
-    export(chosen, tmp_path / "out")
-    check_complete(folder, tmp_path / "out")
-    assert not (tmp_path / "out" / "c").exists()
-
-
-def test_a_killed_export_with_foreign_files_since_is_refused(chosen: Selection, tmp_path: Path) -> None:
-    create(tmp_path / "out" / MARKER, json.dumps({"files": [{"path": "a/1.jpg"}]}).encode())
-    create(tmp_path / "out" / "a" / "1.jpg", b"half")
+@pytest.mark.slow
+def test_a_killed_export_with_foreign_files_since_is_refused(
+    killed: Callable[..., int], folder: Path, chosen: Selection, tmp_path: Path
+) -> None:
+    assert killed(folder, tmp_path / "out", "fsync", "before", 3, False, CHOSEN) == -signal.SIGKILL
     create(tmp_path / "out" / "notes.txt", b"mine")
-    before = tree(tmp_path / "out")
     with pytest.raises(OutputError, match=r"holds 'notes\.txt'"):
         export(chosen, tmp_path / "out")
+    assert set(tree(tmp_path / "out")) == {"notes.txt"}
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_signal_amid_the_names_is_heeded_when_all_are_given(
+    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    later, real, calls = ("a/2.png", "b/1.jpg"), os.unlink, []
+    export(chosen, tmp_path / "out")
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        calls.append(arguments)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(selection_of(folder, later), tmp_path / "out", overwrite=True)
+    check_complete(folder, tmp_path / "out", later)
+
+
+@pytest.mark.parametrize("fault", ["copy", "space", "changed"])
+def test_a_failed_overwrite_leaves_the_earlier_selection(
+    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    export(chosen, tmp_path / "out")
+    before, later = tree(tmp_path / "out"), selection_of(folder, ["a/2.png", "b/1.jpg"])
+    if fault == "copy":
+        monkeypatch.setattr(shutil, "copystat", lambda *_: os.close(-1))
+    elif fault == "space":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 0, 9))  # type: ignore[attr-defined]
+    else:
+        grow(folder / "b/1.jpg")
+    texts = {"copy": "Bad file", "space": "9 bytes free.*beside the earlier selection", "changed": "changed while"}
+    with pytest.raises(OutputError, match=texts[fault]):
+        export(later, tmp_path / "out", overwrite=True)
     assert tree(tmp_path / "out") == before
-
-
-def test_no_real_path_is_asked_for_listed_images_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [create(tmp_path / f"source/{number}.png") for number in range(50)]
-    listing = list_images([str(name) for name in names])
-    asked = []
-    real = os.path.realpath
-    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(str(path)) or real(path))
-    check_destination(listing, tmp_path / "out")
-    assert len(asked) < 10
+    assert verify(tmp_path / "out").good

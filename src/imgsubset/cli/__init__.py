@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 
@@ -49,6 +50,7 @@ def program() -> None:
 def main() -> None:
     """The entry point of the `imgsubset` command."""
     _open_streams()
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines about a damaged file name none
     try:
         with handled(leave, *FATAL):
             code = _run()

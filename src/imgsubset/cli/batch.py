@@ -116,10 +116,10 @@ def read_jobs(file: Path) -> dict[str, Job]:
     for name, table in tables.items():
         where = f"[jobs.{name}] of '{file}'"
         jobs[name] = job = _job(defaults | _table(table, where, KEYS), where, file.parent)
-        if job.destination is not None:
-            other = owners.setdefault(os.path.realpath(job.destination), name)
+        for what, place in (("destination", job.destination), ("list", job.list_file)):
+            other = name if place is None else owners.setdefault(os.path.realpath(place), name)
             if other != name:
-                raise UsageError(f"jobs '{other}' and '{name}' of '{file}' have the same destination")
+                raise UsageError(f"jobs '{other}' and '{name}' of '{file}' have the same {what}")
     return jobs
 
 
@@ -144,6 +144,8 @@ def _job(values: Mapping[str, Any], where: str, folder: Path) -> Job:
     """A job from its keys, by way of the command line that they stand for: one meaning, one set of checks."""
     if "source" not in values:
         raise UsageError(f"{where} has no source")
+    if values.get("list") == "-":
+        raise UsageError(f"'list' in {where} cannot be '-': the summary of the batch goes to stdout; name a file")
     words = {key: _words(key, value, f"'{key}' in {where}", folder) for key, value in values.items()}
     places = ["--", *words.pop("source"), *words.pop("destination", [])]
     try:

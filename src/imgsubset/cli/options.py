@@ -12,10 +12,12 @@ import click
 from click.core import ParameterSource
 from platformdirs import user_cache_path
 
+from imgsubset.cli.places import check_places
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
-from imgsubset.options import ACTIVATIONS, FIELDS, LOSS, STRATIFY, Embeddings, Options
+from imgsubset.inputs import Embeddings
+from imgsubset.options import ACTIVATIONS, FIELDS, LOSS, STRATIFY, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 from imgsubset.writing.manifest import read_manifest
@@ -117,7 +119,7 @@ FEATURES: list[Decorator] = [
     click.option("--no-cache", is_flag=True, help="Neither use nor keep moments of images."),
     _option("strict"),
 ]
-WHICH = [*map(_option, ("include", "exclude", "sidecars"))]
+WHICH = [*map(_option, ("include", "exclude", "sidecars", "follow_labels"))]
 CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
@@ -175,6 +177,7 @@ def add(*groups: Iterable[Decorator]) -> Decorator:
 def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments with a record `options` in place of those that are fields of it, and `embeddings`, a record or None, in
     place of three; of each, where a command has them."""
+    check_places(arguments)
     rest = {name: value for name, value in arguments.items() if name not in FIELDS}
     if "no_cache" in rest:
         values = {name: arguments[name] for name in FIELDS if arguments.get(name) is not None}

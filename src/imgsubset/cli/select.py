@@ -14,7 +14,8 @@ from imgsubset.cli.output import Command, Output, say
 from imgsubset.cli.signals import interruptible
 from imgsubset.errors import GateError, OutputError, UsageError
 from imgsubset.files import write_whole
-from imgsubset.options import Embeddings, Options
+from imgsubset.inputs import Embeddings
+from imgsubset.options import Options
 from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import KEYS, describe_placed

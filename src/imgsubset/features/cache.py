@@ -33,11 +33,13 @@ from imgsubset.files import PARTIAL, Stamp, write_whole
 # a file that was modified this shortly before the cache was opened, or since, vouches for nothing.
 RACY_NS, RACY_SECONDS_NS = 20_000_000, 2_000_000_000
 MANY, SMALL = 32, 1 << 20  # more segments than this, of fewer bytes than that, become part of the next one
+LATEST = 2.0**32  # seconds since 1970: a file may claim a year that no calendar has
 ABANDONED_SECONDS = 86_400  # age of a file that its writer did not live to finish
 # A letter for the type of a file, as `ls -l` has it, and the name: of a recipe's folder or a database of version 0.1.0,
 # of a segment (nanoseconds since 1970, number of rows, digest), and of all that a recipe's folder holds.
 KEPT = r"dmoments-[0-9a-f]{32}|-moments-[0-9a-f]{32}\.sqlite(-journal)?"
 SEGMENT = r"-[0-9]{20}-[0-9]+-[0-9a-f]{32}\.npy"
+RECIPE = "recipe.json"  # whose time is that of the last use
 OURS = rf"{SEGMENT}|-recipe\.json|-{re.escape(PARTIAL)}[0-9a-f]+"
 
 
@@ -50,13 +52,15 @@ class Cached(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What is kept of a recipe, {} if it cannot be read: its folder, or a database; our files there; rows; bytes."""
+    """What is kept of a recipe, {} if it cannot be read: its folder, or a database; our files there; rows; bytes; when
+    it was used last, in seconds since 1970."""
 
     path: Path
     recipe: dict[str, object]
     files: list[Path]
     images: int
     bytes: int
+    used: float
 
 
 class Cache:
@@ -73,6 +77,8 @@ class Cache:
 
     def get(self, names: Sequence[bytes], stamps: Sequence[Stamp | None]) -> Cached:
         """The rows put under these names, no two alike, with these stamps; None is the stamp of no row."""
+        with suppress(OSError):  # there may be none yet
+            os.utime(self._home / RECIPE)
         wanted = _files(names, stamps)
         order = np.argsort(wanted[:, 0])
         found = np.zeros(len(names), bool)
@@ -98,7 +104,7 @@ class Cache:
 
         Raises ValueError if there are not as many names, stamps and rows.
         """
-        records = np.empty(len(rows), [("file", "<u8", 4), ("positions", "<i4"), ("row", "<f4", rows.shape[1])])
+        records = np.empty(len(rows), _record_type(rows.shape[1]))
         records["file"], records["positions"], records["row"] = _files(names, stamps), positions, rows
         times = [stamp.mtime_ns for _, stamp in zip(rows, stamps, strict=True)]
         settled = [time + (RACY_NS if time % 10**9 else RACY_SECONDS_NS) < self._opened_ns for time in times]
@@ -112,7 +118,7 @@ class Cache:
     def _write(self, records: np.ndarray) -> None:
         """Make a segment of these records and, where there are many small segments, of those too."""
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(self._home / "recipe.json", self._recipe, durable=False)
+        write_whole(self._home / RECIPE, self._recipe, durable=False)
         files = _listed(self._home, OURS)
         small = [path for path in reversed(files) if path.suffix == ".npy" and files[path].st_size < SMALL]
         old = small if len(small) > MANY else []
@@ -129,35 +135,55 @@ class Cache:
 
 
 def contents(folder: Path) -> list[Kept]:
-    """What is kept in a folder, by recipe. Raises InputError if there is a folder that cannot be read."""
+    """What is kept in a folder, by recipe, the last used first. Raises InputError for a folder that cannot be read."""
     found = []
     try:
         for path, status in _listed(folder, KEPT).items():
             files = _listed(path, OURS) if stat.S_ISDIR(status.st_mode) else {path: status}
-            recipe = (path / "recipe.json").read_bytes() if path / "recipe.json" in files else b""
-            known = json.loads(recipe) if path.name == f"moments-{_digest(recipe)}" else {}
+            recipe = (path / RECIPE).read_bytes() if path / RECIPE in files else b""
+            known = _loaded(recipe) if path.name == f"moments-{_digest(recipe)}" else {}
             images = sum(int(file.name.split("-")[1]) for file in files if file.suffix == ".npy")
-            found.append(Kept(path, known, [*files], images, sum(status.st_size for status in files.values())))
+            size, used = sum(one.st_size for one in files.values()), files.get(path / RECIPE, status).st_mtime
+            found.append(Kept(path, known, [*files], images, size, min(max(used, 0.0), LATEST)))
     except OSError as error:
         raise InputError(f"cannot read the cache folder '{folder}': {error.strerror or error}") from None
-    return found
+    return sorted(found, key=lambda one: -one.used)
 
 
-def clear(folder: Path) -> int:
+def _loaded(recipe: bytes) -> dict[str, object]:
+    try:
+        known = json.loads(recipe)
+    except (ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def clear(folder: Path, before: float | None = None, largest: int | None = None) -> int:
     """Delete what is kept in a folder, and nothing else; the bytes freed.
+
+    before   only what was used last before this time, in seconds since 1970
+    largest  only what was used longest ago, until so many bytes are left
 
     Raises InputError if there is a folder that cannot be read, OutputError if a file cannot be deleted.
     """
     kept = contents(folder)
-    for one in kept:
-        for path in one.files:
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise OutputError(f"cannot delete '{path}': {error.strerror or error}") from None
-        with suppress(OSError):  # it is none, or others have files there
-            one.path.rmdir()
-    return sum(one.bytes for one in kept)
+    everything, total, freed = before is None and largest is None, sum(one.bytes for one in kept), 0
+    for one in reversed(kept):
+        old, many = before is not None and one.used < before, largest is not None and total - freed > largest
+        if everything or old or many:
+            _delete(one)
+            freed += one.bytes
+    return freed
+
+
+def _delete(kept: Kept) -> None:
+    for path in kept.files:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot delete '{path}': {error.strerror or error}") from None
+    with suppress(OSError):  # it is none, or others have files there
+        kept.path.rmdir()
 
 
 def _listed(folder: Path, kind: str) -> dict[Path, os.stat_result]:
@@ -177,10 +203,25 @@ def _read(segments: Iterable[Path]) -> Iterator[np.ndarray]:
     for path in segments:
         with suppress(OSError):
             content = path.read_bytes()  # not mapped: a file that is cut off meanwhile would kill the process
-            if path.stem.endswith(_digest(content, path.parent)):
-                yield np.load(io.BytesIO(content), allow_pickle=False)
-            else:
+            records = _records(content) if path.stem.endswith(_digest(content, path.parent)) else None
+            if records is None:
                 path.unlink()
+            else:
+                yield records
+
+
+def _record_type(width: int) -> np.dtype[np.void]:
+    return np.dtype([("file", "<u8", 4), ("positions", "<i4"), ("row", "<f4", (width,))])
+
+
+def _records(content: bytes) -> np.ndarray | None:
+    """The records of a segment; None if there are none in it, whoever wrote it."""
+    try:
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        known = found.ndim == 1 and len(found) and found.dtype == _record_type(*found.dtype["row"].shape)
+    except Exception:  # numpy has many words for what is no array
+        return None
+    return found if known else None
 
 
 def _digest(content: bytes | memoryview, home: Path = Path()) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import normpath
@@ -25,7 +25,7 @@ from torch import Tensor
 from imgsubset.devices import single_threaded
 from imgsubset.errors import InputError, UsageError
 from imgsubset.files import read_named
-from imgsubset.options import Embeddings
+from imgsubset.inputs import Embeddings
 from imgsubset.reading.listing import Listing, parse_paths
 from imgsubset.statistics.moments import DEAD_VARIANCE, ImageMoments
 
@@ -77,9 +77,13 @@ def read_embeddings(embeddings: Embeddings, source: Listing, device: torch.devic
     listed, paths_name = _listed(embeddings.paths)
     if len(listed) != len(values):
         raise InputError(f"{name} have {len(values):,} rows, but {paths_name} list {len(listed):,} images")
-    paths = _located(listed, paths_name, source)
-    _check_numbers(values, name, paths)
-    order = sorted(range(len(paths)), key=lambda row: os.fsencode(paths[row]))
+    if source.order is not None and tuple(listed) == source.order:  # what it lists twice, or may not use, counts not
+        places = {path: source.places[path] for path in source.paths}
+    else:
+        places = {path: row for row, path in enumerate(_located(listed, paths_name, source))}
+    _check_numbers(values, name, places)
+    paths = sorted(places, key=os.fsencode)
+    order = [places[path] for path in paths]
     blocks, explained = _blocks(values, order), 1.0
     # On one thread, so that sums have one order: for 100,000 rows of 1,024 dimensions PCA takes 8 s.
     with single_threaded():
@@ -90,7 +94,7 @@ def read_embeddings(embeddings: Embeddings, source: Listing, device: torch.devic
         # With one position, the mean square is the square of the mean.
         table = torch.cat([torch.cat([mean, mean.square()], 1) for mean in means])
     images = ImageMoments(table.to(device), 1)
-    return Embedded(images, tuple(paths[row] for row in order), dimensions, images.channels, explained)
+    return Embedded(images, tuple(paths), dimensions, images.channels, explained)
 
 
 def _array(values: str | os.PathLike[str] | np.ndarray) -> tuple[np.ndarray, str]:
@@ -108,7 +112,9 @@ def _array(values: str | os.PathLike[str] | np.ndarray) -> tuple[np.ndarray, str
             array = np.asarray(open_memmap(values, mode="r"))  # never unpickles: it refuses objects
         except OSError as error:
             raise InputError(f"cannot read {name}: {error.strerror or error}") from None
-        except ValueError as error:
+        except InputError:
+            raise
+        except Exception as error:  # a header is Python, whose parser has many words for what it does not like
             raise InputError(f"{name} are not a .npy file of numbers: {' '.join(str(error).split())}") from None
     if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size:
         raise InputError(
@@ -118,8 +124,10 @@ def _array(values: str | os.PathLike[str] | np.ndarray) -> tuple[np.ndarray, str
     return array, name
 
 
-def _listed(paths: str | os.PathLike[str] | Sequence[str]) -> tuple[list[str], str]:
+def _listed(paths: str | os.PathLike[str] | Sequence[str] | None) -> tuple[list[str], str]:
     """The paths as written, one for each row of the array, and what messages call them."""
+    if paths is None:
+        raise UsageError("embeddings without paths are of a list or data set, and need it as the source")
     if not isinstance(paths, (str, os.PathLike)):
         return [os.fsdecode(path) for path in paths], "the paths"
     name = f"paths '{os.fspath(paths)}'"
@@ -156,11 +164,14 @@ def _blocks(values: np.ndarray, rows: Sequence[int]) -> Iterator[Tensor]:
         yield torch.from_numpy(block)
 
 
-def _check_numbers(values: np.ndarray, name: str, paths: Sequence[str]) -> None:
+def _check_numbers(values: np.ndarray, name: str, places: Mapping[str, int]) -> None:
+    """Of the rows of these images."""
+    paths = {row: path for path, row in places.items()}
+    rows = sorted(paths)
     # The largest of a row with a NaN is NaN: not <= anything.
-    wrong = torch.cat([~(block.abs().amax(1) <= LARGEST) for block in _blocks(values, range(len(values)))])
+    wrong = torch.cat([~(block.abs().amax(1) <= LARGEST) for block in _blocks(values, rows)])
     if wrong.any():
-        row = int(wrong.nonzero()[0])
+        row = rows[int(wrong.nonzero()[0])]
         numbers = next(_blocks(values, [row]))
         number = float(numbers[~(numbers.abs() <= LARGEST)][0])
         raise InputError(

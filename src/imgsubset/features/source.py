@@ -12,7 +12,8 @@ from imgsubset.errors import BadFilesError, InputError, UsageError
 from imgsubset.features.memory import check_memory
 from imgsubset.features.spaces import Space, feature_spaces, resolution, shares
 from imgsubset.files import Stamp
-from imgsubset.options import Embeddings, Extraction, Options
+from imgsubset.inputs import Embeddings
+from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock, Progress, silent
 from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import Listing, RejectedFile, in_order

@@ -15,7 +15,8 @@ from imgsubset.devices import device_name, torch_device
 from imgsubset.errors import UsageError
 from imgsubset.features.extractors import kind_of, make_extractor
 from imgsubset.files import identity
-from imgsubset.options import Embeddings, Extraction, Options
+from imgsubset.inputs import Embeddings
+from imgsubset.options import Extraction, Options
 from imgsubset.reading.images import POLICY, shown_size
 from imgsubset.reading.listing import Listing
 

@@ -22,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate, count, islice, pairwise
+from pathlib import Path
 from typing import IO, Any
 
 from imgsubset.cores import usable_cores
@@ -217,6 +218,9 @@ def serve(sizes: str) -> None:
     from multiprocessing.connection import Connection
 
     pipe, shared, squares = Connection(0), mmap.mmap(1, 0), json.loads(sizes)
+    # What libraries print of a damaged file names none; the reason for which it is left out does.
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
     def begin(place: int) -> None:
         shared[-1] = 1 + place

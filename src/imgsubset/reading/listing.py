@@ -49,18 +49,26 @@ class Listing:
     hidden    the hidden files with an image's name, and hidden folders; nothing in these is searched
     listed    whether the images were named one by one, so that the root may hold others
     reading   the options by which images were left out, once they were
+    order     of images that were named one by one, those that cannot be used among them: paths as in `paths`
     """
 
     name: str
     root: Path
     paths: tuple[str, ...] = field(repr=False)
     stamps: tuple[Stamp, ...] = field(repr=False)
-    rejected: tuple[RejectedFile, ...] = ()
+    rejected: tuple[RejectedFile, ...] = field(default=(), repr=False)
     ignored: int = 0
-    passed_over: tuple[RejectedFile, ...] = field(default=(), kw_only=True)
+    passed_over: tuple[RejectedFile, ...] = field(default=(), repr=False, kw_only=True)
     hidden: tuple[str, ...] = field(default=(), repr=False, kw_only=True)
     listed: bool = field(default=False, kw_only=True)
     reading: Reading | None = field(default=None, kw_only=True)
+    order: tuple[str, ...] | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each path of `order` is named first."""
+        order = self.order or ()
+        return dict(zip(reversed(order), reversed(range(len(order))), strict=True))
 
     @cached_property
     def digest(self) -> str:
@@ -161,26 +169,33 @@ def parse_paths(content: bytes) -> list[str]:
     return [os.fsdecode(line) for line in lines if line]
 
 
-def list_paths(paths: Iterable[str | os.PathLike[str]], name: str) -> Listing:
+def list_paths(
+    paths: Iterable[str | os.PathLike[str]], name: str, root: str | os.PathLike[str] | None = None
+) -> Listing:
     """A listing of images named one by one, whatever their extensions; a path named twice counts once.
 
     Relative paths start from the current folder and stay as they are in the destination. If any path is absolute or
-    leads up by `..`, all are taken relative to the deepest folder that contains all of them.
+    leads up by `..`, all are taken relative to the deepest folder that contains all of them; or to the root that is
+    given, if it contains all of them.
     """
-    named = [os.fspath(path) for path in paths]
-    rejected = [RejectedFile(path, "no possible path") for path in named if "\0" in path]
-    named = [path for path in named if "\0" not in path]
-    root = Path()
+    given = [os.fspath(path) for path in paths]
+    rejected = [RejectedFile(path, "no possible path") for path in given if "\0" in path]
+    named = [path for path in given if "\0" not in path]
+    base = Path()
     real = cache(os.path.realpath)  # of each folder once
     named = [_without_dots(path, real) if "/../" in f"/{path}/" else os.path.normpath(path) for path in named]
-    if any(path.startswith(os.sep) for path in named):
+    if root is not None or any(path.startswith(os.sep) for path in named):
         named = [os.path.abspath(path) for path in named]  # noqa: PTH100 (resolve would follow links)
-        root = Path(os.path.commonpath([os.path.dirname(path) for path in named]))  # noqa: PTH120 (strings)
-        named = [os.path.relpath(path, root) for path in named]
+        base = Path(os.path.abspath(root)) if root is not None else base  # noqa: PTH100
+        if root is None or not all(path.startswith(os.path.join(base, "")) for path in named):  # noqa: PTH118
+            base = Path(os.path.commonpath([os.path.dirname(path) for path in named]))  # noqa: PTH120 (strings)
+        named = [os.path.relpath(path, base) for path in named]
     usable: dict[str, Stamp] = {}
-    for path in {path.replace(os.sep, "/") for path in named}:
+    names = iter(named)
+    order = tuple(path if "\0" in path else next(names) for path in given)
+    for path in {*named}:
         try:
-            status = os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118 (Path costs 5 us a file)
+            status = os.stat(os.path.join(base, path))  # noqa: PTH116, PTH118 (Path costs 5 us a file)
         except OSError as error:
             rejected.append(RejectedFile(path, error.strerror or str(error)))
             continue
@@ -188,7 +203,7 @@ def list_paths(paths: Iterable[str | os.PathLike[str]], name: str) -> Listing:
             usable[path] = Stamp.of(status)
         else:
             rejected.append(RejectedFile(path, "not a regular file"))
-    return Listing(name, root, *_sorted(usable), in_order(rejected), listed=True)
+    return Listing(name, base, *_sorted(usable), in_order(rejected), listed=True, order=order)
 
 
 def _without_dots(path: str, real: Callable[[str], str]) -> str:

@@ -21,27 +21,34 @@ from imgsubset.reading.listing import Listing
 from imgsubset.reading.sidecars import METADATA, upwards
 
 
-def filtered_metadata(source: Listing, chosen: Sequence[str]) -> dict[str, bytes]:
+def metadata_files(chosen: Sequence[str]) -> list[str]:
+    """Where metadata about chosen images can be: in their folders and above them."""
+    folders = {up for path in chosen for up in upwards(dirname(path))}
+    return [join(folder, name) for folder in sorted(folders, key=os.fsencode) for name in METADATA]
+
+
+def filtered_metadata(source: Listing, chosen: Sequence[str], but: Collection[str] = ()) -> dict[str, bytes]:
     """Every metadata.jsonl and metadata.csv in or above the chosen images' folders, with only their rows, by path.
 
     A row stays if the image that its `file_name` names, relative to the file's folder, is chosen; without that
     field, if all files in its `*_file_name`, `file_names` and `*_file_names` are. Rows keep their bytes and order; a
     header and a byte order mark stay. A file without such fields follows another convention and is left out, as is
-    one without a row that stays. Raises InputError that names the file and the line at fault.
+    one without a row that stays, and those in `but`. Raises InputError that names the file and the line at fault.
     """
     wanted = frozenset(chosen)
     filtered = {}
-    for folder in sorted({up for path in chosen for up in upwards(dirname(path))}, key=os.fsencode):
-        for path in (join(folder, name) for name in METADATA):
-            try:
-                with source.open(path) as file:
-                    content = file.read()
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):  # the latter: it is no regular file
-                    continue
-                raise InputError(f"cannot read '{source.locate(path)}': {error.strerror or error}") from None
-            if kept := _kept_rows(content, source.locate(path), folder, wanted):
-                filtered[path] = kept
+    for path in metadata_files(chosen):
+        if path in but:
+            continue
+        try:
+            with source.open(path) as file:
+                content = file.read()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):  # the latter: it is no regular file
+                continue
+            raise InputError(f"cannot read '{source.locate(path)}': {error.strerror or error}") from None
+        if kept := _kept_rows(content, source.locate(path), dirname(path), wanted):
+            filtered[path] = kept
     return filtered
 
 

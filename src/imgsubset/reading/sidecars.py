@@ -77,6 +77,17 @@ def sidecars(
     return {path: tuple(sorted(labels - images, key=os.fsencode)) for path, labels in found.items()}
 
 
+def leads_out(source: Listing, label: str, image: str) -> bool:
+    """Whether a label file of an image is a link out of the source, or lies in a folder that is one.
+
+    A link to a folder with images makes that folder part of the source, with all that lies in it.
+    """
+    folders = (part for part in upwards(dirname(label)) if part in upwards(dirname(image)))
+    homes = (os.path.realpath(source.locate(folder)) for folder in {"", max(folders, key=len)})
+    real = os.path.realpath(source.locate(label))
+    return not any(os.path.commonpath([home, real]) == home for home in homes)
+
+
 def upwards(folder: str) -> list[str]:
     """The source itself, and the folders that lead to one in it."""
     return ["", *(folder.rsplit("/", dropped)[0] for dropped in range(folder.count("/") + 1))]

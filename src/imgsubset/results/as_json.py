@@ -6,10 +6,12 @@ import dataclasses
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.files import identity
+from imgsubset.inputs import Labels
 from imgsubset.options import CHOICE, NOTHING, Options
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.records import Comparison, Export, Placed, Result, Scored, Selection, Verification
@@ -45,6 +47,8 @@ def describe_options(options: Options, level: int = NOTHING) -> dict[str, Any]:
         "weights": dataclasses.asdict(options.mix.weights),
         "features": dict(options.extraction.features),
     }
+    if isinstance(labels := options.constraints.labels, Labels) and "labels" in values:
+        values["labels"] = labels.describe()
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
@@ -63,13 +67,14 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
     return {
         "format": FORMAT,
         **_describe_any(selection, selection.size),
+        "warnings": [*selection.warnings, *(exported.warnings if exported else ())],
         "source": _folder(selection.source),
         "source_digest": selection.source.digest,
-        "n": len(selection.indices),
+        "n": len(selection.rows),
         "request": request(selection.asked, selection.options, selection.embeddings, mode, ranked),
         "counts": {
             "usable": len(selection.paths),
-            "chosen": len(selection.indices),
+            "chosen": len(selection.rows),
             "rejected": len(selection.rejected),
             "ignored": selection.source.ignored,
             "cached": selection.cached,
@@ -181,5 +186,14 @@ def describe_verification(found: Verification) -> dict[str, Any]:
 
 def describe_cache(folder: Path, kept: Sequence[Kept]) -> dict[str, Any]:
     """The record of what a cache folder holds, for json.dumps."""
-    files = [{"path": str(one.path), "recipe": one.recipe, "images": one.images, "bytes": one.bytes} for one in kept]
-    return {"folder": str(folder), "files": files}
+    files = [
+        {
+            "path": str(one.path),
+            "recipe": one.recipe,
+            "images": one.images,
+            "bytes": one.bytes,
+            "used": datetime.fromtimestamp(one.used).astimezone().isoformat(timespec="seconds"),
+        }
+        for one in kept
+    ]
+    return {"folder": str(folder), "bytes": sum(one.bytes for one in kept), "files": files}

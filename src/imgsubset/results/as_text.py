@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from heapq import nlargest
 from itertools import islice
 from pathlib import Path
@@ -27,18 +28,23 @@ def placed_summary(placed: Placed, verbose: bool = False) -> str:
     """The summary of a selection that was to be written."""
     if placed.selection is not None:
         return summary(placed.selection, placed.export, verbose)
+    from importlib.metadata import version  # 10 ms, which `--help` need not wait for
+
     where, n = printable(str(placed.destination)), len(placed.chosen)
     these = f"these {n:,} images" if n > 1 else "this image"
-    return f"{where} already holds {these}, with loss {placed.loss:.3f}; nothing to do"
+    text = f"{where} already holds {these}, with loss {placed.loss:.3f}; nothing to do"
+    if placed.version != version("imgsubset"):
+        text += f" (written by imgsubset {printable(placed.version)}; --overwrite makes it anew)"
+    return text
 
 
 def summary(selection: Selection, exported: Export | None, verbose: bool = False) -> str:
     """The summary of a selection and of its export, if there was one."""
-    n, total = len(selection.indices), len(selection.paths)
+    n, total = len(selection.rows), len(selection.paths)
     where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", *_cut_off(selection), ""]
-    lines += [*_score(selection.score, n), *_notes(selection.warnings)]
+    lines += [*_score(selection.score, n), *_notes((*selection.warnings, *(exported.warnings if exported else ())))]
     if exported and exported.labels:
         lacking = f"; {exported.unlabelled:,} images have none of their own" if exported.unlabelled else ""
         lines += [f"Labels: {exported.labels:,} file{'s' * (exported.labels > 1)} went along{lacking}."]
@@ -141,7 +147,7 @@ def _shares(selection: Selection, verbose: bool) -> list[str]:
     """The classes, the largest first, with their shares of the source and of the subset."""
     if not selection.classes:
         return []
-    n, total = len(selection.indices), len(selection.paths)
+    n, total = len(selection.rows), len(selection.paths)
     rows = (
         f"{printable(name):<24}{everywhere:>9,}{everywhere / total:>9.1%}{here:>9,}{here / n:>9.1%}"
         for name, (everywhere, here) in sorted(selection.classes.items(), key=lambda item: -item[1][0])
@@ -234,13 +240,25 @@ def verification_summary(found: Verification, verbose: bool = False) -> str:
     return "\n".join([*lines, *_files("changed", found.changed, verbose)])
 
 
-def cache_summary(folder: Path, files: Sequence[Kept]) -> str:
-    """What a cache folder holds."""
-    lines = [f"{printable(str(folder))}: {sum(file.bytes for file in files):,} bytes"]
-    for file in files:
-        recipe = ", ".join(f"{name} {value}" for name, value in sorted(file.recipe.items())) or "not readable"
-        lines.append(f"  {file.images:,} images, {file.bytes:,} bytes: {printable(recipe)}")
+def cache_summary(folder: Path, kept: Sequence[Kept]) -> str:
+    """What a cache folder holds: a line for each recipe."""
+    lines = [f"{printable(str(folder))}: {sum(one.bytes for one in kept):,} bytes"]
+    if kept:
+        lines.append(f"  {'last used':<18}{'images':>11}{'MB':>10}  {'folder':<18}what was measured")
+    for one in kept:
+        used = datetime.fromtimestamp(one.used).astimezone()
+        lines.append(
+            f"  {used:%Y-%m-%d %H:%M}  {one.images:>11,}{one.bytes / 1e6:>10,.1f}  {printable(one.path.name)[:16]:<18}"
+            + (_recipe(one.recipe) if one.recipe else "not readable")
+        )
     return "\n".join(lines)
+
+
+def _recipe(recipe: Mapping[str, object]) -> str:
+    """What tells most recipes apart."""
+    known = [recipe[name] for name in ("extractor", "network", "role", "channels", "size", "device") if name in recipe]
+    words = [",".join(map(str, one)) if isinstance(one, list) else str(one) for one in known]
+    return printable(" ".join(words))
 
 
 def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
@@ -261,7 +279,7 @@ def _probability(value: float) -> str:
 
 
 def _notes(warnings: Iterable[str]) -> list[str]:
-    return [f"Note: {warning}." for warning in warnings]
+    return [f"Note: {printable(warning)}." for warning in warnings]
 
 
 def _times(seconds: Mapping[str, float], verbose: bool) -> str:

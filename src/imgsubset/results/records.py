@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:  # torch takes two seconds to import
     from imgsubset.search.loop import TracePoint
 
 ROUNDING = 1e-9  # relative: two sets dealt out again as they are may sum up otherwise
+
+
+def _closeness(score: Score) -> str:
+    size = "" if score.effective_size is None else f", like {score.effective_size:,.0f} random ones"
+    return f"loss {score.loss:.3g}{size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +46,8 @@ class Selection(Result):
     source      the listing of the source: its name, its folder
     paths       the usable images in it, relative, in the order of their bytes
     stamps      what each of them was when it was read
-    indices     the chosen ones: positions in `paths`, ascending; for torch.utils.data.Subset
-    ranking     the same positions in an order of which every beginning represents the source well too
+    rows        the chosen ones: positions in `paths`, ascending
+    ranked_rows the same in an order of which every beginning represents the source well too
     score       how close the subset is to the source
     rejected    the files with an image's name that are not usable, with reasons
     classes     how many images each class has in the source and in the subset; {} without stratify
@@ -56,30 +61,51 @@ class Selection(Result):
     """
 
     source: Listing
-    paths: tuple[str, ...] = field(repr=False)
-    stamps: tuple[Stamp, ...] = field(repr=False)
-    indices: tuple[int, ...] = field(repr=False)
-    ranking: tuple[int, ...] = field(repr=False)
+    paths: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
+    rows: tuple[int, ...]
+    ranked_rows: tuple[int, ...]
     score: Score
     rejected: tuple[RejectedFile, ...]
     classes: dict[str, tuple[int, int]]
     copies: int
-    trace: tuple[TracePoint, ...] = field(repr=False)
+    trace: tuple[TracePoint, ...]
     interrupted: bool
     asked: str
     size: int | None
     embeddings: dict[str, object] | None
     cached: int
 
-    @property
-    def ranked(self) -> tuple[str, ...]:
-        """Relative paths of the chosen images in the order of `ranking`."""
-        return tuple(self.paths[index] for index in self.ranking)
+    def __repr__(self) -> str:
+        cut_off = ", interrupted" if self.interrupted else ""
+        n, total = len(self.rows), len(self.paths)
+        return f"Selection({n:,} of {total:,} images of {self.source.name!r}, {_closeness(self.score)}{cut_off})"
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """Relative paths of the chosen images."""
-        return tuple(self.paths[index] for index in self.indices)
+        """Relative paths of the chosen images, in the order of their bytes."""
+        return tuple(self.paths[row] for row in self.rows)
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The same in an order of which every beginning represents the source well too."""
+        return tuple(self.paths[row] for row in self.ranked_rows)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Where each of `chosen` is in the list or data set that was the source; of a folder, in `paths`.
+
+        For torch.utils.data.Subset(dataset, selection.indices). Of an image that is listed twice, its first place.
+        """
+        return self._places(self.rows)
+
+    @property
+    def ranking(self) -> tuple[int, ...]:
+        """The same of `ranked`."""
+        return self._places(self.ranked_rows)
+
+    def _places(self, rows: tuple[int, ...]) -> tuple[int, ...]:
+        return rows if self.source.order is None else tuple(self.source.places[self.paths[row]] for row in rows)
 
 
 @dataclass(frozen=True)
@@ -93,6 +119,7 @@ class Export:
     seconds      wall time
     labels       how many of these files are labels, or what else belongs to the images
     unlabelled   how many of the images have no label file of their own
+    warnings     what the user should know
     """
 
     destination: Path
@@ -102,6 +129,11 @@ class Export:
     seconds: float
     labels: int = 0
     unlabelled: int = 0
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        files = f"{len(self.hashes):,} images and {len(self.extras):,} other files"
+        return f"Export({files}, mode {self.mode!r}, in {str(self.destination)!r})"
 
 
 @dataclass(frozen=True)
@@ -114,10 +146,14 @@ class Placed:
     export       None where nothing was written
     """
 
-    record: Mapping[str, Any] = field(repr=False)
+    record: Mapping[str, Any]
     destination: Path | None
     selection: Selection | None
     export: Export | None
+
+    def __repr__(self) -> str:
+        where = "nowhere" if self.destination is None else f"in {str(self.destination)!r}"
+        return f"Placed({len(self.chosen):,} images {where}, loss {self.loss:.3g}{', done before' * self.done})"
 
     @property
     def done(self) -> bool:
@@ -128,6 +164,11 @@ class Placed:
     def interrupted(self) -> bool:
         """Whether the search was stopped before its end."""
         return bool(self.record["interrupted"])
+
+    @property
+    def version(self) -> str:
+        """Of the program that did it."""
+        return str(self.record["program"]["version"])
 
     @property
     def loss(self) -> float:
@@ -167,12 +208,16 @@ class Scored(Result):
 
     source: Listing
     subset: str
-    paths: tuple[str, ...] = field(repr=False)
+    paths: tuple[str, ...]
     total: int
     score: Score
     size: int | None
     foreign: tuple[RejectedFile, ...]
     rejected: tuple[RejectedFile, ...]
+
+    def __repr__(self) -> str:
+        n = len(self.paths)
+        return f"Scored({n:,} of {self.total:,} images of {self.source.name!r}, {_closeness(self.score)})"
 
 
 @dataclass(frozen=True)
@@ -222,6 +267,11 @@ class Comparison(Result):
     loss: Distance
     rejected: tuple[tuple[RejectedFile, ...], tuple[RejectedFile, ...]]
 
+    def __repr__(self) -> str:
+        pair = zip((self.second, self.first), reversed(self.sizes), strict=True)
+        folders = " against ".join(f"{size:,} images of {listing.name!r}" for listing, size in pair)
+        return f"Comparison({folders}, loss {self.loss.value:.3g}, p {self.loss.p_value:.3g})"
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -239,6 +289,10 @@ class Verification:
     missing: tuple[str, ...]
     changed: tuple[RejectedFile, ...]
     extra: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        faults = f"{len(self.missing):,} missing, {len(self.changed):,} changed, {len(self.extra):,} extra"
+        return f"Verification({self.checked:,} files of {str(self.folder)!r}: {'all good' if self.good else faults})"
 
     @property
     def good(self) -> bool:

@@ -9,10 +9,10 @@ from imgsubset.devices import or_on_cpu
 from imgsubset.features.source import Source, read_source
 from imgsubset.features.spaces import resolution
 from imgsubset.options import Options, merged
-from imgsubset.progress import Clock, Progress, silent
-from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.listing import AnySource
+from imgsubset.progress import Clock, Progress, teller
+from imgsubset.reading.given import AnySource
 from imgsubset.results.records import ROUNDING, Comparison, Distance
+from imgsubset.tasks.given import check_callable, given
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def compare(
     options: Options | None = None,
     *,
     extractor: Extractor | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
     **words: Any,
 ) -> Comparison:
     """Compare two folders that need not have an image in common; the first is the reference.
@@ -39,16 +39,17 @@ def compare(
     Sources, extractor and words are as in `select`. Raises UsageError, InputError or, with options.strict,
     BadFilesError.
     """
-    options = merged(options, words)
+    options, tell = merged(options, words), teller(progress)
+    check_callable(extractor=extractor)
     clock = Clock()
     with clock.stage("list"):
-        listings = [list_candidates(source, options.reading) for source in (first, second)]
+        listings = [given(source, options)[0] for source in (first, second)]
 
     def work(device: str, notes: tuple[str, ...]) -> Comparison:
         size = max(resolution(listing, options.extraction.size) for listing in listings)
         one, other = (
             read_source(
-                listing, options, device, extractor=extractor, size=size, measured=False, clock=clock, progress=progress
+                listing, options, device, extractor=extractor, size=size, measured=False, clock=clock, progress=tell
             )
             for listing in listings
         )

@@ -13,9 +13,10 @@ import torch
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import Source
+from imgsubset.inputs import Labels
 from imgsubset.options import Constraints
+from imgsubset.reading.given import labels_in_memory, relative
 from imgsubset.reading.labels import class_names, folders, group_names, labels_of
-from imgsubset.reading.listing import Listing
 from imgsubset.search.choices import Choices, Stratum
 from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
 from imgsubset.tasks.quotas import quotas
@@ -219,6 +220,8 @@ def _classes(paths: Sequence[str], options: Constraints) -> list[str]:
     """The class of each image; none without stratify."""
     if not options.stratify:
         return []
+    if isinstance(options.labels, Labels):
+        return labels_in_memory(paths, options.labels)
     return class_names(paths, options.stratify_by) if options.labels is None else labels_of(paths, options.labels)
 
 
@@ -248,19 +251,13 @@ def _rows(wanted: Iterable[str], source: Source, option: str, must_be_there: boo
     unusable = {file.path: file.reason for file in source.rejected}
     rows = set()
     for path in wanted:
-        named = _relative(path, source.listing, known)
+        named = relative(path, source.listing, known)
         if named in place:
             rows.add(place[named])
         elif must_be_there:
             why = unusable.get(named, "it is not among the images of the source, or excluded")
             raise UsageError(f"'{path}' is to be kept, but {why}")
     return rows
-
-
-def _relative(path: str, listing: Listing, known: set[str]) -> str:
-    """A path relative to the source."""
-    plain = os.path.normpath(path)
-    return plain if plain in known else os.path.relpath(plain, listing.root)
 
 
 def _without_copies(source: Source, keep: set[int], drop: set[int]) -> set[int]:

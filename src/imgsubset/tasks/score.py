@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.errors import GateError, InputError, UsageError
 from imgsubset.features.source import Source, first_of, read_source
-from imgsubset.options import Embeddings, Options, merged
-from imgsubset.progress import Clock, Progress, silent
-from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.listing import AnySource, Listing, list_paths
+from imgsubset.inputs import AnyEmbeddings, of_kind
+from imgsubset.options import Options, merged
+from imgsubset.progress import Clock, Progress, teller
+from imgsubset.reading.filters import candidates
+from imgsubset.reading.given import AnySource, list_source
+from imgsubset.reading.listing import Listing
 from imgsubset.results.records import Scored
+from imgsubset.tasks.given import check_callable, given
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
 from imgsubset.tasks.measuring import judges, score_of
 from imgsubset.writing.manifest import NAME, read_manifest
@@ -31,8 +34,8 @@ def score(
     *,
     skip_foreign: bool = False,
     extractor: Extractor | None = None,
-    embeddings: Embeddings | None = None,
-    progress: Progress = silent,
+    embeddings: AnyEmbeddings = None,
+    progress: Progress | bool = False,
     **words: Any,
 ) -> Scored:
     """Score a subset of a source, however it was made.
@@ -46,14 +49,18 @@ def score(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    options = merged(options or recorded_options(subset), words)
+    options, tell = merged(options or recorded_options(subset), words), teller(progress)
+    check_callable(extractor=extractor)
+    skip_foreign = of_kind("skip_foreign", "bool", skip_foreign)
     clock = Clock()
     with clock.stage("list"):
-        listing = list_candidates(source, options.reading)
+        listing, options, embeddings = given(source, options, embeddings)
+        if not isinstance(subset, (str, os.PathLike, Listing)):  # named one by one: none of them is left out
+            subset = replace(list_source(subset)[0], reading=options.reading)
 
     def work(device: str, notes: tuple[str, ...]) -> Scored:
         read = read_source(
-            listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=progress
+            listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=tell
         ).standardised()
         if embeddings is None and _by_embeddings(subset):
             notes += ("the subset was chosen by embeddings; without them it is scored by the random CNN",)
@@ -158,9 +165,7 @@ def _is_manifest(subset: str | os.PathLike[str]) -> bool:
 def _match(subset: AnySource, source: Source, options: Options) -> Matched:
     if isinstance(subset, (str, os.PathLike)) and _is_manifest(subset):
         return match_manifest(read_manifest(subset), source)
-    if isinstance(subset, Iterable) and not isinstance(subset, (str, os.PathLike)):
-        return match_files(list_paths(subset, "list of paths"), source)
-    return match_files(list_candidates(subset, options.reading), source)
+    return match_files(candidates(list_source(subset)[0], options.reading), source)
 
 
 def _name(subset: AnySource) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from imgsubset.errors import InputError
 from imgsubset.features.source import Source
-from imgsubset.options import Embeddings, Options, merged
+from imgsubset.inputs import Embeddings
+from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress
 from imgsubset.results.records import Selection
 from imgsubset.tasks.measuring import judged_loss, judges, score_of
@@ -143,17 +144,17 @@ def selection_of(
         ranking = herding_order(quadratic_form(result.objective), rows)
     with run.clock.stage("measure"):
         score = score_of(result.objective, judges(source, result.n, run.options.mix.weights), rows[None])
-    indices = tuple(rows.tolist())
+    chosen = tuple(rows.tolist())
     return Selection(
         source=source.listing,
         paths=source.paths,
         stamps=source.stamps,
-        indices=indices,
-        ranking=tuple(ranking.tolist()),
+        rows=chosen,
+        ranked_rows=tuple(ranking.tolist()),
         score=score,
         rejected=source.rejected,
         warnings=source.warnings + allowed.notes + notes + run.notes,
-        classes=allowed.shares(indices),
+        classes=allowed.shares(chosen),
         copies=allowed.copies,
         trace=result.found.trace,
         interrupted=result.found.stopped,

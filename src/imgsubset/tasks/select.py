@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.features.source import Source, read_source
-from imgsubset.options import Embeddings, Options, merged
-from imgsubset.progress import Clock, Progress, silent
-from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.listing import AnySource, Listing
+from imgsubset.inputs import AnyEmbeddings, Embeddings, of_kind
+from imgsubset.options import Options, merged
+from imgsubset.progress import Clock, Progress, teller
+from imgsubset.reading.given import AnySource
+from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
+from imgsubset.tasks.given import check_callable, destination_of, given
 from imgsubset.tasks.score import check_gates
 from imgsubset.tasks.searching import Run, Stop, never, of_size, selection_of, smallest_size
 from imgsubset.tasks.sizes import check_size, is_auto, subset_size
-from imgsubset.writing.destination import check_destination, finished, interrupted
-from imgsubset.writing.export import check_mode, export
+from imgsubset.writing.destination import check_free, finished, held_for, interrupted
+from imgsubset.writing.export import check_mode, fill
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.random_cnn import Extractor
@@ -32,35 +34,41 @@ def select(
     options: Options | None = None,
     *,
     extractor: Extractor | None = None,
-    embeddings: Embeddings | None = None,
+    embeddings: AnyEmbeddings = None,
     stop: Stop = never,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
     **words: Any,
 ) -> Selection:
     """Find the n images of a source whose distribution is closest to that of all of them. Copies nothing.
 
-    source      a folder, searched with the folders in it; a text file of paths; or paths
+    source      a folder, searched with the folders in it; a text file of paths; a list of paths; or a data set whose
+                `.samples` or `.imgs` are (path, class), such as torchvision's ImageFolder: its classes serve stratify
     n           a number, a percentage such as '10%', or 'auto', which aims at options.target_loss or target_size
     extractor   feature maps instead of the random CNN's: uint8 pixels (B, H, W, 3) to float maps (B, C, h, w)
-    embeddings  features computed elsewhere, in place of decoding
+    embeddings  features computed elsewhere, in place of decoding: Embeddings; or an array, a tensor or a .npy file
+                (images, dimensions) in the order of the list or data set
     stop        asked several times a second, during the search, whether to end it with the best so far
-    words       options by name, which go before those in `options`
+    progress    True shows bars; a function is told, see `imgsubset.progress.Progress`
+    words       options by name, which go before those in `options`; see `Options`
+
+    `Selection.indices` are positions in the list or data set.
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    options = merged(options, words)
+    options, tell = merged(options, words), teller(progress)
     check_size(n, options.search)
+    check_callable(extractor=extractor, stop=stop)
     clock = Clock()
     with clock.stage("list"):
-        listing = list_candidates(source, options.reading)
+        listing, options, embeddings = given(source, options, embeddings)
     if listing.paths and embeddings is None:
         subset_size(n, len(listing.paths))
 
     def work(device: str, notes: tuple[str, ...]) -> Selection:
         read, allowed = prepared(
-            listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=progress
+            listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=tell
         )
-        return _select(read, allowed, n, Run(options, embeddings, clock, stop, progress, notes))
+        return _select(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes))
 
     return or_on_cpu(options.running.device, work, options.running.workers)
 
@@ -76,9 +84,9 @@ def select_into(
     ranked: bool = False,
     max_loss: float | None = None,
     min_size: float | None = None,
-    embeddings: Embeddings | None = None,
+    embeddings: AnyEmbeddings = None,
     stop: Stop = never,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
     **words: Any,
 ) -> Placed:
     """Select, and export into a destination, unless that holds the very result already: what `imgsubset select` does.
@@ -90,26 +98,34 @@ def select_into(
     Raises what `select` and `export` do, and GateError, which holds the result, for a loss above `max_loss` or a
     size below `min_size`: then nothing is written.
     """
-    options = merged(options, words)
+    options, tell = merged(options, words), teller(progress)
     check_size(n, options.search)
     check_mode(mode)
-    listing = list_candidates(source, options.reading)
-    if destination is not None:
-        described = embeddings.describe() if embeddings else None
-        wanted = request(str(n), options, described, mode, ranked)
-        if not overwrite and (earlier := finished(listing, wanted, options.reading, destination)):
-            placed = Placed(earlier.record, Path(destination), None, None)
-            check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
+    destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
+    ranked = of_kind("ranked", "bool", ranked)
+    max_loss, min_size = (
+        None if least is None else of_kind(name, "float", least)
+        for name, least in (("max_loss", max_loss), ("min_size", min_size))
+    )
+    listing, options, embeddings = given(source, options, embeddings)
+    with ExitStack() as stack:
+        held = None if destination is None else stack.enter_context(held_for(listing, destination))
+        if held is not None:
+            described = embeddings.describe() if embeddings else None
+            wanted = request(str(n), options, described, mode, ranked)
+            if not overwrite and (earlier := finished(listing, wanted, options.reading, held.path)):
+                placed = Placed(earlier.record, held.path, None, None)
+                check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
+                return placed
+            overwrite = overwrite or interrupted(wanted, held.path)  # the best so far of this request gives way
+            check_free(held, overwrite)
+        selection = select(listing, n, options, embeddings=embeddings, stop=stop, progress=tell)
+        placed = Placed(describe(selection, ranked=ranked), None, selection, None)
+        check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
+        if held is None:
             return placed
-        overwrite = overwrite or interrupted(wanted, destination)  # the best so far of this request gives way
-        check_destination(listing, destination, overwrite)
-    selection = select(listing, n, options, embeddings=embeddings, stop=stop, progress=progress)
-    placed = Placed(describe(selection, ranked=ranked), None, selection, None)
-    check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
-    if destination is None:
-        return placed
-    exported = export(selection, destination, mode=mode, overwrite=overwrite, ranked=ranked, progress=progress)
-    return Placed(describe(selection, exported, ranked=ranked), exported.destination, selection, exported)
+        exported = fill(held, selection, mode=mode, overwrite=overwrite, ranked=ranked, progress=tell)
+        return Placed(describe(selection, exported, ranked=ranked), exported.destination, selection, exported)
 
 
 def prepared(

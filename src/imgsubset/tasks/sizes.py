@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from fractions import Fraction
 
-from imgsubset.errors import InputError, UsageError
+from imgsubset.errors import InputError, UsageError, shown
 from imgsubset.options import Search
 from imgsubset.tasks.quotas import largest_remainder
 
@@ -39,8 +40,8 @@ def subset_size(n: int | str, usable: int) -> int:
     exact = _exact(n, usable)
     if exact is None or (str(n).strip().endswith("%") and exact > usable):
         raise UsageError(
-            f"n '{str(n).strip()}' is neither a whole number of at least 1, nor a percentage above 0% and up to 100%, "
-            f"nor 'auto'{_hint(n)}"
+            f"n '{_spelt(n).strip()}' is neither a whole number of at least 1, nor a "
+            f"percentage above 0% and up to 100%, nor 'auto'{_hint(n)}"
         )
     count = max(1, math.floor(exact + Fraction(1, 2)))
     if count > usable:
@@ -53,6 +54,10 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
 
     So parts of 100 % in all are all images. Raises UsageError for what makes no sense, InputError for too many.
     """
+    if not isinstance(parts, Mapping):
+        raise UsageError(
+            f"parts {shown(parts)} are not a dict of sizes by name, as in {{'train': '80%', 'test': '20%'}}"
+        )
     if not parts:
         raise UsageError("a split needs parts, as in train=80% test=20%")
     exact: dict[str, Fraction] = {}
@@ -60,10 +65,11 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
         value = _exact(asked, usable)
         if value is None:
             raise UsageError(
-                f"part '{name}={asked}' is neither a whole number of at least 1 nor a percentage above 0%{_hint(asked)}"
+                f"part '{name}={_spelt(asked)}' is neither a whole number of at least 1 nor a percentage above 0%"
+                f"{_hint(asked)}"
             )
-        if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
-            raise UsageError(f"part '{name}' is no possible name of a folder")
+        if not isinstance(name, str) or not name or name.startswith(".") or any(c in name for c in "/\\\0"):
+            raise UsageError(f"part '{_spelt(name)}' is no possible name of a folder")
         exact[name] = value
     percent = sum(100 * exact[name] / usable for name in parts if str(parts[name]).strip().endswith("%"))
     if percent > 100:
@@ -77,10 +83,14 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     return sizes
 
 
-def _hint(asked: int | str) -> str:
+def _spelt(value: object) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
+def _hint(asked: object) -> str:
     """What may have been meant by a share such as 0.1."""
     try:
-        share = float(asked)
+        share = float(str(asked))
     except ValueError:
         return ""
     return f"; did you mean {100 * share:g}%?" if 0 < share < 1 else ""
@@ -88,12 +98,13 @@ def _hint(asked: int | str) -> str:
 
 def _exact(asked: int | str, usable: int) -> Fraction | None:
     """A number of images, or a percentage of the usable ones, not rounded; None for what is neither, or not above 0."""
-    text = str(asked).strip()
-    percent = text.endswith("%")
+    percent = False
     try:
+        text = asked.strip() if isinstance(asked, str) else str(operator.index(asked) if asked is not True else "")
+        percent = text.endswith("%")
         if percent and not 1e-30 < float(text[:-1]) < 1e30:  # an exact 1e9999999999 would take for ever
             return None
         exact = Fraction(text[:-1]) / 100 * usable if percent else Fraction(int(text))
-    except ValueError:
+    except (ValueError, TypeError):
         return None
     return exact if 0 < exact < 2 * ANY else None

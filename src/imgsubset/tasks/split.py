@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from posixpath import basename
@@ -15,19 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.errors import InputError, OutputError, UsageError
-from imgsubset.options import Embeddings, Options, merged
-from imgsubset.progress import Clock, Progress, silent
-from imgsubset.reading.filters import list_candidates
+from imgsubset.inputs import AnyEmbeddings, of_kind
+from imgsubset.options import Options, merged
+from imgsubset.progress import Clock, Progress, teller
+from imgsubset.reading.given import AnySource
 from imgsubset.reading.labels import APPARENT, apparent_groups
-from imgsubset.reading.listing import AnySource
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
+from imgsubset.tasks.given import check_callable, destination_of, given
 from imgsubset.tasks.searching import Run, Stop, given_rows, never, of_size, selection_of
 from imgsubset.tasks.select import group_notes, prepared
 from imgsubset.tasks.sizes import ANY, part_sizes
 from imgsubset.writing.description import split_description, write_description
-from imgsubset.writing.destination import check_destination, finished, interrupted
-from imgsubset.writing.export import check_mode, export
+from imgsubset.writing.destination import check_free, finished, held_for, interrupted
+from imgsubset.writing.export import check_mode, fill
+from imgsubset.writing.holding import Held
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.tasks.constraints import Allowed
@@ -40,9 +43,9 @@ def split(
     parts: Parts,
     options: Options | None = None,
     *,
-    embeddings: Embeddings | None = None,
+    embeddings: AnyEmbeddings = None,
     stop: Stop = never,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
     **words: Any,
 ) -> dict[str, Selection]:
     """Split a source into disjoint subsets, each as close to the whole as `select` makes one.
@@ -55,14 +58,15 @@ def split(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    options = merged(options, words)
+    options, tell = merged(options, words), teller(progress)
     _check(parts, options)
+    check_callable(stop=stop)
     clock = Clock()
     with clock.stage("list"):
-        listing = list_candidates(source, options.reading)
+        listing, options, embeddings = given(source, options, embeddings)
 
     def work(device: str, notes: tuple[str, ...]) -> dict[str, Selection]:
-        read, allowed = prepared(listing, options, device, embeddings=embeddings, clock=clock, progress=progress)
+        read, allowed = prepared(listing, options, device, embeddings=embeddings, clock=clock, progress=tell)
         _, most = allowed.bounds()
         sizes = part_sizes(parts, most)
         covering = sum(sizes.values()) == most
@@ -72,7 +76,7 @@ def split(
             rest = allowed.rest(taken)
             if not len(rest):  # groups came larger than asked for
                 raise InputError(f"no whole group is left for part '{name}={parts[name]}'")
-            run = Run(options, embeddings, clock, stop, _named(name, progress), notes)
+            run = Run(options, embeddings, clock, stop, _named(name, tell), notes)
             if covering and place == len(sizes) - 1:
                 result = given_rows(read, rest, run)
             else:
@@ -82,7 +86,7 @@ def split(
             # What an interrupted part leaves is not what the full one will leave.
             cut_off = selection.interrupted or any(part.interrupted for part in found.values())
             found[name] = replace(selection, interrupted=cut_off)
-            taken.update(found[name].indices)
+            taken.update(found[name].rows)
         more = _notes(parts, found, allowed, most)
         return {name: replace(found[name], warnings=found[name].warnings + more) for name in parts}
 
@@ -97,9 +101,9 @@ def split_into(
     *,
     mode: str = "copy",
     overwrite: bool = False,
-    embeddings: Embeddings | None = None,
+    embeddings: AnyEmbeddings = None,
     stop: Stop = never,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
     **words: Any,
 ) -> dict[str, Placed]:
     """Split, and export each part into the folder of its name in a destination, unless it is there already.
@@ -112,47 +116,62 @@ def split_into(
     Raises what `split` and `export` do, and OutputError if parts that are there already are not of this split, as
     happens with a time limit: parts of two splits may share images.
     """
-    options = merged(options, words)
+    options, tell = merged(options, words), teller(progress)
     _check(parts, options)
     check_mode(mode)
-    listing = list_candidates(source, options.reading)
-    folders = {} if destination is None else {name: Path(destination, name) for name in parts}
+    destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
+    listing, options, embeddings = given(source, options, embeddings)
     described = embeddings.describe() if embeddings else None
-    ready: dict[str, Placed] = {}
-    replaced: dict[str, bool] = {}
-    for name, folder in folders.items():
-        wanted = request(_asked(name, parts), options, described, mode, ranked=False)
-        if not overwrite and (earlier := finished(listing, wanted, options.reading, folder)):
-            ready[name] = Placed(earlier.record, folder, None, None)
-        else:
-            replaced[name] = overwrite or interrupted(wanted, folder)
-            check_destination(listing, folder, replaced[name])
-    if len(ready) == len(parts):
-        return ready
-    beside = destination if options.reading.sidecars != "none" else None
-    if beside is not None:
-        split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
-    placed = {}
-    found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=progress)
+    with ExitStack() as stack:
+        ready: dict[str, Placed] = {}
+        replaced: dict[str, tuple[Held, bool]] = {}
+        for name in () if destination is None else parts:
+            assert destination is not None
+            held = stack.enter_context(held_for(listing, Path(destination, name)))
+            wanted = request(_asked(name, parts), options, described, mode, ranked=False)
+            if not overwrite and (earlier := finished(listing, wanted, options.reading, held.path)):
+                ready[name] = Placed(earlier.record, held.path, None, None)
+            else:
+                replaced[name] = held, overwrite or interrupted(wanted, held.path)
+                check_free(*replaced[name])
+        if len(ready) == len(parts):
+            return ready
+        beside = destination if options.reading.sidecars != "none" else None
+        if beside is not None:
+            split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
+        found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=tell)
+        _check_same(ready, found)
+        placed = {
+            name: replace(ready[name], selection=selection)
+            if name in ready
+            else _placed(selection, replaced.get(name), mode, tell)
+            for name, selection in found.items()
+        }
+        if beside is not None:
+            chosen = {name: part.chosen for name, part in found.items()}
+            write_description(split_description(listing, chosen, beside, overwrite))
+        return placed
+
+
+def _placed(selection: Selection, place: tuple[Held, bool] | None, mode: str, progress: Progress) -> Placed:
+    """A part that is written, if it has a folder; beside that, whether it replaces what is there."""
+    if place is None:
+        return Placed(describe(selection), None, selection, None)
+    held, overwrite = place
+    exported = fill(held, selection, mode=mode, overwrite=overwrite, progress=progress)
+    return Placed(describe(selection, exported), exported.destination, selection, exported)
+
+
+def _check_same(ready: Mapping[str, Placed], found: Mapping[str, Selection]) -> None:
     for name, part in ready.items():
         if part.chosen != found[name].chosen:
             raise OutputError(f"'{part.destination}' holds part of another split; --overwrite replaces all parts")
-    for name, selection in found.items():
-        exported = None
-        if name in replaced:
-            exported = export(selection, folders[name], mode=mode, overwrite=replaced[name], progress=progress)
-        record = ready[name].record if name in ready else describe(selection, exported)
-        placed[name] = Placed(record, folders.get(name), selection, exported)
-    if beside is not None:
-        chosen = {name: part.chosen for name, part in found.items()}
-        write_description(split_description(listing, chosen, beside, overwrite))
-    return placed
 
 
 def _notes(parts: Parts, found: Mapping[str, Selection], allowed: Allowed, most: int) -> tuple[str, ...]:
     """What to know about all parts: what percentages are of, and what they share that belongs together."""
     notes: tuple[str, ...] = ()
-    part_of = {row: name for name, part in found.items() for row in part.indices}
+    part_of = {row: name for name, part in found.items() for row in part.rows}
     first = next(iter(found.values()))
     total = len(first.paths)
     if most < total and any(str(size).endswith("%") for size in parts.values()):

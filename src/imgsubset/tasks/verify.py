@@ -7,18 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 from imgsubset.errors import InputError
 from imgsubset.files import READERS, files_in, sha256
-from imgsubset.progress import Progress, silent
+from imgsubset.inputs import of_kind
+from imgsubset.progress import Progress, teller
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.results.records import Verification
+from imgsubset.writing.folders import opened
 from imgsubset.writing.manifest import read_manifest
+from imgsubset.writing.staging import left_behind
 
 
-def verify(folder: str | os.PathLike[str], progress: Progress = silent) -> Verification:
+def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) -> Verification:
     """Check the files in a folder against the SHA-256 in its manifest. Links are followed.
 
     Raises InputError if there is no manifest that can be read.
     """
-    manifest = read_manifest(folder)
+    tell = teller(progress)
+    manifest = read_manifest(of_kind("folder", "str", folder, "the path of a folder"))
     root = manifest.path.parent
     if None in manifest.hashes.values():
         raise InputError(f"manifest '{manifest.path}' is of a selection that was not copied: there is nothing to check")
@@ -38,11 +42,13 @@ def verify(folder: str | os.PathLike[str], progress: Progress = silent) -> Verif
     problems: dict[str, str] = {}
     with ThreadPoolExecutor(READERS) as readers:
         for path, problem in readers.map(check, expected):
-            progress("verify", 1, len(expected))
+            tell("verify", 1, len(expected))
             if problem:
                 problems[path] = problem
     try:
-        there = sorted(files_in(root))
+        with opened(root) as opened_root:
+            unfinished = left_behind(opened_root)  # what waits there for its name
+        there = sorted(path for path in files_in(root) if path.split("/", 1)[0] not in unfinished)
     except OSError as error:
         raise InputError(f"cannot read '{error.filename}': {error.strerror}") from None
     return Verification(

@@ -1,4 +1,4 @@
-"""One chosen file to its place in the destination: a verified copy, or a link."""
+"""One chosen file to the folder where it waits for its name: a verified copy, or a link."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 from imgsubset.errors import OutputError
-from imgsubset.files import Cancelled, Stamp, new_file, new_name, sha256, sha256_of
+from imgsubset.files import Cancelled, Stamp, new_file, sha256_of
 from imgsubset.reading.listing import Listing
 
 
-def place(
-    source: Listing, path: str, target: Path, stamp: Stamp, mode: str, overwrite: bool, cancelled: Cancelled
-) -> str:
-    """Copy or link a file that still is what `stamp` says to its final name, in one step.
+def place(source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode: str, cancelled: Cancelled) -> str:
+    """Copy or link a file that still is what `stamp` says to a name in a folder, given by its descriptor.
 
     mode       copy, with its metadata, read back and compared; symlink, to its absolute path; or hardlink
     cancelled  asked before each block, so that a large file holds up nobody who wants to leave
@@ -27,23 +24,28 @@ def place(
     original = source.locate(path)
     with still_readable(original):
         file = source.open(path)
-    with file, new_name(target) as name:
+    with file:
         if mode == "copy":
-            with new_file(name) as copy:
+            with new_file(name, durable=False, inside=folder) as copy:  # it is synced before it is read back
                 digest = sha256_of(file, cancelled, copy)
+                copy.flush()
+                shutil.copystat(file.fileno(), copy.fileno())  # type: ignore[arg-type]  # descriptors do
+                os.fsync(copy.fileno())
+                copy.seek(0)
+                if sha256_of(copy, cancelled) != digest:
+                    raise OutputError(f"the copy of '{original}' differs from it when read back")
         else:
             digest = sha256_of(file, cancelled)
-        if Stamp.of(os.fstat(file.fileno())) != stamp:
-            raise OutputError(f"'{original}' changed while imgsubset was at work; run it again")
-        if mode == "copy":
-            shutil.copystat(original, name)
-            if sha256(name) != digest:
-                raise OutputError(f"the copy of '{original}' differs from it when read back from '{target.parent}'")
-        elif mode == "symlink":
-            name.symlink_to(os.path.abspath(original))  # noqa: PTH100 (resolve would follow links)
-        else:
-            _hard_link(Path(original).resolve(), name)
-        _rename(name, target, overwrite)
+        status = os.fstat(file.fileno())
+        if mode == "symlink":
+            os.symlink(os.path.abspath(original), name, dir_fd=folder)  # noqa: PTH100 (resolve would follow links)
+        elif mode == "hardlink":
+            _hard_link(os.path.realpath(original), folder, name)
+            linked = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if not os.path.samestat(linked, status):
+                stamp = Stamp(-1, -1)  # another file has its name now
+    if Stamp.of(status) != stamp:
+        raise OutputError(f"'{original}' changed while imgsubset was at work; run it again")
     return digest
 
 
@@ -56,25 +58,12 @@ def still_readable(file: str) -> Iterator[None]:
         raise OutputError(f"'{file}' cannot be read any more: {error.strerror}") from None
 
 
-def _hard_link(source: Path, path: Path) -> None:
+def _hard_link(source: str, folder: int, name: str) -> None:
     try:
-        path.hardlink_to(source)
+        os.link(source, name, dst_dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
             raise OutputError(
-                f"cannot make a hard link to '{source}' in '{path.parent}': {error.strerror}; copy or symlink instead"
+                f"cannot make a hard link to '{source}': {error.strerror}; copy or symlink instead"
             ) from None
         raise
-
-
-def _rename(path: Path, target: Path, overwrite: bool) -> None:
-    """Give a whole file its final name; without overwrite, fail if the name is taken, by a link too."""
-    if overwrite:
-        path.replace(target)
-        return
-    try:
-        os.link(path, target, follow_symlinks=False)  # unlike rename, this never replaces
-    except OSError as error:
-        if error.errno == errno.EEXIST or os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "a file of this name has appeared", str(target)) from None
-        path.rename(target)  # a file system without hard links

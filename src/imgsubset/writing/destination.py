@@ -11,46 +11,61 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import NoneType
 
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
-from imgsubset.files import PARTIAL, Stamp, files_in
-from imgsubset.options import Reading
+from imgsubset.files import Stamp, files_in
+from imgsubset.options import CHOICE, Options, Reading
 from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.listing import Listing
-from imgsubset.reading.metadata import filtered_metadata
-from imgsubset.reading.sidecars import sidecars
+from imgsubset.reading.metadata import filtered_metadata, metadata_files
+from imgsubset.reading.sidecars import leads_out, sidecars
 from imgsubset.reading.yolo import class_files, description, parts_of
-from imgsubset.writing.manifest import NAME, Manifest, listed_files, read_manifest
+from imgsubset.results.as_json import describe_options
+from imgsubset.writing.claims import claims
+from imgsubset.writing.folders import status_in
+from imgsubset.writing.holding import Held, hold
+from imgsubset.writing.manifest import NAME, Manifest, read_manifest
+from imgsubset.writing.staging import Stage, recover
 
-MARKER = ".imgsubset-incomplete.json"
 RANKED = "ranked.txt"
 
 
-def check_destination(source: Listing, destination: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Refuse a destination that an export could not use, before any work is done.
+@contextlib.contextmanager
+def held_for(source: Listing, destination: str | os.PathLike[str]) -> Iterator[Held]:
+    """Keep all other runs out of a destination, after what a killed one has left there is finished or removed.
 
-    Raises UsageError if source and destination overlap, OutputError if the destination holds files that no unfinished
-    export left there (with overwrite: if it is no folder).
+    Raises UsageError if source and destination overlap, OutputError if the destination cannot be a folder or another
+    run is at work there. None of these changes anything.
     """
     if overlap := _overlap(source, destination):
         raise UsageError(f"destination '{destination}' {overlap}")
-    real = Path(os.path.realpath(destination))
-    with output_errors(destination):
-        if not os.path.lexists(destination):
-            os.scandir(next(parent for parent in real.parents if os.path.lexists(parent))).close()
-            return
-        if not real.is_dir():
-            raise OutputError(f"destination '{destination}' exists and is not a folder")
+    with contextlib.ExitStack() as stack:
+        with output_errors(destination):
+            if os.path.lexists(destination) and not os.path.isdir(destination):  # noqa: PTH112 (any path)
+                raise OutputError(f"destination '{destination}' exists and is not a folder")
+            held = stack.enter_context(hold(Path(destination)))
+            recover(held)
+        yield held
+
+
+def check_free(held: Held, overwrite: bool = False) -> None:
+    """Refuse a destination that an export could not use, before any work is done.
+
+    Raises OutputError if it holds anything; with overwrite, if its manifest.json is none of this program's.
+    """
+    with output_errors(held.path):
         if overwrite:
-            return
-        ours = listed_files(real / MARKER)
-        ours |= {MARKER, *([NAME] if ours else [])}
-        for path in files_in(real):
-            if path not in ours and not Path(path).name.startswith(PARTIAL):
+            if status_in(held.folder, NAME) is not None and not claims(held.folder):
                 raise OutputError(
-                    f"destination '{destination}' is not empty: it holds '{path}'; choose another, "
-                    "or pass --overwrite to replace an earlier selection"
+                    f"destination '{held.path}' holds a '{NAME}' that is none of imgsubset's; move it away first"
                 )
+            return
+        for path in files_in(held.path):
+            raise OutputError(
+                f"destination '{held.path}' is not empty: it holds '{path}'; choose another, "
+                "or pass --overwrite to replace an earlier selection"
+            )
 
 
 def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
@@ -78,23 +93,34 @@ class Companions:
     copied      paths of label files to copy, sorted
     written     the content of files made for them, by path
     unlabelled  how many images have no label file
+    left        label files that are links out of the source and stay behind, sorted
     """
 
     copied: list[str]
     written: dict[str, bytes]
     unlabelled: int
+    left: list[str]
 
 
 def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading) -> Companions:
-    """What goes with chosen images: the labels of a COCO file go to `annotations/`, as its trainers expect.
+    """What goes with chosen images: the labels of a COCO file go to `annotations/`, as its trainers expect. Labels that
+    are links out of the source stay behind, unless options.follow_labels.
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
     beside = sidecars(source, chosen, images, options.sidecars)
-    written, copied = {}, {path for paths in beside.values() for path in paths}
+    copied, left = {path for paths in beside.values() for path in paths}, set[str]()
+    written: dict[str, bytes] = {}
     if options.sidecars != "none":
-        written = filtered_metadata(source, chosen)
         copied.update(class_files(source, chosen))
+    if not options.follow_labels:
+        left = {label for path, labels in beside.items() for label in labels if leads_out(source, label, path)}
+        left.update(path for path in copied - left if leads_out(source, path, path))
+        if options.sidecars != "none":
+            named = (path for path in metadata_files(chosen) if os.path.lexists(source.locate(path)))
+            left.update(path for path in named if leads_out(source, path, path))
+    if options.sidecars != "none":
+        written = filtered_metadata(source, chosen, left)
         if described := description(source, parts_of(chosen)):
             written[described[0]] = described[1]
     if options.coco is not None:
@@ -102,7 +128,7 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
             names = ", ".join(sorted(written))
             raise UsageError(f"two files of labels would have one name in the destination: {names}")
         written[name] = filtered_coco(options.coco, chosen, images)
-    return Companions(sorted(copied), written, sum(not paths for paths in beside.values()))
+    return Companions(sorted(copied - left), written, sum(not paths for paths in beside.values()), sorted(left))
 
 
 def finished(
@@ -113,23 +139,22 @@ def finished(
     wanted  the request, see `as_json.request`
 
     The source must be as it was by paths, sizes and times, its labels by content, and the destination complete by
-    names and sizes.
+    names and sizes. Which version made it is no matter: what it was asked for stands.
     """
-    from importlib.metadata import version  # 10 ms, which `--help` need not wait for
-
     found, folder = _of_request(wanted, destination), Path(destination)
-    if found is None or found.record.get("interrupted") is not False or os.path.lexists(folder / MARKER):
+    if found is None or found.record.get("interrupted") is not False:
         return None
     record = found.record
     try:
         same = (
             record["source"] == os.path.abspath(source.root)  # noqa: PTH100 (resolve would follow links)
-            and record["program"]["version"] == version("imgsubset")
+            and isinstance(record["program"]["version"], str)
             and all(Stamp.of((folder / path).stat()).size == source.stamp(path).size for path in found.hashes)
             and all((folder / path).is_file() for path in found.extras)
             and _same_labels(source, tuple(found.hashes), options, found.extras)
             and record["source_digest"] == source.digest
             and isinstance(record["score"]["loss"], float)
+            and isinstance(record["score"]["effective_size"], (float, NoneType))
             and all(isinstance(file["rank"], int) for file in record["files"])
         )
     except (ImgsubsetError, OSError, KeyError, TypeError, ValueError):
@@ -145,9 +170,12 @@ def interrupted(wanted: Mapping[str, object], destination: str | os.PathLike[str
 
 def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> Manifest | None:
     """The manifest in a destination if it answers this very request."""
-    with contextlib.suppress(ImgsubsetError, TypeError):
+    with contextlib.suppress(ImgsubsetError, TypeError, ValueError, KeyError):
         found = read_manifest(destination)
-        if found.record.get("request") == json.loads(json.dumps(wanted)):
+        # Options that are newer than the manifest are at their defaults.
+        asked = dict(found.record["request"])
+        asked["options"] = describe_options(Options(), CHOICE) | asked["options"]
+        if asked == json.loads(json.dumps(wanted)):
             return found
     return None
 
@@ -160,15 +188,15 @@ def _same_labels(source: Listing, chosen: Sequence[str], options: Reading, recor
     return now == {path: digest for path, digest in recorded.items() if path in now or path != RANKED}
 
 
-def folds_case(folder: Path) -> bool:
-    """Whether the file system takes names that differ in case for one, by the marker that is there."""
-    return (folder / MARKER.upper()).exists()
+def folds_case(folder: int, name: str) -> bool:
+    """Whether the file system takes names that differ in case for one, by a name that is there."""
+    return status_in(folder, name.swapcase()) is not None
 
 
-def check_folded(folder: Path, paths: Iterable[str]) -> None:
+def check_folded(stage: Stage, paths: Iterable[str]) -> None:
     """Refuse paths that differ only in case or in Unicode's normal form, where these are one name."""
     seen: dict[str, str] = {}
-    for path in paths if folds_case(folder) else ():
+    for path in paths if folds_case(stage.held.folder, stage.name) else ():
         other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
         if other != path:
             raise OutputError(

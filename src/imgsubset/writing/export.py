@@ -1,46 +1,49 @@
-"""The winner to another folder: verified copies first, the manifest last.
+"""The winner to another folder: all of it or nothing, verified copies first, the manifest last.
 
-While a folder is being filled, a marker in it lists what will stand there. So a run that was killed is recognised,
-and the next one cleans up after it. A file gets its final name only when it is whole and on the disk.
+Files wait in a folder of their own until all of them are whole and on the disk. Only then does what an earlier export
+left give way, and they get their names, see `imgsubset.writing.staging`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from imgsubset.errors import OutputError, UsageError
-from imgsubset.files import PARTIAL, READERS, Stamp, files_in, sync_folder, write_json, write_whole
-from imgsubset.progress import Progress, silent
-from imgsubset.reading.listing import Listing
+from imgsubset.errors import OutputError, UsageError, shown
+from imgsubset.files import READERS, Stamp, as_json
+from imgsubset.inputs import of_kind
+from imgsubset.progress import Progress, silent, teller
 from imgsubset.results.as_json import describe
 from imgsubset.results.records import Export, Selection
+from imgsubset.writing.claims import claims
 from imgsubset.writing.copying import place, still_readable
 from imgsubset.writing.destination import (
-    MARKER,
     RANKED,
     Companions,
-    check_destination,
     check_folded,
+    check_free,
     companions,
+    held_for,
     output_errors,
 )
-from imgsubset.writing.manifest import NAME, listed_files
+from imgsubset.writing.folders import check_way
+from imgsubset.writing.holding import Held
+from imgsubset.writing.manifest import NAME
+from imgsubset.writing.staging import Stage, staging
 
 MODES = ("copy", "symlink", "hardlink")
+NAMED = 10  # files that a warning names
 
 
 def check_mode(mode: str) -> None:
     """Raise UsageError for what is no way for files to come to a destination."""
-    if mode not in MODES:
-        raise UsageError(f"mode '{mode}' is not one of {', '.join(MODES)}")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise UsageError(f"mode '{mode if isinstance(mode, str) else shown(mode)}' is not one of {', '.join(MODES)}")
 
 
 def export(
@@ -50,64 +53,86 @@ def export(
     mode: str = "copy",
     overwrite: bool = False,
     ranked: bool = False,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> Export:
     """Copy the chosen images, with their relative paths, into a folder, and write manifest.json there.
 
-    destination  absent or empty, or left by an export that did not finish, which is then cleaned up
+    destination  absent or empty, or left by an export that did not finish, which is then cleaned up or completed
     mode         copy; symlink, to the absolute path of the source; or hardlink, on the same file system
-    overwrite    first remove what the manifest of an earlier export lists, and replace files of the same names;
-                 other files stay
+    overwrite    replace what the manifest of an earlier export lists, once all new files are whole; other files stay
     ranked       also write ranked.txt, the relative paths in the order of the selection's ranking, one a line
 
     Label files that belong to the images go with them, as options.sidecars says, and options.coco is cut to them.
 
-    Raises UsageError and OutputError as check_destination does, and OutputError if a file changed since it was
-    decoded or cannot be copied; the destination then has no manifest, and the same call completes it.
+    Raises UsageError if source and destination overlap; OutputError if the destination is in use by another run or
+    holds files that no earlier export can be shown to have written, if it has too little space, or if a file changed
+    since it was decoded or cannot be copied. The destination then is as it was.
     """
-    start = time.perf_counter()
     check_mode(mode)
-    check_destination(selection.source, destination, overwrite)
-    folder, source = Path(destination), selection.source
-    stamps = {selection.paths[index]: selection.stamps[index] for index in selection.indices}
-    labels = companions(source, selection.paths, selection.chosen, selection.options.reading)
+    tell = teller(progress)
+    if not isinstance(selection, Selection):
+        raise UsageError(f"selection {shown(selection)} is not what `select` returns")
+    destination = of_kind("destination", "str", destination, "the path of a folder")
+    with held_for(selection.source, destination) as held:
+        return fill(held, selection, mode=mode, overwrite=overwrite, ranked=ranked, progress=tell)
+
+
+def fill(
+    held: Held, selection: Selection, *, mode: str, overwrite: bool, ranked: bool = False, progress: Progress = silent
+) -> Export:
+    """Do what `export` does, in a destination that is held already."""
+    start = time.perf_counter()
+    check_free(held, overwrite)
+    stamps = {selection.paths[row]: selection.stamps[row] for row in selection.rows}
+    labels = companions(selection.source, selection.paths, selection.chosen, selection.options.reading)
     beside, written = _labels(selection, labels, ranked)
     stamps |= beside
-    with output_errors(destination):
-        folder.mkdir(parents=True, exist_ok=True)
-        needed, free = sum(stamp.size for stamp in stamps.values()), shutil.disk_usage(folder).free
-        if mode == "copy" and needed > free:
-            raise OutputError(f"'{folder}' has {free:,} bytes free, but the chosen images take {needed:,}")
-        earlier = listed_files(folder / MARKER) | (listed_files(folder / NAME) if overwrite else set())
-        write_json(folder / MARKER, {"files": [{"path": path} for path in sorted({*stamps, *written, *earlier})]})
-        check_folded(folder, [*stamps, *written, NAME])
-        _remove(folder, earlier)
-        hashes = _place_all(source, folder, stamps, mode, overwrite, progress)
+    paths = [*stamps, *written, NAME]
+    with output_errors(held.path), staging(held) as stage:
+        earlier = claims(held.folder) if overwrite else {}
+        check_folded(stage, paths)
+        check_way(held.folder, paths, earlier, held.path)
+        if mode == "copy":
+            _check_space(held, sum(stamp.size for stamp in stamps.values()), bool(earlier))
+        hashes = _place_all(selection, stage, stamps, mode, progress)
+        for number, content in enumerate(written.values(), len(stamps)):
+            stage.write(number, content)
         extras = {path: hashes.pop(path) for path in beside}
-        for name, content in written.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / name, content)
-            extras[name] = hashlib.sha256(content).hexdigest()
-        count = len(labels.copied) + len(labels.written)
-        exported = Export(folder, mode, hashes, extras, time.perf_counter() - start, count, labels.unlabelled)
-        write_json(folder / NAME, describe(selection, exported, ranked))
-        (folder / MARKER).unlink()
-        sync_folder(folder)
+        extras |= {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
+        count, seconds = len(labels.copied) + len(labels.written), time.perf_counter() - start
+        left = _left_behind(labels.left)
+        exported = Export(held.path, mode, hashes, extras, seconds, count, labels.unlabelled, left)
+        stage.write(len(paths) - 1, as_json(describe(selection, exported, ranked)))
+        stage.commit(paths, earlier)
     return exported
+
+
+def _check_space(held: Held, needed: int, beside: bool) -> None:
+    free = shutil.disk_usage(held.folder).free
+    if needed > free:
+        why = ", beside the earlier selection, which gives way only when they are whole" if beside else ""
+        raise OutputError(f"'{held.path}' has {free:,} bytes free, but the chosen images take {needed:,}{why}")
+
+
+def _left_behind(left: Sequence[str]) -> tuple[str, ...]:
+    """What is to be said of labels that stay behind."""
+    said = "label files that are links out of the source stay behind (--follow-labels takes them along): "
+    names = ", ".join(f"'{path}'" for path in left[:NAMED]) + (f" and {len(left) - NAMED:,} more" * (len(left) > NAMED))
+    return (said + names,) if left else ()
 
 
 def _labels(selection: Selection, labels: Companions, ranked: bool) -> tuple[dict[str, Stamp], dict[str, bytes]]:
     """What goes with the images: the stamps of label files to copy, and the content of files to write, by path."""
-    source, chosen = selection.source, selection.chosen
+    chosen, source = selection.chosen, selection.source
     copied, written = labels.copied, labels.written
     for name in written:
-        if name in (NAME, MARKER):
+        if name == NAME:
             raise UsageError(f"a file of labels may not be called '{name}'")
         if ranked and name == RANKED:
             raise UsageError(f"a file of labels may not be called '{RANKED}' where --ranked writes one")
     if ranked:
         written = written | {RANKED: os.fsencode("".join(f"{path}\n" for path in selection.ranked))}
-    taken = {NAME, MARKER, *written}
+    taken = {NAME, *written}
     for path in (*chosen, *copied):
         if path in taken:
             raise OutputError(f"'{path}' of the source would take the name of a file that is written; rename it there")
@@ -118,48 +143,22 @@ def _labels(selection: Selection, labels: Companions, ranked: bool) -> tuple[dic
     return stamps, written
 
 
-def _remove(folder: Path, paths: set[str]) -> None:
-    """Remove the manifest, the listed files, what partial copies are left, and folders that this empties."""
-    (folder / NAME).unlink(missing_ok=True)
-    parents: set[Path] = set()
-    for path in [*paths, *(path for path in files_in(folder) if Path(path).name.startswith(PARTIAL))]:
-        target = folder / path
-        if _real_parents(folder, path) and os.path.lexists(target) and not target.is_dir():
-            target.unlink()
-            parents.update(parent for parent in target.parents if folder in parent.parents)
-    for parent in sorted(parents, reverse=True):  # a folder before the one that holds it
-        with contextlib.suppress(OSError):
-            parent.rmdir()
-
-
-def _real_parents(folder: Path, path: str) -> bool:
-    """Whether all folders between a destination and a file in it are folders, not links to somewhere else."""
-    return not any((folder / parent).is_symlink() for parent in Path(path).parents[:-1])
-
-
 def _place_all(
-    source: Listing, folder: Path, stamps: Mapping[str, Stamp], mode: str, overwrite: bool, progress: Progress
+    selection: Selection, stage: Stage, stamps: Mapping[str, Stamp], mode: str, progress: Progress
 ) -> dict[str, str]:
-    """Copy or link files of the source to their places, several at once. Returns their SHA-256."""
-    folders = sorted({(folder / path).parent for path in stamps})
-    for parent in folders:
-        parent.mkdir(parents=True, exist_ok=True)
-        if not _real_parents(folder, str(parent.relative_to(folder) / "x")):
-            raise OutputError(f"'{parent}' leads through a symbolic link; remove it first")
+    """Copy or link files of the source to where they wait, several at once. Returns their SHA-256."""
     over = threading.Event()  # set when the rest of the copies is of no use any more
 
-    def place_one(path: str) -> str:
-        return place(source, path, folder / path, stamps[path], mode, overwrite, over.is_set)
+    def place_one(number: int, path: str) -> str:
+        return place(selection.source, path, stage.folder, str(number), stamps[path], mode, over.is_set)
 
     executor = ThreadPoolExecutor(READERS)
     hashes = {}
     try:
-        for path, digest in zip(stamps, executor.map(place_one, stamps), strict=True):
+        for path, digest in zip(stamps, executor.map(place_one, range(len(stamps)), stamps), strict=True):
             hashes[path] = digest
             progress("copy", 1, len(stamps))
     finally:
         over.set()
         executor.shutdown(cancel_futures=True)
-    for parent in folders:
-        sync_folder(parent)
     return hashes

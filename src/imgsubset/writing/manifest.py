@@ -65,27 +65,22 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
             raise InputError(
                 f"manifest '{file}' has format {record['format']}; this version reads formats 1 to {FORMAT}"
             )
-        hashes = {_inside(entry["path"]): entry.get("sha256") for entry in record["files"]}
-        extras = {_inside(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
+        hashes = {inside(entry["path"]): entry.get("sha256") for entry in record["files"]}
+        extras = {inside(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
         return Manifest(file, record, hashes, extras, _options(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"manifest '{file}' is not one of imgsubset's: {type(error).__name__} {error}") from None
 
 
-def listed_files(record: Path) -> set[str]:
-    """The paths that a marker or a manifest lists; none if it is absent or was not written by this program."""
-    try:
-        if not stat.S_ISREG(record.lstat().st_mode):
-            return set()
-        listed = json.loads(record.read_bytes())
-        return {_inside(entry["path"]) for entry in (*listed["files"], *listed.get("extras", ()))}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return set()
-
-
-def _inside(path: object) -> str:
+def inside(path: object) -> str:
     """A path that leads to a file in the manifest's folder, and not out of it."""
-    if not isinstance(path, str) or not path or "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts:
+    if (
+        not isinstance(path, str)
+        or "\0" in path
+        or not Path(path).parts
+        or Path(path).is_absolute()
+        or ".." in Path(path).parts
+    ):
         raise ValueError(f"lists {path!r}, which is no path in a folder")
     os.fsencode(path)
     return path

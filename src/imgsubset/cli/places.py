@@ -1,0 +1,49 @@
+"""What a command reads and what it writes must not be the same place, as the words of its line have it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imgsubset.errors import UsageError
+
+SOURCES = ("source", "first", "second", "subset")
+NAMES = dict.fromkeys(SOURCES, "SRC") | {"destination": "DST", "list_file": "--list"}
+READ = ("keep", "drop", "labels", "coco", "embeddings", "paths")
+
+
+def check_places(arguments: Mapping[str, Any]) -> None:
+    """Refuse a --list or --cache that would change the source, the destination, or a file that is read.
+
+    arguments  of a command, by name, as they were parsed; absent ones are None. A --list in the source is
+               found out when that is listed
+
+    Raises UsageError that names both.
+    """
+    real = {name: Path(os.path.realpath(value)) for name, value in arguments.items() if _is_place(name, value)}
+    if arguments.get("no_cache"):
+        real.pop("cache", None)
+    if arguments.get("mode") == "none" or arguments.get("dry_run"):
+        real.pop("destination", None)
+
+    files = [name for name in SOURCES if name in real and real[name].is_file()]
+
+    def clash(one: str, other: str) -> bool:
+        return one != other and one in real and other in real and real[other] in (real[one], *real[one].parents)
+
+    for one, others in {
+        "list_file": ("destination", "cache", *READ, *files),
+        "cache": (*SOURCES, "destination", *READ),
+        "destination": ("cache",),
+    }.items():
+        if other := next((other for other in others if clash(one, other)), None):
+            how = "is" if real[one] == real[other] else "lies in"
+            here, there = (f"{NAMES.get(name, f'--{name}')} '{arguments[name]}'" for name in (one, other))
+            raise UsageError(f"{here} {how} {there}; choose another place for it")
+
+
+def _is_place(name: str, value: object) -> bool:
+    known = (*SOURCES, *READ, "destination", "list_file", "cache")
+    return name in known and isinstance(value, (str, Path)) and str(value) not in ("", "-")

@@ -1,0 +1,220 @@
+"""What Python programs hand over, checked for its kind and made plain: numbers, lists, embeddings, labels.
+
+Arrays and tensors are known by what they can do, so that neither numpy nor torch is imported before there is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import numbers
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from imgsubset.errors import UsageError, shown
+from imgsubset.files import identity
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError
+    return value if isinstance(value, int) else float(value)
+
+
+def _switch(value: Any) -> bool:
+    if type(value).__name__ not in ("bool", "bool_"):  # numpy's too
+        raise TypeError
+    return bool(value)
+
+
+def _text(value: Any) -> str:
+    text = str(os.fsdecode(value))
+    os.fsencode(text)
+    return text
+
+
+def _text_without_nul(value: Any) -> str:  # which no path has
+    if "\0" in (text := _text(value)):
+        raise TypeError
+    return text
+
+
+def _whole_or_text(value: Any) -> int | str:
+    return _text(value) if isinstance(value, str) else _whole(value)
+
+
+def _whole_numbers(value: Any) -> tuple[int, ...]:
+    return tuple(map(_whole, value)) if isinstance(value, Iterable) else (_whole(value),)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, (str, bytes)):
+        raise TypeError
+    return tuple(map(_text, value))
+
+
+KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "int": (_whole, "a whole number"),
+    "float": (_number, "a number"),
+    "bool": (_switch, "True or False"),
+    "str": (_text_without_nul, "a text"),
+    "int | str": (_whole_or_text, "a whole number or a text"),
+    "tuple[int, ...]": (_whole_numbers, "a list of whole numbers"),
+    "tuple[str, ...]": (_texts, "a list of texts"),
+}
+"""By how a kind is written in a record of options: what makes a value of it, or raises TypeError; and its name."""
+
+
+def of_kind(name: str, kind: str, value: Any, wanted: str = "") -> Any:
+    """A value made plain, such as an int of numpy's.
+
+    Raises UsageError, which says what is wanted, if it is of another kind than `name` is.
+    """
+    if kind not in KINDS:
+        return value
+    made, usual = KINDS[kind]
+    try:
+        return made(value)
+    except (TypeError, UnicodeError):
+        raise UsageError(f"{name} {shown(value)} is not {wanted or usual}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Features that were computed elsewhere, or where they are.
+
+    values  a .npy file, or an array or a tensor on any device, (N, D) of real numbers: integers, booleans or floats
+    paths   of the N images, relative to the source or absolute: a text file with one a line, or separated by NUL
+            bytes if it holds any; or a sequence. None: the rows are in the order of the list or data set that is the
+            source
+    pca     how many principal components to keep, at most D; 0 keeps the dimensions as they are; None is 64 where
+            there are more than 256 dimensions, else 0
+
+    Raises UsageError for what is of another kind, and if `pca` is negative.
+    """
+
+    values: str | os.PathLike[str] | np.ndarray
+    paths: str | os.PathLike[str] | Sequence[str] | None = None
+    pca: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, (str, os.PathLike)):
+            object.__setattr__(self, "values", _array(self.values))
+        if self.paths is not None and not isinstance(self.paths, (str, os.PathLike)):
+            object.__setattr__(self, "paths", of_kind("paths of embeddings", "tuple[str, ...]", self.paths))
+        if self.pca is not None:
+            object.__setattr__(self, "pca", of_kind("pca", "int", self.pca))
+            if self.pca < 0:
+                raise UsageError(f"pca {self.pca} is not a number of at least 0")
+
+    @classmethod
+    def of(cls, given: Any) -> Embeddings | None:
+        """What a caller gave as embeddings: these, or None, or their values alone."""
+        return given if given is None or isinstance(given, cls) else cls(given)
+
+    def describe(self) -> dict[str, object]:
+        """What they are, for a manifest: of files the absolute path, size and modification time, of others a digest."""
+        return self._described
+
+    @cached_property
+    def _described(self) -> dict[str, object]:
+        values, paths = identity(self.values), identity(self.paths)
+        if values is None:
+            array: Any = self.values
+            content = array.copy(order="C") if not array.flags.c_contiguous else array
+            digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
+            digest.update(content.reshape(-1).view("u1") if array.size else b"")
+            values = {"shape": [*array.shape], "sha256": digest.hexdigest()}
+        if paths is None and self.paths is not None:
+            paths = _digest(map(os.fsdecode, self.paths))  # type: ignore[arg-type]  # it is no file
+        return {"values": values, "paths": paths, "pca": self.pca}
+
+
+AnyEmbeddings: TypeAlias = "Embeddings | np.ndarray | Tensor | str | os.PathLike[str] | None"
+
+
+def _array(values: Any) -> np.ndarray:
+    """Values in memory as an array of numpy's."""
+    import numpy as np
+
+    wanted = "embeddings {} are not an array or a tensor (images, dimensions) of numbers, nor a .npy file"
+    try:
+        if hasattr(values, "cpu"):  # a tensor of torch's, wherever it is; numpy knows fewer kinds of floats
+            values = values.detach().cpu()
+            values = values.to_dense() if values.is_sparse else values
+            small = values.is_floating_point() and values.element_size() < 4
+            values = (values.float() if small else values).numpy()
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(wanted.format(shown(values))) from None
+    if not isinstance(values, np.ndarray) and (array.ndim == 0 or array.dtype.kind not in "biufc"):
+        raise UsageError(wanted.format(shown(values)))
+    return array
+
+
+@dataclass(frozen=True, repr=False)
+class Labels:
+    """Classes of images that are given in memory.
+
+    names  of the classes, one an image
+    paths  of the images; None: they are in the order of the list or data set that is the source
+    """
+
+    names: tuple[str, ...]
+    paths: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, given: Any) -> Labels:
+        """Labels from a dict by path, or from a list or an array in order.
+
+        Raises UsageError for what is neither, or holds what is no name or number of a class.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, Mapping):
+            paths = of_kind("paths of labels", "tuple[str, ...]", given.keys())
+            return cls(tuple(_class_name(*item) for item in given.items()), paths)
+        given = given.tolist() if hasattr(given, "tolist") else given
+        if not isinstance(given, Iterable) or isinstance(given, (bytes, set, frozenset)):
+            raise UsageError(f"labels {shown(given)} are not a CSV file, a dict of classes by path, or a list of them")
+        return cls(tuple(_class_name(place, label) for place, label in enumerate(given)))
+
+    def by_path(self) -> dict[str, str]:
+        """The class of each image by its path."""
+        return dict(zip(self.paths or (), self.names, strict=True))
+
+    def describe(self) -> dict[str, object]:
+        """What they are, for a manifest."""
+        return _digest(f"{path}\0{name}" for path, name in sorted(zip(self.paths or (), self.names, strict=False)))
+
+    def __repr__(self) -> str:
+        return f"Labels({len(self.names):,} images, {len({*self.names}):,} classes)"
+
+
+def _class_name(where: object, label: Any) -> str:
+    label = label.item() if hasattr(label, "item") and not getattr(label, "shape", ()) else label  # of an array
+    if isinstance(label, (str, int)) or (isinstance(label, float) and math.isfinite(label)):
+        return str(label)
+    raise UsageError(f"labels: that of {where!r} is {shown(label)}, which is no name or number of a class")
+
+
+def _digest(lines: Iterable[str]) -> dict[str, object]:
+    count, digest = 0, hashlib.sha256()
+    for line in lines:
+        count += 1
+        digest.update(os.fsencode(line) + b"\0\n")
+    return {"images": count, "sha256": digest.hexdigest()}

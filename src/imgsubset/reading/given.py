@@ -1,0 +1,103 @@
+"""What Python programs have at hand, made what a source is: lists of paths, data sets; and the classes of these."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from posixpath import normpath
+from typing import Any, Protocol, TypeAlias
+
+from imgsubset.errors import InputError, UsageError, shown
+from imgsubset.inputs import Labels
+from imgsubset.reading.listing import Listing, list_images, list_paths
+
+
+class DataSet(Protocol):
+    """What torchvision's ImageFolder and its like have: pairs of a path and the number of a class."""
+
+    @property
+    def samples(self) -> Sequence[tuple[str, Any]]: ...
+
+
+AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | DataSet | Listing"
+SOURCES = "a folder, a text file of paths, a list of paths, or a data set whose .samples are (path, class)"
+
+
+def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
+    """List the images of a source; of a data set also its classes. `Listing.order` is that of a list or data set.
+
+    Raises UsageError for what is no source, InputError for one that cannot be read.
+    """
+    if isinstance(source, (str, os.PathLike, Listing)):
+        return list_images(source), None
+    samples = next((found for name in ("samples", "imgs") if (found := getattr(source, name, None)) is not None), None)
+    if samples is None:
+        return list_paths(_paths(source), "list of paths"), None
+    try:
+        pairs = [(sample[0], sample[1]) for sample in samples]
+    except (TypeError, IndexError, KeyError):
+        raise UsageError(f"the samples of {type(source).__name__} are no pairs of a path and a class") from None
+    root = getattr(source, "root", None)
+    root = root if isinstance(root, (str, os.PathLike)) else None
+    listing = list_paths(_paths([path for path, _ in pairs]), str(root or type(source).__name__), root)
+    names: Any = getattr(source, "classes", None)
+    named = isinstance(names, Sequence) and all(isinstance(kind, int) and 0 <= kind < len(names) for _, kind in pairs)
+    return listing, Labels.of([names[kind] if named else kind for _, kind in pairs])
+
+
+def _paths(source: object) -> list[str]:
+    """The paths in a list."""
+    try:
+        listed = iter(source)  # type: ignore[call-overload]
+    except TypeError:  # what cannot be gone through, such as a tensor without dimensions
+        raise UsageError(f"source {shown(source)} is not {SOURCES}") from None
+    paths = []
+    for place, path in enumerate(listed):
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            raise UsageError(f"source: element {place} is {shown(path)}, not a path; a source is {SOURCES}")
+        paths.append(os.fsdecode(path))
+        try:
+            os.fsencode(paths[-1])
+        except UnicodeError:
+            raise UsageError(f"source: element {place} is {shown(path)}, which is no possible path") from None
+    return paths
+
+
+def labels_by_path(labels: Labels, listing: Listing) -> Labels:
+    """Labels by the paths of a source, of its images alone.
+
+    Raises UsageError for labels in order where the source has none, too many or too few of them, or two of one image.
+    """
+    known = frozenset(listing.paths)
+    if labels.paths is None:
+        if listing.order is None:
+            raise UsageError(
+                f"labels in a list are in the order of a list or data set, but source '{listing.name}' is a folder: "
+                "give a dict of labels by path"
+            )
+        if len(labels.names) != len(listing.order):
+            raise UsageError(
+                f"there are {len(labels.names):,} labels for the {len(listing.order):,} images of the list"
+            )
+        pairs = zip(listing.order, labels.names, strict=True)
+    else:
+        pairs = zip((relative(path, listing, known) for path in labels.paths), labels.names, strict=True)
+    found: dict[str, str] = {}
+    for path, name in pairs:
+        if path in known and found.setdefault(path, name) != name:
+            raise UsageError(f"the labels of '{path}' are two: '{found[path]}' and '{name}'")
+    return Labels.of(found)
+
+
+def relative(path: str, listing: Listing, known: frozenset[str] | set[str]) -> str:
+    """A path, from a source or from the current folder, relative to the source whose images are `known`."""
+    plain = normpath(path)
+    return plain if plain in known else os.path.relpath(plain, listing.root)
+
+
+def labels_in_memory(paths: Sequence[str], labels: Labels) -> list[str]:
+    """The class of each image. Raises InputError if one has none."""
+    known = labels.by_path()
+    if unlabelled := [path for path in paths if path not in known]:
+        raise InputError(f"the labels lack {len(unlabelled):,} images of the source: '{unlabelled[0]}'")
+    return [known[path] for path in paths]

@@ -1,0 +1,53 @@
+"""What a caller gives a task, made what its stages take: a listing, options with labels by path, embeddings by path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from imgsubset.errors import UsageError, shown
+from imgsubset.inputs import Embeddings, Labels, of_kind
+from imgsubset.options import Options, merged
+from imgsubset.reading.filters import candidates
+from imgsubset.reading.given import AnySource, labels_by_path, list_source
+from imgsubset.reading.listing import Listing
+
+
+def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[Listing, Options, Embeddings | None]:
+    """The images that count, and options and embeddings that are about them.
+
+    The classes of a data set serve `stratify`, unless other options say what the classes are.
+
+    Raises UsageError for what is of another kind than it should be, InputError for what cannot be read.
+    """
+    listing, classes = list_source(source)
+    listing = candidates(listing, options.reading)
+    wanted = options.constraints
+    labels = wanted.labels
+    if wanted.stratify and labels is None and wanted.stratify_by == "first":
+        labels = classes
+    if isinstance(labels, Labels):
+        options = merged(options, {"labels": labels_by_path(labels, listing)})
+    embeddings = Embeddings.of(embeddings)
+    if embeddings is not None and embeddings.paths is None:
+        if listing.order is None:
+            raise UsageError(
+                "embeddings without paths are in the order of a list or data set, but source "
+                f"'{listing.name}' is a folder: give its paths, or Embeddings(values, paths)"
+            )
+        embeddings = replace(embeddings, paths=listing.order)
+    return listing, options, embeddings
+
+
+def check_callable(**functions: Callable[..., object] | None) -> None:
+    """Raise UsageError for what is neither None nor can be called."""
+    for name, function in functions.items():
+        if not (function is None or callable(function)):
+            raise UsageError(f"{name} {shown(function)} is not a function")
+
+
+def destination_of(destination: str | os.PathLike[str] | None) -> str | None:
+    """A folder's name; None for None. Raises UsageError for what is no path."""
+    return None if destination is None else str(of_kind("destination", "str", destination, "the path of a folder"))
