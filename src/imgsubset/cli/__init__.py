@@ -24,7 +24,7 @@ from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave
 from imgsubset.cli.split import split_command
 from imgsubset.errors import EXIT_CODES, ImgsubsetError, OutputError
-from imgsubset.results.as_text import printable
+from imgsubset.results.lines import printable
 
 COMMANDS = [
     *(select_command, split_command, score_command, compare_command, verify_command),

@@ -19,7 +19,8 @@ from imgsubset.errors import BatchError, ImgsubsetError, UsageError
 from imgsubset.files import read_named
 from imgsubset.options import unknown
 from imgsubset.results.as_json import describe_placed
-from imgsubset.results.as_text import batch_summary, printable
+from imgsubset.results.as_text import batch_summary
+from imgsubset.results.lines import printable
 from imgsubset.results.records import Placed
 
 if sys.version_info >= (3, 11):

@@ -14,7 +14,8 @@ from imgsubset.cli.help import WithHelpGroup
 from imgsubset.cli.output import Command, Output
 from imgsubset.errors import UsageError
 from imgsubset.results.as_json import describe_cache
-from imgsubset.results.as_text import cache_summary, printable
+from imgsubset.results.as_text import cache_summary
+from imgsubset.results.lines import printable
 
 CACHE_OPTIONS = [
     click.option("--cache", "folder", type=opt.PATH, metavar="DIR", default=lambda: user_cache_path("imgsubset"),

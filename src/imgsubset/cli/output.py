@@ -20,7 +20,7 @@ from imgsubset.cli.help import WithHelp
 from imgsubset.cli.options import collect
 from imgsubset.errors import ImgsubsetError, OutputError, VerdictError
 from imgsubset.options import REMOVED, unknown
-from imgsubset.results.as_text import printable
+from imgsubset.results.lines import printable
 
 PRINTING = ("as_json", "fields", "quiet", "verbose")
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from heapq import nlargest
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.errors import shortened
-from imgsubset.reading.listing import RejectedFile
+from imgsubset.results.lines import SHOWN, files, first, names, notes, printable, table, times
 from imgsubset.results.records import Comparison, Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
 
-LONGEST = 3  # stages whose time is told
-SHOWN = 10  # names, unless all are asked for
 MORE_CLASSES = "... and {:,} more classes; -v shows all"
 P_FLOOR = 0.001  # no probability below this is told from it, see `Distance`
 PLACED = {"copy": "copied to", "symlink": "linked from", "hardlink": "linked from"}
@@ -44,7 +39,7 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", *_cut_off(selection), ""]
-    lines += [*_score(selection.score, n), *_notes((*selection.warnings, *(exported.warnings if exported else ())))]
+    lines += [*_score(selection.score, n), *notes((*selection.warnings, *(exported.warnings if exported else ())))]
     if exported and exported.labels:
         lacking = f"; {exported.unlabelled:,} images have none of their own" if exported.unlabelled else ""
         lines += [f"Labels: {exported.labels:,} file{'s' * (exported.labels > 1)} went along{lacking}."]
@@ -69,7 +64,7 @@ def split_summary(placed: Mapping[str, Placed], verbose: bool = False) -> str:
         lines += ["size: so many random images are as close, in networks the search did not see."]
     shared = [note for note in some.warnings if all(note in part.warnings for part in parts.values())]
     own = [f"{printable(name)}: {note}" for name, part in parts.items() for note in part.warnings if note not in shared]
-    lines += [*_notes([*shared, *own]), *_copies(some), *_classes_table(parts, verbose)]
+    lines += [*notes([*shared, *own]), *_copies(some), *_classes_table(parts, verbose)]
     seconds: dict[str, float] = {}
     for part in parts.values():  # each tells the time until it was found
         seconds |= part.seconds
@@ -97,7 +92,7 @@ def _parts_table(placed: Mapping[str, Placed], parts: Mapping[str, Selection]) -
     sizes = [part.score.effective_size for part in parts.values()]
     if any(size is not None for size in sizes):
         columns["size"] = ["-" if size is None else f"{size:,.0f}" for size in sizes]
-    return _table(columns)
+    return table(columns)
 
 
 def _classes_table(parts: Mapping[str, Selection], verbose: bool) -> list[str]:
@@ -109,16 +104,8 @@ def _classes_table(parts: Mapping[str, Selection], verbose: bool) -> list[str]:
     columns = {"class": [printable(name) for name in names]}
     columns["source"] = [f"{some.classes[name][0]:,}" for name in names]
     columns |= {printable(part): [f"{of.classes[name][1]:,}" for name in names] for part, of in parts.items()}
-    heading, *rows = _table(columns)
-    return ["", heading, *_first(rows, len(rows), MORE_CLASSES, verbose, 2 * SHOWN)]
-
-
-def _table(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """Cells under the names of their columns, the first of them to the left, the others to the right."""
-    (names, *others) = [[heading, *cells] for heading, cells in columns.items()]
-    padded = [[cell.rjust(max(9, *map(len, column)) + 1) for cell in column] for column in others]
-    width = max(10, *map(len, names))
-    return ["".join([name.ljust(width), *cells]) for name, *cells in zip(names, *padded, strict=True)]
+    heading, *rows = table(columns)
+    return ["", heading, *first(rows, len(rows), MORE_CLASSES, verbose, 2 * SHOWN)]
 
 
 def _cut_off(*selections: Selection) -> list[str]:
@@ -138,9 +125,9 @@ def _copies(selection: Selection) -> list[str]:
 def _ending(selection: Selection, seconds: Mapping[str, float], verbose: bool) -> list[str]:
     """How long it took, and what was left out."""
     from_cache = f"; {selection.cached:,} images from the cache" if selection.cached else ""
-    lines = ["", f"{_times(seconds, verbose)}{from_cache}", *_files("skipped", selection.rejected, verbose)]
-    lines += _files("passed over", selection.source.passed_over, verbose)
-    return [*lines, *(_names("hidden", selection.source.hidden, verbose) if verbose else ())]
+    lines = ["", f"{times(seconds, verbose)}{from_cache}", *files("skipped", selection.rejected, verbose)]
+    lines += files("passed over", selection.source.passed_over, verbose)
+    return [*lines, *(names("hidden", selection.source.hidden, verbose) if verbose else ())]
 
 
 def _shares(selection: Selection, verbose: bool) -> list[str]:
@@ -153,7 +140,7 @@ def _shares(selection: Selection, verbose: bool) -> list[str]:
         for name, (everywhere, here) in sorted(selection.classes.items(), key=lambda item: -item[1][0])
     )
     heading = f"{'class':<24}{'source':>9}{'share':>9}{'subset':>9}{'share':>9}"
-    return ["", heading, *_first(rows, len(selection.classes), MORE_CLASSES, verbose, 2 * SHOWN)]
+    return ["", heading, *first(rows, len(selection.classes), MORE_CLASSES, verbose, 2 * SHOWN)]
 
 
 def scored_summary(scored: Scored, verbose: bool = False) -> str:
@@ -164,11 +151,11 @@ def scored_summary(scored: Scored, verbose: bool = False) -> str:
         "",
         *_score(scored.score, n),
         f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer.",
-        *_notes(scored.warnings),
+        *notes(scored.warnings),
         "",
-        _times(scored.seconds, verbose),
-        *_files("not in the source, left out", scored.foreign, verbose),
-        *_files("skipped", scored.rejected, verbose),
+        times(scored.seconds, verbose),
+        *files("not in the source, left out", scored.foreign, verbose),
+        *files("skipped", scored.rejected, verbose),
     ]
     return "\n".join(lines)
 
@@ -223,12 +210,12 @@ def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:
         f"The two differ by more than chance in {', '.join(outside)}."
         if outside
         else "Nothing here tells the two from samples of one distribution.",
-        *_notes(comparison.warnings),
+        *notes(comparison.warnings),
         "",
-        _times(comparison.seconds, verbose),
+        times(comparison.seconds, verbose),
     ]
     for name, rejected in zip(names, comparison.rejected, strict=True):
-        lines += _files(f"of {name} skipped", rejected, verbose)
+        lines += files(f"of {name} skipped", rejected, verbose)
     return "\n".join(lines)
 
 
@@ -236,8 +223,8 @@ def verification_summary(found: Verification, verbose: bool = False) -> str:
     """The summary of a verification."""
     if found.good:
         return f"{printable(str(found.folder))}: all {found.checked:,} files are what the manifest says"
-    lines = _names("missing", found.missing, verbose) + _names("extra", found.extra, verbose)
-    return "\n".join([*lines, *_files("changed", found.changed, verbose)])
+    lines = names("missing", found.missing, verbose) + names("extra", found.extra, verbose)
+    return "\n".join([*lines, *files("changed", found.changed, verbose)])
 
 
 def cache_summary(folder: Path, kept: Sequence[Kept]) -> str:
@@ -276,39 +263,3 @@ def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _probability(value: float) -> str:
     return f"{value:.3f}" if value > P_FLOOR else f"<={P_FLOOR}"
-
-
-def _notes(warnings: Iterable[str]) -> list[str]:
-    return [f"Note: {printable(warning)}." for warning in warnings]
-
-
-def _times(seconds: Mapping[str, float], verbose: bool) -> str:
-    """The time in all, and that of the stages that took most of it."""
-    most = seconds if verbose else nlargest(LONGEST, seconds, key=seconds.__getitem__)
-    stages = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name in most)
-    return f"time: {sum(seconds.values()):.1f} s" + (f" ({stages})" if stages else "")
-
-
-def _names(what: str, paths: Sequence[str], verbose: bool) -> list[str]:
-    lines = (f"{what}: {printable(path)}" for path in paths)
-    return _first(lines, len(paths), f"... and {{:,}} more {what}; -v shows all", verbose)
-
-
-def _files(what: str, files: Sequence[RejectedFile], verbose: bool) -> list[str]:
-    """Files with reasons, under a heading."""
-    if not files:
-        return []
-    lines = (f"  {printable(shortened(file.path, 300))}: {printable(file.reason)}" for file in files)
-    heading = f"{what} {len(files):,} file{'s' if len(files) > 1 else ''}:"
-    return [heading, *_first(lines, len(files), "  ... and {:,} more; -v shows all of them", verbose)]
-
-
-def _first(lines: Iterable[str], count: int, more: str, verbose: bool, most: int = SHOWN) -> list[str]:
-    """The first of `count` lines, all of them if verbose, and how many more there are."""
-    shown = count if verbose else min(count, most)
-    return [*islice(lines, shown), *([more.format(count - shown)] if shown < count else [])]
-
-
-def printable(text: str) -> str:
-    """Text without control characters or bytes that are no UTF-8: a terminal acts on them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
