@@ -54,10 +54,10 @@ def test_whole_numbers_of_numpy_are_whole_numbers(value: Any) -> None:
         ("strict", "yes", "True or False"),
         ("include", (3,), "a list of texts"),
         ("keep", [None], "a list of texts"),
-        ("features", 5, "names with weights"),
-        ("features", [1], "names with weights"),
+        ("features", 5, "are not names, nor a dict of weights by name"),
+        ("features", [1], "are not names, nor a dict of weights by name"),
         ("size", np.ones(2), "pixels"),
-        ("device", 3, "a text"),
+        ("device", 3, "one of auto, cpu, cuda"),
     ],
 )
 def test_a_value_of_another_type_is_refused(name: str, value: Any, wanted: str) -> None:

@@ -778,7 +778,7 @@ def test_row18_smaller_batches_of_images_are_tried() -> None:
 
 
 STAGES: dict[str, tuple[Any, str]] = {
-    "ingest": (ingest, "maps_to_moments"),
+    "ingest": (ingest, "image_moments"),
     "baseline": (objective, "subset_moments"),
     "exchange": (Exchanges, "step"),
     "rank": (import_module("imgsubset.search.ranking"), "herding_order"),

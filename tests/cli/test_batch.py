@@ -265,7 +265,7 @@ n = "50%"
 )
 def test_keys_have_dashes_or_underscores(batch: Batch, default: str, own: str, value: int) -> None:
     text = job(f'destination = "out"\n{own}').replace("[defaults]", f"[defaults]\n{default}")
-    assert options(batch(text, "--json"))["kernel_size"] == value
+    assert options(batch(text, "--json"))["kernel_size"] == [value]
 
 
 def test_a_key_in_both_spellings_is_refused(batch: Batch, tmp_path: Path) -> None:

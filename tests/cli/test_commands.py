@@ -262,7 +262,7 @@ def test_a_manifest_itself_is_verified_as_its_folder(imgsubset: Program, out: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("path", "code"), [("\0", 3), ("\ud800", 3), ("", 3), (".", 7), ("x" * 5000, 7), (3, 3), ("a/1.jpg/x", 7)]
+    ("path", "code"), [("\0", 3), ("\ud800", 3), ("", 3), (".", 3), ("x" * 5000, 7), (3, 3), ("a/1.jpg/x", 7)]
 )
 def test_a_forged_path_in_a_manifest_is_no_traceback(imgsubset: Program, out: Path, path: object, code: int) -> None:
     record = strict_json((out / "manifest.json").read_text())
@@ -408,8 +408,14 @@ def test_info_counts_and_clear_deletes(
     record = info()
     root = Path(record["folder"])
     assert root == kept if where == "named" else root.is_relative_to(tmp_path / "cache")
-    assert [file["images"] for file in record["files"]] == [8, 8]
-    assert sorted(file["recipe"]["feature_seed"] for file in record["files"]) == [0, 1]
+    of_role: dict[str, list[tuple[int, int]]] = {}
+    for file in record["files"]:
+        role = file["recipe"]["role"].split()[0]
+        of_role.setdefault(role, []).append((file["recipe"]["seed"], file["images"]))
+    assert {role: sorted(found) for role, found in of_role.items()} == {
+        "searched": [(0, 8)] * 4 + [(1, 8)] * 4,
+        "held-out": [(0, 16)] * 3 if where == "none" else sorted(of_role["held-out"]),
+    }
     for file in record["files"]:
         assert file["bytes"] == sum(one.stat().st_size for one in Path(file["path"]).iterdir())
     text = imgsubset("cache", "info", *more).out
@@ -514,7 +520,12 @@ def test_the_options_of_a_manifest_are_the_defaults_of_its_score(
     given = ("--feature-seed", 0, "--size", 64, "--weights", "1,1,1,1,1")
     record = scored(imgsubset("score", folder, out, "--json", *given))
     options = record["options"]
-    assert (options["feature_seed"], options["size"], options["kernel_size"], options["channels"]) == (0, 64, 5, [4, 8])
+    assert (options["feature_seed"], options["size"], options["kernel_size"], options["channels"]) == (
+        0,
+        64,
+        [5],
+        [4, 8],
+    )
     assert set(options["weights"].values()) == {1}
     assert record["score"]["loss"] != first["score"]["loss"]
     text = imgsubset("score", folder, out).out
@@ -819,7 +830,7 @@ AT: list[tuple[list[str], list[str], int, dict[int, list[str]]]] = [
         ["select", "-n", "99", "--", "source", "{}"],
         [*ODDEST, *MORE, "/"],
         3,
-        {2: ["source", "source/0.bmp", "", ".", "/"], 5: [*FILES, "full", "dangling"]},
+        {2: ["source", "source/0.bmp", "", ".", "/"], 5: [*FILES, "full", "dangling", "a" * 300, "a/" * 3000]},
     ),
     (["select", "-n", "3", "--mode", "none", "--embeddings", "{}", "--paths", "{}", "source"], ODDEST, 3, {}),
     (["score", "--", "{}", "absent"], ODDEST, 3, {}),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -111,7 +112,7 @@ def test_parts_that_do_not_cover_the_source(pictures: Path) -> None:
     check_disjoint(parts, complete=False)
     alone = split(pictures, {"a": 15}, Options(**FAST))
     assert sizes_of(alone) == {"a": 15}
-    assert alone["a"].score.loss < 0.6
+    assert alone["a"].score.searched_loss < 0.6
 
 
 @pytest.mark.slow
@@ -280,8 +281,7 @@ def test_each_part_has_its_images_its_manifest_and_its_score(
 def test_the_summary_tells_of_every_part(imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path) -> None:
     run = imgsubset("split", pictures, tmp_path / "sets", *WORDS, *ARGUMENTS)
     for name, size in [("train", 96), ("val", 12), ("test", 12)]:
-        assert f"{name}: {size} of 120 images" in run.out
-    assert run.out.count("1 = an average random subset") == 3
+        assert re.search(rf"^{name} +{size} ", run.out, re.MULTILINE)
 
 
 def test_a_finished_split_is_left_alone(imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path) -> None:

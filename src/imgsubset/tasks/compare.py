@@ -72,9 +72,12 @@ def _compared(one: Source, other: Source, options: Options, clock: Clock, notes:
             """Over the spaces, by weight."""
             return sum((share * part for share, part in zip(shares, parts, strict=True)), torch.zeros(()))
 
-        columns = zip(
-            DIVERGENCE_NAMES, mean(of.values for of in results), mean(of.floor for of in results).T, strict=True
-        )
+        # In units of each space's own floor: else a space in which a channel hardly varies would rule the mean.
+        floors = [of.floor.mean(0).where(of.floor.mean(0) > 0, torch.ones(())) for of in results]
+        unit = mean(floors)
+        values = mean(of.values / floor for of, floor in zip(results, floors, strict=True)) * unit
+        dealt = mean(of.floor / floor for of, floor in zip(results, floors, strict=True)) * unit
+        columns = zip(DIVERGENCE_NAMES, values, dealt.T, strict=True)
         divergences = {name: _distance(value, floor) for name, value, floor in columns}
         units = [_units(of, options.mix.weights) for of in results]
         loss = _distance(

@@ -39,13 +39,18 @@ def hold(path: Path) -> Iterator[Held]:
     with contextlib.ExitStack() as stack:
         for _ in range(TRIES):
             made = contextlib.ExitStack()
-            with contextlib.suppress(FileNotFoundError):  # another run has unmade it meanwhile
+            try:
                 _make(path, made)
                 folder = stack.enter_context(opened(path))
                 locked = _lock(folder, path)
                 if os.path.samestat(os.fstat(folder), path.stat()):
                     stack.enter_context(made)  # so that it is unmade under the lock
                     break
+            except FileNotFoundError:  # another run has unmade it meanwhile
+                continue
+            except BaseException:
+                made.close()
+                raise
         else:
             raise OutputError(f"destination '{path}' is removed by others all the time")
         yield Held(path, folder, locked)
