@@ -54,7 +54,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         assert chosen.size is not None
         kinds = kinds or judges(arguments.source, arguments.n, chosen.size, arguments.cache)
-        rows = torch.tensor([chosen.indices])
+        rows = torch.tensor([chosen.rows])
         of_kind = [
             median(effective_size(float(judge.loss(rows)), judge.n, judge.total) for judge in kind) for kind in kinds
         ]
