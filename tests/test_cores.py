@@ -72,7 +72,13 @@ def test_workers_bound_the_threads_of_sums(monkeypatch: pytest.MonkeyPatch, coun
             assert threads() == expected
             assert torch.get_num_threads() == expected
             assert workers()._max_workers == expected
-            assert {*workers().map(lambda _: torch.get_num_threads(), range(20))} == {1}
+            together = threading.Barrier(expected)  # so that every thread has begun, and sets no number later
+
+            def in_worker(_: int, together: threading.Barrier = together) -> int:
+                together.wait(60)
+                return torch.get_num_threads()
+
+            assert {*workers().map(in_worker, range(expected))} == {1}
         assert (threads(), torch.get_num_threads()) == (4, 4)
 
 
