@@ -29,6 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from imgsubset import select
 from imgsubset.cli.batch import read_jobs
 from imgsubset.cli.options import numbers, parse_seconds
 from imgsubset.cli.split import parse_parts
@@ -637,3 +638,12 @@ def test_options_of_any_type_are_options_or_refused(words: dict[str, int]) -> No
     with contextlib.suppress(ImgsubsetError):
         options = Options(**{name: ODD[place] for name, place in words.items()})
         assert json.dumps(options.that_decide(), default=astuple)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e14])
+def test_embeddings_that_are_all_alike_choose_any_images(pictures: Path, value: float) -> None:
+    paths = list_images(pictures).paths
+    options = Options(candidates=8, chains=1, steps=2, device="cpu", workers=0)
+    selection = select(pictures, 9, options, embeddings=Embeddings(np.full((len(paths), 4), value), paths))
+    assert len(selection.chosen) == 9
+    assert any("every subset is as close as any other" in warning for warning in selection.warnings)

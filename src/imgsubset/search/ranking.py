@@ -26,7 +26,7 @@ def herding_order(form: Quadratic, rows: Tensor) -> Tensor:
     """
     own = dice(rows.device, "ranking")
     shuffled = rows[torch.randperm(len(rows), generator=own, device=rows.device)]
-    among = shuffled[: min(EMBEDDED, max(1, EMBEDDED_BYTES // (4 * form.width)))]
+    among = shuffled[: min(EMBEDDED, max(1, EMBEDDED_BYTES // (4 * max(1, form.width))))]
     z = torch.empty(len(among), form.width, device=rows.device)
     for part, some in zip(torch.split(z, PART), torch.split(among, PART), strict=True):
         part.copy_(form.embed(some))  # making it takes three times its memory
