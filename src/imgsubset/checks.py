@@ -1,35 +1,29 @@
-"""Which values of options make sense, and how a message says so. Every size has a limit, so that none is a hang."""
+"""Which values of options make sense, and how a message says so. Every size has a limit, so that none is a hang.
+
+Values are of the right kind by then, see `imgsubset.inputs.of_kind`.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any
 
 Check = tuple[Callable[[Any], bool], str]
 """Whether a value makes sense, and what does."""
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def whole(least: int, most: int) -> Check:
     """A whole number between these."""
-    return lambda value: _is_whole(value) and least <= value <= most, f"a whole number from {least:,} to {most:,}"
+    return lambda value: least <= value <= most, f"a whole number from {least:,} to {most:,}"
 
 
 def wholes(least: int, most: int, count: int, odd: bool = False) -> Check:
     """At least one and at most `count` whole numbers between these."""
 
     def makes_sense(value: tuple[Any, ...]) -> bool:
-        good = all(_is_whole(one) and least <= one <= most and (one % 2 or not odd) for one in value)
+        good = all(least <= one <= most and (one % 2 or not odd) for one in value)
         return good and 1 <= len(value) <= count
 
     return makes_sense, f"1 to {count} {'odd' if odd else 'whole'} numbers from {least:,} to {most:,}"
@@ -37,7 +31,7 @@ def wholes(least: int, most: int, count: int, odd: bool = False) -> Check:
 
 def number(most: float) -> Check:
     """A number from 0 to this."""
-    return lambda value: _is_number(value) and 0 <= value <= most, f"a number from 0 to {most:g}"
+    return lambda value: 0 <= value <= most, f"a number from 0 to {most:g}"
 
 
 def one_of(*words: str) -> Check:
@@ -46,18 +40,18 @@ def one_of(*words: str) -> Check:
 
 
 SIDE: Check = (
-    lambda value: value == "auto" or (_is_whole(value) and 8 <= value <= 4096),
+    lambda value: value == "auto" or 8 <= value <= 4096,
     "'auto' or between 8 and 4096 pixels",
 )
 DEVICE: Check = (
     lambda value: bool(re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value)),
     "one of auto, cpu, cuda, or a certain GPU as in cuda:1",
 )
-SEED: Check = (lambda value: _is_whole(value) and 0 <= value < 1 << 63, "between 0 and 2^63 - 1")
+SEED: Check = (lambda value: 0 <= value < 1 << 63, "between 0 and 2^63 - 1")
 PAIR: Check = (
-    lambda value: not value or (len(value) == 2 and all(_is_whole(one) and 1 <= one <= 4096 for one in value)),
+    lambda value: not value or (len(value) == 2 and all(1 <= one <= 4096 for one in value)),
     "two whole numbers from 1 to 4,096",
 )
 SWITCH: Check = (lambda value: isinstance(value, bool), "True or False; how is said by stratify_as")
-ABOVE_0: Check = (lambda value: _is_number(value) and 0 < value <= sys.float_info.max, "a finite number above 0")
+ABOVE_0: Check = (lambda value: 0 < value <= sys.float_info.max, "a finite number above 0")
 SECONDS: Check = (ABOVE_0[0], "a finite number of seconds above 0")

@@ -93,12 +93,7 @@ class Extraction(_Record):
         "search sees")  # fmt: skip
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "features", named_weights(self.features, "features"))
-        except (TypeError, ValueError) as error:
-            if isinstance(error, UsageError):
-                raise
-            self._check(False, "features", "names with weights")
+        object.__setattr__(self, "features", named_weights(self.features, "features"))
         super().__post_init__()
 
 
