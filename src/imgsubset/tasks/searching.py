@@ -44,10 +44,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a search at one size came to."""
+    """What a search at one size came to, and the objectives in networks that it did not see."""
 
     objective: Objective
     found: Found
+    judges: tuple[Objective, ...]
 
     @property
     def n(self) -> int:
@@ -82,7 +83,12 @@ def of_size(
             else None
         )
         found = find(objective, run.options.search, run.stop, run.progress, start, choices)
-    return Result(objective, found)
+    return Result(objective, found, _judges(source, objective.n, run))
+
+
+def _judges(source: Source, n: int, run: Run) -> tuple[Objective, ...]:
+    with run.clock.stage("measure"):
+        return judges(source, n, run.options.mix.weights)
 
 
 def objective_of(source: Source, n: int, run: Run) -> Objective:
@@ -120,8 +126,7 @@ def smallest_size(source: Source, allowed: Allowed, run: Run) -> tuple[Result, l
 
     def quality(result: Result) -> float:
         with run.clock.stage("measure"):
-            measuring = judges(source, result.n, run.options.mix.weights)
-            loss = judged_loss(result.objective, measuring, result.found.rows[:1])
+            loss = judged_loss(result.objective, result.judges, result.found.rows[:1])
         if options.target_loss is not None:
             return options.target_loss / loss if loss else float("inf")
         assert options.target_size is not None
@@ -143,7 +148,7 @@ def selection_of(
     with run.clock.stage("rank"):
         ranking = herding_order(quadratic_form(result.objective), rows)
     with run.clock.stage("measure"):
-        score = score_of(result.objective, judges(source, result.n, run.options.mix.weights), rows[None])
+        score = score_of(result.objective, result.judges, rows[None])
     chosen = tuple(rows.tolist())
     return Selection(
         source=source.listing,
@@ -173,4 +178,5 @@ def given_rows(source: Source, rows: Tensor, run: Run) -> Result:
     from imgsubset.search.loop import Found
 
     objective = objective_of(source, len(rows), run)
-    return Result(objective, Found(rows[None], objective.loss(rows[None]), (), stopped=False))
+    found = Found(rows[None], objective.loss(rows[None]), (), stopped=False)
+    return Result(objective, found, _judges(source, objective.n, run))
