@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from imgsubset.results.records import Scored
 from imgsubset.tasks.given import check_callable, given
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
 from imgsubset.tasks.measuring import judges, score_of
-from imgsubset.writing.manifest import NAME, read_manifest
+from imgsubset.writing.manifest import NAME, Manifest, read_manifest
 
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor
@@ -49,7 +48,8 @@ def score(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    options, tell = merged(options or recorded_options(subset), words), teller(progress)
+    manifest, unread = _recorded(subset)
+    options, tell = merged(options or (manifest.options if manifest else None), words), teller(progress)
     check_callable(extractor=extractor)
     skip_foreign = of_kind("skip_foreign", "bool", skip_foreign)
     clock = Clock()
@@ -62,19 +62,23 @@ def score(
         read = read_source(
             listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=tell
         ).standardised()
-        if embeddings is None and _by_embeddings(subset):
+        if embeddings is None and manifest is not None and _by_embeddings(manifest):
             notes += ("the subset was chosen by embeddings; without them it is scored by the random CNN",)
-        notes += _unread_manifest(subset)
+        notes += unread
         with clock.stage("match"):
-            matched = _matched(subset, read, options, skip_foreign)
+            whole = manifest if manifest is not None and _is_manifest(subset) else None
+            matched = _matched(whole or subset, read, options, skip_foreign, _name(subset))
         return _scored(read, matched, _name(subset), options, clock, notes)
 
     return or_on_cpu(options.running.device, work, options.running.workers)
 
 
-def _matched(subset: AnySource, source: Source, options: Options, skip_foreign: bool) -> Matched:
+def _matched(subset: AnySource | Manifest, source: Source, options: Options, skip_foreign: bool, name: str) -> Matched:
     """The members of the subset. Raises InputError if there are none, or foreign ones among them."""
-    matched, name = _match(subset, source, options), _name(subset)
+    if isinstance(subset, Manifest):
+        matched = match_manifest(subset, source)
+    else:
+        matched = match_files(candidates(list_source(subset)[0], options.reading), source)
     if not matched.rows:
         raise InputError(f"no image of subset '{name}' is in source '{source.listing.name}'{first_of(matched.foreign)}")
     if matched.foreign and not skip_foreign:
@@ -131,41 +135,36 @@ def check_gates(
 
 def recorded_options(subset: AnySource) -> Options | None:
     """The options in the manifest that a subset is or holds."""
-    if isinstance(subset, (str, os.PathLike)):
-        if _is_manifest(subset):
-            return read_manifest(subset).options
-        with contextlib.suppress(InputError):  # a folder may well hold somebody else's manifest.json, or none
-            return read_manifest(Path(subset) / NAME).options
-    return None
+    manifest, _ = _recorded(subset)
+    return manifest.options if manifest else None
 
 
-def _unread_manifest(subset: AnySource) -> tuple[str, ...]:
-    """What to know of a folder whose manifest cannot be read."""
-    if isinstance(subset, (str, os.PathLike)) and os.path.lexists(Path(subset) / NAME):
-        try:
-            read_manifest(subset)
-        except InputError as error:
-            return (f"{error}; the options in it are not used",)
-    return ()
+def _recorded(subset: AnySource) -> tuple[Manifest | None, tuple[str, ...]]:
+    """The manifest that a subset is or holds, and what to know where that of a folder cannot be read.
+
+    Raises InputError if the subset is one that cannot be read.
+    """
+    if not isinstance(subset, (str, os.PathLike)):
+        return None, ()
+    if _is_manifest(subset):
+        return read_manifest(subset), ()
+    file = Path(subset) / NAME
+    try:  # a folder may well hold somebody else's manifest.json
+        return read_manifest(file) if os.path.lexists(file) else None, ()
+    except InputError as error:
+        return None, (f"{error}; the options in it are not used",)
 
 
-def _by_embeddings(subset: AnySource) -> bool:
-    """Whether a subset was chosen by embeddings, by its manifest."""
-    if isinstance(subset, (str, os.PathLike)):
-        with contextlib.suppress(InputError):
-            record = read_manifest(subset).record
-            return bool(isinstance(record.get("request"), dict) and record["request"].get("embeddings"))
-    return False
+def _by_embeddings(manifest: Manifest) -> bool:
+    """Whether its subset was chosen by embeddings."""
+    asked = manifest.record.get("request")
+    return bool(isinstance(asked, dict) and asked.get("embeddings"))
 
 
-def _is_manifest(subset: str | os.PathLike[str]) -> bool:
+def _is_manifest(subset: AnySource) -> bool:
+    if not isinstance(subset, (str, os.PathLike)):
+        return False
     return Path(subset).suffix.lower() == ".json" and os.path.isfile(subset)  # noqa: PTH113 (never raises)
-
-
-def _match(subset: AnySource, source: Source, options: Options) -> Matched:
-    if isinstance(subset, (str, os.PathLike)) and _is_manifest(subset):
-        return match_manifest(read_manifest(subset), source)
-    return match_files(candidates(list_source(subset)[0], options.reading), source)
 
 
 def _name(subset: AnySource) -> str:
