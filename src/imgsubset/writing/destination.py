@@ -109,16 +109,16 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
     beside = sidecars(source, chosen, images, options.sidecars)
-    copied, left = {path for paths in beside.values() for path in paths}, set[str]()
-    written: dict[str, bytes] = {}
+    alone, named = [], []  # files that are about many images
     if options.sidecars != "none":
-        copied.update(class_files(source, chosen))
+        alone = class_files(source, chosen)
+        named = [path for path in metadata_files(chosen) if os.path.lexists(source.locate(path))]
+    copied = {path for paths in beside.values() for path in paths}.union(alone)
+    left = set[str]()
     if not options.follow_labels:
         left = {label for path, labels in beside.items() for label in labels if leads_out(source, label, path)}
-        left.update(path for path in copied - left if leads_out(source, path, path))
-        if options.sidecars != "none":
-            named = (path for path in metadata_files(chosen) if os.path.lexists(source.locate(path)))
-            left.update(path for path in named if leads_out(source, path, path))
+        left.update(path for path in (*alone, *named) if leads_out(source, path, path))
+    written: dict[str, bytes] = {}
     if options.sidecars != "none":
         written = filtered_metadata(source, chosen, left)
         if described := description(source, parts_of(chosen)):
