@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from imgsubset.cores import threads
 from imgsubset.features.source import Source
 from imgsubset.statistics.moments import Block, row_keys
 
@@ -61,7 +62,9 @@ class Neighbours:
         """The rows, ascending, that may be near another; the rest are near none."""
         if self.tree is None:
             return [*range(len(self.features))]
-        nearest, _ = self.tree.query(self.projected, [2], distance_upper_bound=self.reach * (1 + 1e-9), workers=-1)
+        nearest, _ = self.tree.query(
+            self.projected, [2], distance_upper_bound=self.reach * (1 + 1e-9), workers=threads()
+        )
         rows: list[int] = np.flatnonzero(np.isfinite(nearest[:, 0])).tolist()
         return rows
 
