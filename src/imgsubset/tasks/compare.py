@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from imgsubset.features.random_cnn import Extractor
-    from imgsubset.statistics.permutation import TwoSample
 
 FLOOR_LIMIT = 0.99  # the quantile of random deals that a value must exceed to lie outside the noise floor
 FLOOR_SEED = 1 << 61  # not the network's: the floor of two given folders is always the same
@@ -73,13 +72,14 @@ def _compared(one: Source, other: Source, options: Options, clock: Clock, notes:
             return sum((share * part for share, part in zip(shares, parts, strict=True)), torch.zeros(()))
 
         # In units of each space's own floor: else a space in which a channel hardly varies would rule the mean.
-        floors = [of.floor.mean(0).where(of.floor.mean(0) > 0, torch.ones(())) for of in results]
-        unit = mean(floors)
-        values = mean(of.values / floor for of, floor in zip(results, floors, strict=True)) * unit
-        dealt = mean(of.floor / floor for of, floor in zip(results, floors, strict=True)) * unit
+        means = [of.floor.mean(0) for of in results]
+        scales = [one.where(one > 0, torch.ones(())) for one in means]
+        scale = mean(scales)
+        values = mean(of.values / own for of, own in zip(results, scales, strict=True)) * scale
+        dealt = mean(of.floor / own for of, own in zip(results, scales, strict=True)) * scale
         columns = zip(DIVERGENCE_NAMES, values, dealt.T, strict=True)
         divergences = {name: _distance(value, floor) for name, value, floor in columns}
-        units = [_units(of, options.mix.weights) for of in results]
+        units = [_units(one, options.mix.weights) for one in means]
         loss = _distance(
             mean(of.values @ unit for of, unit in zip(results, units, strict=True)),
             mean(of.floor @ unit for of, unit in zip(results, units, strict=True)),
@@ -101,9 +101,9 @@ def _compared(one: Source, other: Source, options: Options, clock: Clock, notes:
     )
 
 
-def _units(result: TwoSample, weights: Weights) -> Tensor:
-    """What a unit of each divergence adds to the loss, (5,): its weight in units of its floor's mean."""
-    means, shares = result.floor.mean(0), weights.shares()
+def _units(means: Tensor, weights: Weights) -> Tensor:
+    """What a unit of each divergence adds to the loss, (5,): its weight in units of its floor's mean (5,)."""
+    shares = weights.shares()
     named = zip(DIVERGENCE_NAMES, means.tolist(), strict=True)
     return means.new_tensor([shares.get(name, 0.0) / mean if mean else 0.0 for name, mean in named])
 
