@@ -261,11 +261,9 @@ def default_sigint() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("default_sigint")
-def test_the_first_interrupt_of_a_search_exports_the_best_so_far(
-    imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step, calls = Exchanges.step, []
+def interrupting(calls: list[Any]) -> Callable[..., Any]:
+    """A step of the search whose second call meets a Ctrl-C; what it was called with goes to a list."""
+    step = Exchanges.step
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -273,7 +271,15 @@ def test_the_first_interrupt_of_a_search_exports_the_best_so_far(
             os.kill(os.getpid(), signal.SIGINT)
         return step(*arguments)
 
-    monkeypatch.setattr(Exchanges, "step", interrupted)
+    return interrupted
+
+
+@pytest.mark.usefixtures("default_sigint")
+def test_the_first_interrupt_of_a_search_exports_the_best_so_far(
+    imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(Exchanges, "step", interrupting(calls))
     run = imgsubset("select", pictures, tmp_path / "out", "-n", 5, *FAST, "--steps", 1_000_000)
     assert run.code == 130
     assert "ending the search with the best so far" in run.err
@@ -329,17 +335,9 @@ def test_what_an_interrupted_run_has_copied_is_replaced_by_the_same_command(
         files = sorted(out.rglob("manifest.json"))
         return [strict_json(file.read_text()) for file in files]
 
-    step, calls = Exchanges.step, []
-
-    def interrupted(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(*arguments)
-
     assert imgsubset(*arguments(tmp_path / "undisturbed")).code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(Exchanges, "step", interrupted)
+        patch.setattr(Exchanges, "step", interrupting([]))
         assert imgsubset(*arguments(tmp_path / "out")).code == 130
     assert [found["interrupted"] for found in manifests(tmp_path / "out")] == [True] * max(1, len(parts))
     run = imgsubset(*arguments(tmp_path / "out"))
