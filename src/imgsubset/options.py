@@ -22,6 +22,7 @@ from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights
 # or nothing but how long it takes. Each level includes those before it.
 LOSS, CHOICE, NOTHING = range(3)
 ACTIVATIONS = ("leaky", "relu", "abs")
+TAPS = ("last", "all")
 STRATIFY = ("share", "equal")
 REMOVED = {  # what became of options of earlier versions
     "resume": "a search takes seconds, and the cache keeps what is expensive: run the same command again",
@@ -86,7 +87,7 @@ class Extraction(_Record):
     activation: str = _opt("leaky", LOSS, "What follows each of them: LeakyReLU of slope 0.2, ReLU, or the absolute "
         "value", one_of(*ACTIVATIONS))  # fmt: skip
     pool: tuple[int, ...] = _opt((), LOSS, "Window and stride of an average over its last maps", PAIR)
-    taps: str = _opt("last", LOSS, "Whether its last layer or all layers are matched", one_of("last", "all"))
+    taps: str = _opt("last", LOSS, "Whether its last layer or all layers are matched", one_of(*TAPS))
     weights_file: str | None = _opt(None, LOSS, "The weights of torchvision:NAME, in place of those that it downloads")
     feature_seed: int = _opt(0, LOSS, "Of the random CNNs: losses of other networks cannot be compared", SEED)
     held_out: bool = _opt(False, LOSS, "Decode the images beside --embeddings too, to measure in the networks that no "

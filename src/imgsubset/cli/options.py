@@ -17,7 +17,7 @@ from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings
-from imgsubset.options import ACTIVATIONS, FIELDS, LOSS, STRATIFY, Options
+from imgsubset.options import ACTIVATIONS, FIELDS, LOSS, STRATIFY, TAPS, Options
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 from imgsubset.writing.manifest import read_manifest
@@ -74,7 +74,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "kernel_size": {"parse": numbers("kernel size"), "metavar": "PIXELS,..."},
     "stride": {"parse": numbers("stride"), "metavar": "PIXELS,..."},
     "pool": {"parse": numbers("pool"), "metavar": "WINDOW,STRIDE"},
-    "taps": {"type": click.Choice(("last", "all"))},
+    "taps": {"type": click.Choice(TAPS)},
     "weights_file": {"type": NAME, "metavar": "FILE"},
     "workers": {"metavar": "N", "default_text": "one a core; one for few images"},
     "cache": {"type": NAME, "metavar": "DIR", "default_text": "the user's cache folder"},

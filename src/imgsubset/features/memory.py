@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imgsubset.cores import threads
 from imgsubset.errors import InputError
+from imgsubset.features.spaces import HELD_OUT, each_layer
 from imgsubset.options import Extraction
 from imgsubset.reading.decoders import chunk_length
 
@@ -15,7 +16,7 @@ MEMORY, STATUS, GROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("
 COPIES = 3  # of the moments: as they come, standardised, and as a search has them
 NUMBER = 4  # bytes of a float32
 ROW_NUMBERS = 512  # at most, of an image in a feature space of many channels
-HELD_OUT_ROW = 2 * (64 + 128 + 48)
+HELD_OUT_ROW = 2 * sum(channels[-1] for channels in HELD_OUT)
 
 
 def check_memory(extraction: Extraction, size: int, images: int) -> None:
@@ -34,9 +35,7 @@ def check_memory(extraction: Extraction, size: int, images: int) -> None:
 def batch_bytes(extraction: Extraction, size: int) -> int:
     """What one random CNN and one batch of images take: its weights, and the maps before and after a layer."""
     layers = len(extraction.channels)
-    kernels, strides = (
-        value * layers if len(value) == 1 else value for value in (extraction.kernel_size, extraction.stride)
-    )
+    kernels, strides = (each_layer(numbers, layers) for numbers in (extraction.kernel_size, extraction.stride))
     inputs, side, weights, maps = 3, size, 0, [3 * size**2]
     for outputs, kernel, stride in zip(extraction.channels, kernels, strides, strict=False):
         weights += inputs * outputs * kernel**2

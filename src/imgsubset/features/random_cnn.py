@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imgsubset.errors import UsageError
 from imgsubset.features.pixels import pixel_maps
+from imgsubset.options import TAPS
 from imgsubset.statistics.moments import ImageMoments, maps_to_moments
 
 Maps: TypeAlias = Tensor | list[Tensor]
@@ -29,7 +30,6 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "leaky": (partial(F.leaky_relu_, negative_slope=LEAK), (1 + LEAK**2) / 2),
     "abs": (torch.abs_, 1.0),
 }
-TAPS = ("last", "all")
 
 
 class RandomCNNs(torch.nn.Module):

@@ -29,7 +29,6 @@ SAMPLE = 256  # images whose headers are read for that
 # The networks that measure. They are constants, so that the sizes of any two runs compare: one of a shape that many
 # random networks have, one wider, one deeper.
 HELD_OUT = ((16, 32, 64), (32, 64, 128), (16, 32, 32, 48))
-PER_LAYER = ("kernel_size", "stride")
 MEASURING = {"kernel_size": (3,), "seed": 0, "stride": (2,), "activation": "leaky", "pool": (), "taps": "last"}
 
 
@@ -135,13 +134,17 @@ def _named(
 
 def _random_cnn(name: str, role: str | None, shape: Mapping[str, Any], size: int, weight: float, device: str) -> Space:
     def make() -> Extractor:
-        from imgsubset.features.random_cnn import RandomCNN
-
-        alone = {key: value[0] if len(value) == 1 else value for key, value in shape.items() if key in PER_LAYER}
-        return _on(device, RandomCNN(role=role, **{**shape, **alone, "pool": shape["pool"] or None}))
+        layers = {key: each_layer(shape[key], len(shape["channels"])) for key in ("kernel_size", "stride")}
+        own = {**shape, **layers, "pool": shape["pool"] or None, "role": role}
+        return _on(device, make_extractor("random-cnn", **own))
 
     recipe = _recipe("random-cnn", size, device) | {"role": role, **shape}
     return Space(name, size, weight, make, recipe, held_out=role == "held-out")
+
+
+def each_layer(numbers: tuple[int, ...], layers: int) -> tuple[int, ...]:
+    """A number for each layer, where one alone is that of all."""
+    return numbers * layers if len(numbers) == 1 else numbers
 
 
 def _foreign(extractor: Extractor) -> Extractor:
