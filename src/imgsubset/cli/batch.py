@@ -17,7 +17,7 @@ from imgsubset.cli.select import Job, run, select_command
 from imgsubset.cli.signals import EndedBySignal
 from imgsubset.errors import BatchError, ImgsubsetError, UsageError
 from imgsubset.files import read_named
-from imgsubset.options import unknown
+from imgsubset.options import KNOWN, unknown
 from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import batch_summary
 from imgsubset.results.lines import printable
@@ -167,8 +167,11 @@ def _words(key: str, value: Any, what: str, folder: Path) -> list[str]:
             raise UsageError(f"{what} = {value!r} is neither true nor false")
         return [name] * value
     texts = value if parameter.multiple and isinstance(value, list) else [value]
-    if key == "weights" and isinstance(value, dict):
+    if key in ("weights", "features") and isinstance(value, dict):
         texts = [",".join(f"{one}={number}" for one, number in value.items())]
+    elif key == "match":
+        named = [f"{one}={number}" for one, number in value.items()] if isinstance(value, dict) else texts
+        texts = [text if str(text).partition("=")[0] in KNOWN else f"{folder / str(text)}" for text in named]
     elif key in ("weights", "channels") and isinstance(value, list):
         texts = [",".join(map(str, value))]
     is_path = isinstance(parameter.type, click.Path)

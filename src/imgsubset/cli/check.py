@@ -10,19 +10,19 @@ import click
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import Command, Output
 from imgsubset.errors import UsageError, VerifyError
-from imgsubset.options import Options, merged
+from imgsubset.options import Options
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import KEYS, describe_comparison, describe_scored, describe_verification
 from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
 from imgsubset.tasks.compare import compare
-from imgsubset.tasks.score import check_gates, recorded_options, score
+from imgsubset.tasks.score import check_gates, has_manifest, score
 from imgsubset.tasks.verify import verify
 
 
 @click.command("score", cls=Command, short_help="Say how close a subset is to its source.")
 @click.argument("source", metavar="SRC", type=opt.PATH)
 @click.argument("subset", metavar="SUBSET", type=opt.PATH)
-@opt.add(opt.FEATURES, opt.WHICH, opt.EMBEDDINGS)
+@opt.add(opt.FEATURES, opt.MATCH, opt.WHICH, opt.EMBEDDINGS)
 @opt.add(opt.GATE, opt.SIZE_GATE)
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
 @opt.add(opt.output(*KEYS["scored"]))
@@ -48,11 +48,10 @@ def score_command(
     """
     _one_stdin(source, subset)
     members: Path | Listing = opt.open_source(subset) if str(subset) == "-" else subset
-    recorded = recorded_options(subset) if isinstance(members, Path) else None
-    if recorded is not None:
-        options = merged(recorded, opt.given(options))
+    recorded = isinstance(members, Path) and has_manifest(subset)
+    words = opt.given(options) if recorded else {}
     with out.bars() as bars:
-        scored = score(opt.open_source(source), members, options, progress=bars, **more)
+        scored = score(opt.open_source(source), members, None if recorded else options, progress=bars, **more, **words)
     out.show(describe_scored(scored), scored_summary(scored, out.verbose))
     check_gates(scored.score.loss, scored.score.effective_size, max_loss, min_size)
 

@@ -66,6 +66,8 @@ def read_paths(file: Path) -> tuple[str, ...]:
 # What only the command line has to say of an option, and how it reads a word; the rest is derived from its record.
 SPECIAL: dict[str, dict[str, Any]] = {
     "weights": {"parse": Weights.parse, "metavar": "W", "default_text": "all 1"},
+    "match": {"multiple": True, "metavar": "TERM[=W]", "more": "; may be given again"},
+    "match_columns": {"multiple": True, "metavar": "[FILE:]A,B", "more": "; may be given again", "default_text": "all"},
     "device": {"metavar": "auto|cpu|cuda[:N]"},
     "features": {"metavar": "NAME=W,...", "default_text": "random-cnn"},
     "size": {"parse": parse_size, "metavar": "PIXELS|auto", "type": str},
@@ -119,6 +121,7 @@ FEATURES: list[Decorator] = [
     click.option("--no-cache", is_flag=True, help="Neither use nor keep moments of images."),
     _option("strict"),
 ]
+MATCH = [*map(_option, ("match", "match_columns"))]
 WHICH = [*map(_option, ("include", "exclude", "sidecars", "follow_labels"))]
 CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
 ONE_SUBSET = [_option("keep")]

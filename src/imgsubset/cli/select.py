@@ -57,7 +57,7 @@ class Job:
 @click.argument("destination", metavar="[DST]", type=opt.PATH, required=False)
 @click.option("-n", "n", required=True, metavar="N|P%|auto",
               help="How many images to choose: a number, a percentage, or 'auto' with a target.")  # fmt: skip
-@opt.add(opt.ONE_SUBSET, opt.CLASSES, opt.WHICH, opt.TARGET, opt.FEATURES, opt.SEARCH)
+@opt.add(opt.ONE_SUBSET, opt.CLASSES, opt.MATCH, opt.WHICH, opt.TARGET, opt.FEATURES, opt.SEARCH)
 @opt.add(opt.EMBEDDINGS)
 @opt.add(opt.GATE, opt.SIZE_GATE)
 @click.option("--mode", type=click.Choice([*MODES, "none"]), metavar="MODE", default="copy", show_default=True,

@@ -23,7 +23,7 @@ from imgsubset.writing.export import MODES
 @click.argument("source", metavar="SRC", type=opt.PATH)
 @click.argument("destination", metavar="DST", type=opt.PATH)
 @click.argument("parts", metavar="NAME=SIZE...", nargs=-1, required=True)
-@opt.add(opt.CLASSES, opt.WHICH, opt.FEATURES, opt.SEARCH, opt.EMBEDDINGS)
+@opt.add(opt.CLASSES, opt.MATCH, opt.WHICH, opt.FEATURES, opt.SEARCH, opt.EMBEDDINGS)
 @click.option("--mode", type=click.Choice(MODES), metavar="MODE", default="copy", show_default=True,
               help=f"How the images come to DST: {', '.join(MODES)}.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier split in DST; foreign files there stay.")

@@ -57,6 +57,7 @@ class Selection(Result):
     asked       n as it was asked for
     size        resolution at which pixels reached the networks, in pixels; None where none did
     embeddings  what the embeddings were, if there were any
+    tables      of each table that was matched its name, absolute path, SHA-256 and columns
     cached      how many images came from the cache
     """
 
@@ -74,6 +75,7 @@ class Selection(Result):
     asked: str
     size: int | None
     embeddings: dict[str, object] | None
+    tables: tuple[dict[str, object], ...] = ()
     cached: int
 
     def __repr__(self) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
-from imgsubset.errors import GateError, InputError, UsageError
+from imgsubset.errors import GateError, InputError, UsageError, shortened
 from imgsubset.features.source import Source, first_of, read_source
+from imgsubset.files import sha256
 from imgsubset.inputs import AnyEmbeddings, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
@@ -17,7 +18,7 @@ from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, list_source
 from imgsubset.reading.listing import Listing
 from imgsubset.results.records import Scored
-from imgsubset.tasks.given import check_callable, given
+from imgsubset.tasks.given import check_callable, given, pixels_needed
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
 from imgsubset.tasks.measuring import judges, score_of
 from imgsubset.writing.manifest import NAME, Manifest, read_manifest
@@ -49,7 +50,12 @@ def score(
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
     manifest, unread = _recorded(subset)
-    options, tell = merged(options or (manifest.options if manifest else None), words), teller(progress)
+    if options is None and manifest is not None:
+        options = manifest.options
+        if "match" not in words:
+            options, gone = _without_changed_tables(manifest)
+            unread += gone
+    options, tell = merged(options, words), teller(progress)
     check_callable(extractor=extractor)
     skip_foreign = of_kind("skip_foreign", "bool", skip_foreign)
     clock = Clock()
@@ -60,15 +66,25 @@ def score(
 
     def work(device: str, notes: tuple[str, ...]) -> Scored:
         read = read_source(
-            listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=tell
-        ).standardised()
+            listing,
+            options,
+            device,
+            extractor=extractor,
+            embeddings=embeddings,
+            seen=pixels_needed(options),
+            clock=clock,
+            progress=tell,
+        )
         if embeddings is None and manifest is not None and _by_embeddings(manifest):
             notes += ("the subset was chosen by embeddings; without them it is scored by the random CNN",)
         notes += unread
         with clock.stage("match"):
             whole = manifest if manifest is not None and _is_manifest(subset) else None
             matched = _matched(whole or subset, read, options, skip_foreign, _name(subset))
-        return _scored(read, matched, _name(subset), options, clock, notes)
+        from imgsubset.tasks.known import with_known
+
+        ready = with_known(read, options, len(matched.rows)).standardised()
+        return _scored(ready, matched, _name(subset), options, clock, notes)
 
     return or_on_cpu(options.running.device, work, options.running.workers)
 
@@ -100,7 +116,8 @@ def _scored(
     with clock.stage("score"):
         n, weights = len(matched.rows), options.mix.weights
         goal = objective(source.blocks, n, weights)
-        result = score_of(goal, judges(source, n, weights), torch.tensor([matched.rows], device=goal.device))
+        rows = torch.tensor([matched.rows], device=goal.device)
+        result = score_of(goal, judges(source, n, weights), rows, source.known)
     return Scored(
         source=source.listing,
         subset=subset,
@@ -133,10 +150,28 @@ def check_gates(
             raise GateError(f"size {size:,.0f} is below --min-size {min_size:,g}", result)
 
 
-def recorded_options(subset: AnySource) -> Options | None:
-    """The options in the manifest that a subset is or holds."""
-    manifest, _ = _recorded(subset)
-    return manifest.options if manifest else None
+def has_manifest(subset: AnySource) -> bool:
+    """Whether a subset is or holds a manifest, whose options are the defaults."""
+    return _recorded(subset)[0] is not None
+
+
+def _without_changed_tables(manifest: Manifest) -> tuple[Options, tuple[str, ...]]:
+    """The recorded options without tables that are not what they were, and what to know of these."""
+    mix, notes = manifest.options.mix, []
+    for table in manifest.record.get("tables", ()):
+        path, name = table["path"], shortened(str(table["name"]))
+        try:
+            why = "" if sha256(path) == table["sha256"] else "it has changed"
+        except OSError as error:
+            why = str(error.strerror or error)
+        if why:
+            notes.append(f"the subset was matched to table '{name}' too, which is left out: {path}: {why}")
+            mix = replace(
+                mix,
+                match=tuple(pair for pair in mix.match if pair[0] != path),
+                match_columns=tuple(words for words in mix.match_columns if not words.startswith(f"{path}:")),
+            )
+    return replace(manifest.options, mix=mix), tuple(notes)
 
 
 def _recorded(subset: AnySource) -> tuple[Manifest | None, tuple[str, ...]]:

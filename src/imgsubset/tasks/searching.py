@@ -148,7 +148,7 @@ def selection_of(
     with run.clock.stage("rank"):
         ranking = herding_order(quadratic_form(result.objective), rows)
     with run.clock.stage("measure"):
-        score = score_of(result.objective, result.judges, rows[None])
+        score = score_of(result.objective, result.judges, rows[None], source.known)
     chosen = tuple(rows.tolist())
     return Selection(
         source=source.listing,
@@ -166,6 +166,7 @@ def selection_of(
         asked=asked,
         options=run.options,
         embeddings=run.embeddings.describe() if run.embeddings else None,
+        tables=source.tables,
         size=source.size,
         device=source.device,
         cached=source.cached,

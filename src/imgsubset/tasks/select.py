@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from imgsubset.reading.given import AnySource
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.given import check_callable, destination_of, given
+from imgsubset.tasks.given import check_callable, destination_of, given, pixels_needed
 from imgsubset.tasks.score import check_gates
 from imgsubset.tasks.searching import Run, Stop, never, of_size, selection_of, smallest_size
 from imgsubset.tasks.sizes import check_size, is_auto, subset_size
@@ -66,7 +67,14 @@ def select(
 
     def work(device: str, notes: tuple[str, ...]) -> Selection:
         read, allowed = prepared(
-            listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=tell
+            listing,
+            options,
+            device,
+            extractor=extractor,
+            embeddings=embeddings,
+            clock=clock,
+            progress=tell,
+            n=lambda usable: None if is_auto(n) else subset_size(n, usable),
         )
         return _select(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes))
 
@@ -137,14 +145,27 @@ def prepared(
     embeddings: Embeddings | None,
     clock: Clock,
     progress: Progress,
+    n: Callable[[int], int | None],
 ) -> tuple[Source, Allowed]:
-    """The standardised source, and what may be chosen of it."""
+    """The standardised source, and what may be chosen of it.
+
+    n  how many images the subset will have, of so many usable ones; None if that is not known yet
+    """
     read = read_source(
-        listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=progress
-    ).standardised()
+        listing,
+        options,
+        device,
+        extractor=extractor,
+        embeddings=embeddings,
+        seen=pixels_needed(options),
+        clock=clock,
+        progress=progress,
+    )
     with clock.stage("constraints"):
         from imgsubset.tasks.constraints import constraints
+        from imgsubset.tasks.known import with_known
 
+        read = with_known(read, options, n(len(read.paths))).standardised()
         return read, constraints(read, options.constraints)
 
 

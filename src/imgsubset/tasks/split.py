@@ -66,7 +66,15 @@ def split(
         listing, options, embeddings = given(source, options, embeddings)
 
     def work(device: str, notes: tuple[str, ...]) -> dict[str, Selection]:
-        read, allowed = prepared(listing, options, device, embeddings=embeddings, clock=clock, progress=tell)
+        read, allowed = prepared(
+            listing,
+            options,
+            device,
+            embeddings=embeddings,
+            clock=clock,
+            progress=tell,
+            n=lambda usable: min(part_sizes(parts, usable).values()),
+        )
         _, most = allowed.bounds()
         sizes = part_sizes(parts, most)
         covering = sum(sizes.values()) == most
