@@ -11,7 +11,7 @@ from imgsubset.features.spaces import resolution
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
-from imgsubset.results.records import ROUNDING, Comparison, Distance
+from imgsubset.results.comparison import ROUNDING, Comparison, Distance
 from imgsubset.tasks.given import check_callable, given
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 

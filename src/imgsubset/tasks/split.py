@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from posixpath import basename
 from typing import TYPE_CHECKING, Any
@@ -67,13 +68,7 @@ def split(
 
     def work(device: str, notes: tuple[str, ...]) -> dict[str, Selection]:
         read, allowed = prepared(
-            listing,
-            options,
-            device,
-            embeddings=embeddings,
-            clock=clock,
-            progress=tell,
-            n=lambda usable: min(part_sizes(parts, usable).values()),
+            listing, options, device, embeddings=embeddings, clock=clock, progress=tell, n=partial(_smallest, parts)
         )
         _, most = allowed.bounds()
         sizes = part_sizes(parts, most)
@@ -200,6 +195,10 @@ def _notes(parts: Parts, found: Mapping[str, Selection], allowed: Allowed, most:
 def _torn(groups: Sequence[Sequence[int]], part_of: Mapping[int, str]) -> int:
     """How many groups of rows are in more than one part."""
     return sum(len({part_of[row] for row in rows if row in part_of}) > 1 for rows in groups)
+
+
+def _smallest(parts: Parts, usable: int) -> int:
+    return min(part_sizes(parts, usable).values())
 
 
 def _check(parts: Parts, options: Options) -> None:
