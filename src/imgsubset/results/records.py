@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.files import Stamp
 from imgsubset.options import Options
 from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.results.evidence import Evidence
 from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:  # torch takes two seconds to import
@@ -57,6 +58,7 @@ class Selection(Result):
     embeddings  what the embeddings were, if there were any
     tables      of each table that was matched its name, absolute path, SHA-256 and columns
     cached      how many images came from the cache
+    evidence    what a report shows, where that was asked for
     """
 
     source: Listing
@@ -75,6 +77,7 @@ class Selection(Result):
     embeddings: dict[str, object] | None
     tables: tuple[dict[str, object], ...] = ()
     cached: int
+    evidence: Evidence | None = None
 
     def __repr__(self) -> str:
         cut_off = ", interrupted" if self.interrupted else ""
@@ -204,6 +207,7 @@ class Scored(Result):
     size      resolution at which pixels reached the networks, in pixels; None where none did
     foreign   files of the subset that are no image of the source, left out, with reasons
     rejected  the files of the source that are not usable
+    evidence  what a report shows, where that was asked for
     """
 
     source: Listing
@@ -214,6 +218,7 @@ class Scored(Result):
     size: int | None
     foreign: tuple[RejectedFile, ...]
     rejected: tuple[RejectedFile, ...]
+    evidence: Evidence | None = None
 
     def __repr__(self) -> str:
         n = len(self.paths)

@@ -45,6 +45,7 @@ def split(
     options: Options | None = None,
     *,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     stop: Stop = never,
     progress: Progress | bool = False,
     **words: Any,
@@ -79,7 +80,7 @@ def split(
             rest = allowed.rest(taken)
             if not len(rest):  # groups came larger than asked for
                 raise InputError(f"no whole group is left for part '{name}={parts[name]}'")
-            run = Run(options, embeddings, clock, stop, _named(name, tell), notes)
+            run = Run(options, embeddings, clock, stop, _named(name, tell), notes, evidence)
             if covering and place == len(sizes) - 1:
                 result = given_rows(read, rest, run)
             else:
@@ -105,6 +106,7 @@ def split_into(
     mode: str = "copy",
     overwrite: bool = False,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     stop: Stop = never,
     progress: Progress | bool = False,
     **words: Any,
@@ -142,7 +144,7 @@ def split_into(
         beside = destination if options.reading.sidecars != "none" else None
         if beside is not None:
             split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
-        found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=tell)
+        found = split(listing, parts, options, embeddings=embeddings, evidence=evidence, stop=stop, progress=tell)
         _check_same(ready, found)
         placed = {
             name: replace(ready[name], selection=selection)
