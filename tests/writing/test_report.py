@@ -23,7 +23,7 @@ import torch
 from conftest import Run, smooth
 from PIL import Image
 
-from imgsubset import Options, Selection, export, score, select
+from imgsubset import Options, Selection, compare, export, score, select
 from imgsubset.cli import shown
 from imgsubset.errors import OutputError, UsageError
 from imgsubset.features.source import read_source
@@ -169,7 +169,7 @@ def test_the_subset_stands_among_random_ones(selection: Selection) -> None:
 def test_shares_are_those_of_the_images(selection: Selection) -> None:
     assert selection.evidence is not None
     shares = {of.title: of for of in selection.evidence.shares}
-    assert shares.keys() == {"brightness", "contrast", "file size", "folders"}
+    assert shares.keys() == {"brightness", "contrast", "sharpness", "file size", "folders"}
     for of in shares.values():
         for one in (of.whole, of.subset, of.random):
             assert sum(one) == pytest.approx(1)
@@ -274,6 +274,72 @@ def test_from_the_command_line(
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
     assert _ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def darker(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Darkened, blurred and larger copies of half of the pictures."""
+    root = tmp_path_factory.mktemp("darker") / "darker"
+    root.mkdir()
+    for number, path in enumerate(sorted(source.rglob("*.png"))[::2]):
+        picture = Image.open(path).convert("RGB").resize((6, 6)).resize((60, 60), Image.Resampling.BICUBIC)
+        picture.point(lambda value: value // 3).save(root / f"{number}.bmp")
+    return root
+
+
+@pytest.mark.usefixtures("few_deals")
+def test_two_folders(source: Path, darker: Path, tmp_path: Path) -> None:
+    found = compare(source, darker, evidence=True, **{**SMALL, "candidates": 1024})
+    shown = found.contrast
+    assert shown is not None
+    assert [strip.name for strip in shown.strips] == ["loss", "kl", "js", "wasserstein", "hellinger", "frechet"]
+    assert shown.strips[0].subset == found.loss.value
+    assert np.mean(shown.strips[0].random) == pytest.approx(found.loss.floor_mean)
+    words = " ".join(shown.words)
+    assert all(word in words for word in ("darker", "blurrier", "larger files"))
+    assert "brighter" not in words
+    assert "less of class class0 (0% against 34%)" in words
+    assert [len(images) for images in shown.unlike] == [24, 24]
+    assert {image.path for image in shown.unlike[0]} <= {path.name for path in darker.iterdir()}
+    assert {image.note for image in shown.unlike[1]} <= {"brighter", "sharper", "smaller files", "more contrast"}
+    write_report(found, tmp_path / "a.html")
+    page = Page((tmp_path / "a.html").read_text())
+    assert "differ by more than chance" in page.text
+    values = {one["data-key"]: float(one["data-value"] or "nan") for one in page.of("td") if one.get("data-key")}
+    assert values == {"loss.value": found.loss.value} | {
+        f"divergences.{name}.value": of.value for name, of in found.divergences.items()
+    }
+    assert compare(source, darker, **SMALL).contrast is None
+
+
+def test_parts_and_jobs_are_a_row_each(imgsubset: Callable[..., Run], source: Path, tmp_path: Path) -> None:
+    words = [
+        "--workers=0",
+        "--candidates=64",
+        "--steps=20",
+        "--device=cpu",
+        "--networks=2",
+        "--channels=4,6",
+        "--size=16",
+    ]
+    run = imgsubset(
+        "split", source, tmp_path / "parts", "a=20", "b=30", "--report", tmp_path / "a.html", "--json", *words
+    )
+    assert run.code == 0, run.err
+    page = Page((tmp_path / "a.html").read_text())
+    values = {one["data-key"]: float(one["data-value"] or "nan") for one in page.of("td") if one.get("data-key")}
+    parts = json.loads(run.out)["parts"]
+    assert values == {f"{name}.score.loss": part["score"]["loss"] for name, part in parts.items()}
+    assert len(page.of("img")) == 50
+    (tmp_path / "jobs.toml").write_text(
+        f'[defaults]\nn = 9\nsource = "{source}"\nworkers = 0\ncandidates = 16\nsteps = 2\nsize = 16\nnetworks = 1\n'
+        '[jobs.good]\ndestination = "good"\nreport = "good.html"\n[jobs.bad]\nsource = "gone"\ndestination = "bad"\n'
+    )
+    assert imgsubset("batch", tmp_path / "jobs.toml", "--report", tmp_path / "b.html").code == 8
+    text = Page((tmp_path / "b.html").read_text()).text
+    assert "1 of 2 are there" in text
+    assert "cannot read source" in text
+    assert (tmp_path / "good.html").exists()
 
 
 def browse(file: Path, width: int, script: str, folder: Path) -> Any:

@@ -67,8 +67,10 @@ def score_command(
 @click.argument("first", metavar="A", type=opt.PATH)
 @click.argument("second", metavar="B", type=opt.PATH)
 @opt.add(opt.FEATURES, opt.WHICH)
-@opt.add(opt.GATE, opt.output(*KEYS["comparison"]))
-def compare_command(first: Path, second: Path, options: Options, max_loss: float | None, out: Output) -> None:
+@opt.add(opt.GATE, opt.REPORT, opt.output(*KEYS["comparison"]))
+def compare_command(
+    first: Path, second: Path, options: Options, max_loss: float | None, shown: Shown, out: Output
+) -> None:
     """Compare the images of B with those of A, which need not have an image in common.
 
     \b
@@ -80,8 +82,12 @@ def compare_command(first: Path, second: Path, options: Options, max_loss: float
     stands what two random samples of these sizes from one distribution would show.
     """
     _one_stdin(first, second)
+    one, other = opt.open_source(first), opt.open_source(second)
+    for listing in (one, other):
+        check_outside(shown.files, listing)
     with out.bars() as bars:
-        comparison = compare(opt.open_source(first), opt.open_source(second), options, progress=bars)
+        comparison = compare(one, other, options, evidence=bool(shown), progress=bars)
+    shown.write(comparison)
     out.show(describe_comparison(comparison), comparison_summary(comparison, out.verbose))
     check_gates(comparison.loss.value, None, max_loss, None)
 

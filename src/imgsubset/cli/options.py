@@ -139,8 +139,11 @@ EMBEDDINGS: list[Decorator] = [
                  help="Principal components of the embeddings to keep; 0 keeps all dimensions.  "
                  "[default: 64 if there are more than 256 dimensions]"),
 ]  # fmt: skip
-SHOWN: list[Decorator] = [
+REPORT: list[Decorator] = [
     click.option("--report", type=PATH, metavar="FILE.html", help="Write a page to look at: figures, and the images."),
+]
+SHOWN: list[Decorator] = [
+    *REPORT,
     click.option("--plot", type=PATH, metavar="FILE.png", help="Write the one figure of the subset: .png, .svg or "
                  ".pdf."),
     click.option("--csv", type=PATH, metavar="FILE.csv", help="Write a line an image: its path, class, whether it is "
@@ -209,7 +212,7 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"--pca {pca} goes with --embeddings")
         rest["embeddings"] = None if features is None else Embeddings(features, paths, pca)
     if "report" in rest:
-        rest["shown"] = Shown(*(rest.pop(name) for name in ("report", "plot", "csv")))
+        rest["shown"] = Shown(*(rest.pop(name, None) for name in ("report", "plot", "csv")))
     for name in ("max_loss", "min_size"):
         limit = rest.get(name)
         if limit is not None and not limit >= 0:

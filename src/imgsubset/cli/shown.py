@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from imgsubset.errors import UsageError
 from imgsubset.reading.listing import Listing
+from imgsubset.results.comparison import Comparison
 from imgsubset.results.lines import printable
+from imgsubset.results.page_of_parts import parts_page
 from imgsubset.results.records import Export, Scored, Selection
-from imgsubset.writing.report import check_plot, write_csv, write_plot, write_report
+from imgsubset.writing.report import check_plot, write_csv, write_page, write_plot, write_report
 
 NEEDED = {"report": "jinja2", "plot": "matplotlib"}  # libraries
 
@@ -45,14 +48,27 @@ class Shown:
         """The files by option."""
         return {name: file for name, file in vars(self).items() if file is not None}
 
-    def write(self, result: Selection | Scored, exported: Export | None = None) -> None:
+    def write(self, result: Selection | Scored | Comparison, exported: Export | None = None) -> None:
         """Write them. Raises OutputError for what cannot be written."""
         if self.report is not None:
             write_report(result, self.report, exported, made())
-        if self.plot is not None:
-            write_plot(result, self.plot)
-        if self.csv is not None:
-            write_csv(result, self.csv)
+        if not isinstance(result, Comparison):
+            if self.plot is not None:
+                write_plot(result, self.plot)
+            if self.csv is not None:
+                write_csv(result, self.csv)
+
+    def write_parts(
+        self,
+        title: str,
+        records: Mapping[str, Mapping[str, Any] | None],
+        parts: Mapping[str, Selection],
+        failures: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the report of several subsets, see `parts_page`."""
+        if self.report is not None:
+            shown = {name: part.evidence for name, part in parts.items() if part.evidence is not None}
+            write_page(parts_page(title, records, shown, failures or {}, made()), self.report)
 
 
 def made() -> list[tuple[str, str]]:

@@ -20,11 +20,13 @@ QUALITIES = (80, 65, 50, 35, 20, 10)
 
 @dataclass(frozen=True)
 class Small:
-    """A small picture: a JPEG of at most 4 KB, and the mean and standard deviation of its brightness, in [0, 1]."""
+    """A small picture: a JPEG of at most 4 KB; the mean and standard deviation of its brightness, in [0, 1]; and the
+    standard deviation of its Laplacian, which is low where it is blurred."""
 
     jpeg: bytes
     brightness: float
     contrast: float
+    sharpness: float
 
 
 def thumbnails(files: Sequence[str | bytes | os.PathLike[str]]) -> list[Small | None]:
@@ -48,4 +50,5 @@ def _thumbnail(file: str | bytes | os.PathLike[str]) -> Small | None:
         small.save(out, "JPEG", quality=quality, optimize=True)
         if out.tell() <= MOST_BYTES:
             break
-    return Small(out.getvalue(), float(grey.mean()), float(grey.std()))
+    edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
+    return Small(out.getvalue(), float(grey.mean()), float(grey.std()), float(edges.std()) if edges.size else 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.results.evidence import Contrast
 from imgsubset.results.records import Result
 
 ROUNDING = 1e-9  # relative: two sets dealt out again as they are may sum up otherwise
@@ -47,6 +48,7 @@ class Comparison(Result):
     divergences  each divergence of the second from the first, by name
     loss         the weighted mix, each divergence in units of its floor's mean: 1 is two samples of one distribution
     rejected     files of the one and of the other that are not usable, with reasons
+    contrast     what a report shows, where that was asked for
     """
 
     first: Listing
@@ -56,6 +58,7 @@ class Comparison(Result):
     divergences: dict[str, Distance]
     loss: Distance
     rejected: tuple[tuple[RejectedFile, ...], tuple[RejectedFile, ...]]
+    contrast: Contrast | None = None
 
     def __repr__(self) -> str:
         pair = zip((self.second, self.first), reversed(self.sizes), strict=True)

@@ -36,6 +36,7 @@ class Shares:
     unit     of the bins; empty: classes
     names    of the bins: where each begins, and where the last ends; or of the classes
     whole    the shares of all images, or of a sample of them, which sum to 1; as for the others
+    random   () where there is no random subset to compare with
     sampled  how many images stand for the whole
     """
 
@@ -95,3 +96,21 @@ class Evidence:
     paths: tuple[str, ...] = field(repr=False)
     ranked: tuple[str, ...] = field(repr=False)
     contributions: dict[str, float] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What a report shows of two folders.
+
+    strips  the figures among those of random deals of the images of both
+    shares  how images are spread: the whole is the first folder, the subset the second
+    map     the first as a density, the second as points
+    words   in which directions the second differs, the clearest first
+    unlike  images of the second that are most unlike those of the first, and the other way round
+    """
+
+    strips: tuple[Strip, ...]
+    shares: tuple[Shares, ...]
+    map: Map | None
+    words: tuple[str, ...]
+    unlike: tuple[tuple[Thumbnail, ...], tuple[Thumbnail, ...]] = field(repr=False)

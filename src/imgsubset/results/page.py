@@ -113,12 +113,12 @@ Part = Table | Figures | Sheet | Facts | Notes | Source
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a title; `key` says what the marks of its figures are."""
+    """A part of the page under a title; `key` says what the marks of its figures are, by the class of each."""
 
     title: str
     parts: Sequence[Part]
     text: Sequence[str] = ()
-    key: bool = False
+    key: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ def spread(of: Shares) -> str:
     ]
     lines = []
     for kind, shares in (("random", of.random), ("subset", of.subset)):
+        if not shares:
+            continue
         points = [f"{left + (place + end) * width:.1f} {y(s):.1f}" for place, s in enumerate(shares) for end in (0, 1)]
         lines.append(f'<path d="M{" L".join(points)}" class="{kind} step"/>')
     axis = [_line(left, bottom, right, bottom, "axis")]
@@ -107,13 +109,14 @@ def share_bars(of: Shares) -> str:
     parts = []
     for place, name in enumerate(of.names):
         y = 12 + place * row
-        x, dot = (left + shares[place] / most * (right - left) for shares in (of.subset, of.random))
+        x = left + of.subset[place] / most * (right - left)
+        dots = [left + share / most * (right - left) for share in of.random[place : place + 1]]
         short = name if len(name) <= 17 else f"{name[:15]}..."
         parts += [
             _text(left - 8, y + 4, short, "end"),
             f'<rect x="{left}" y="{y - 6:.1f}" width="{of.whole[place] / most * (right - left):.1f}" height="12" '
             'class="whole bar"/>',
-            f'<circle cx="{dot:.1f}" cy="{y:.1f}" r="3.4" class="random dot"/>',
+            *(f'<circle cx="{dot:.1f}" cy="{y:.1f}" r="3.4" class="random dot"/>' for dot in dots),
             f'<path d="M{x:.1f} {y - 8:.1f} l6 8 l-6 8 l-6 -8 z" class="subset mark"/>',
             _text(WIDTH - 4, y + 4, f"{of.subset[place]:.1%}", "end"),
         ]
@@ -133,7 +136,8 @@ def density_map(of: Map) -> str:
         for x, value in enumerate(row)
         if value
     ]
-    dots = [f'<circle cx="{x * side:.1f}" cy="{y * side:.1f}" r="2.6" class="subset dot"/>' for x, y in of.points]
+    radius = 2.8 if len(of.points) < 500 else 1.9
+    dots = [f'<circle cx="{x * side:.1f}" cy="{y * side:.1f}" r="{radius}" class="subset dot"/>' for x, y in of.points]
     label = "all images as a density and the chosen ones as dots, in the two directions in which they vary most"
     return _svg(side, label, [*cells, *dots], side)
 

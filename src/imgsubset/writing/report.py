@@ -11,33 +11,48 @@ from pathlib import Path
 from imgsubset.errors import OutputError, UsageError
 from imgsubset.files import write_whole
 from imgsubset.reading.labels import class_names
-from imgsubset.results.as_html import html, selection_page
-from imgsubset.results.as_json import describe, describe_scored
+from imgsubset.results.as_html import html
+from imgsubset.results.as_json import describe, describe_comparison, describe_scored
+from imgsubset.results.comparison import Comparison
 from imgsubset.results.evidence import Evidence
 from imgsubset.results.lines import printable
+from imgsubset.results.page import Page
+from imgsubset.results.page_of_comparison import comparison_page
+from imgsubset.results.page_of_selection import selection_page
 from imgsubset.results.plot import plot
 from imgsubset.results.records import Export, Scored, Selection
 
 PLOTS = (".png", ".svg", ".pdf")
+NOTHING = "the result was made without evidence=True, and has nothing to show"
 
 
 def write_report(
-    result: Selection | Scored,
+    result: Selection | Scored | Comparison,
     file: str | os.PathLike[str],
     exported: Export | None = None,
     made: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write one self-contained page about a subset: readable offline, without scripts, on a phone and on paper.
+    """Write one self-contained page about a result: readable offline, without scripts, on a phone and on paper.
 
-    result    of `select` or `score` with evidence=True
-    exported  what `export` wrote of it
+    result    of `select`, `score` or `compare` with evidence=True
+    exported  what `export` wrote of a selection
     made      what else is to be said of how it was made, names with values
 
     Raises UsageError without evidence or Jinja2, and OutputError where it cannot be written.
     """
-    evidence = _evidence(result)
-    record = describe(result, exported) if isinstance(result, Selection) else describe_scored(result)
-    page = selection_page(record, result.score, evidence, made)
+    if isinstance(result, Comparison):
+        if result.contrast is None:
+            raise UsageError(NOTHING)
+        page = comparison_page(describe_comparison(result), result, result.contrast, made)
+    else:
+        evidence = _evidence(result)
+        record = describe(result, exported) if isinstance(result, Selection) else describe_scored(result)
+        page = selection_page(record, result.score, evidence, made)
+    write_page(page, file)
+
+
+def write_page(page: Page, file: str | os.PathLike[str]) -> None:
+    """Write a page. Raises UsageError without Jinja2, and OutputError where it cannot be written."""
     _write(file, html(page).encode("utf-8", "surrogateescape"))
 
 
@@ -76,7 +91,7 @@ def write_csv(result: Selection | Scored, file: str | os.PathLike[str]) -> None:
 
 def _evidence(result: Selection | Scored) -> Evidence:
     if result.evidence is None:
-        raise UsageError("the result was made without evidence=True, and has nothing to show")
+        raise UsageError(NOTHING)
     return result.evidence
 
 
