@@ -16,6 +16,7 @@ from imgsubset.options import Options
 from imgsubset.results.records import Comparison, Distance, Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 from imgsubset.tasks.compare import compare
+from imgsubset.tasks.hardness import hardness
 from imgsubset.tasks.score import score
 from imgsubset.tasks.select import select, select_into
 from imgsubset.tasks.split import split, split_into
@@ -45,6 +46,7 @@ __all__ = [
     "Weights",
     "compare",
     "export",
+    "hardness",
     "score",
     "select",
     "select_into",
