@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.checks import ABOVE_0, DEVICE, PAIR, SECONDS, SEED, SIDE, SWITCH, Check, number, one_of, whole, wholes
 from imgsubset.errors import UsageError, shown
 from imgsubset.inputs import Labels, of_kind
-from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights
+from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights, terms
 
 # What an option decides: what the loss of a given subset is; or which subset comes out, or what is written beside it;
 # or nothing but how long it takes. Each level includes those before it.
@@ -24,6 +24,8 @@ LOSS, CHOICE, NOTHING = range(3)
 ACTIVATIONS = ("leaky", "relu", "abs")
 TAPS = ("last", "all")
 STRATIFY = ("share", "equal")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+KNOWN = ("hardness", "objects", "image")  # what `match` takes beside tables
 REMOVED = {  # what became of options of earlier versions
     "resume": "a search takes seconds, and the cache keeps what is expensive: run the same command again",
     "cache_verify": "an image is known by its path, size and modification time; --no-cache decodes all of them anew",
@@ -106,9 +108,26 @@ class Mix(_Record):
         "How much each divergence counts: by name, as in 'kl=1,frechet=0.5' (the unnamed are 0), or five numbers in "
         f"the order {','.join(DIVERGENCE_NAMES)}")  # fmt: skip
 
+    match: tuple[tuple[str, float], ...] = _opt((), LOSS, "Match what is known of the images too, of this weight: a "
+        "table (.csv, .tsv, .jsonl, .parquet) of numbers and texts with a row an image; hardness, how hard it is to "
+        "tell its class; objects, those in its label file; or image, its size, brightness, contrast and the like",
+        )  # fmt: skip
+    match_columns: tuple[str, ...] = _opt((), LOSS, "Which columns of a table, as in 'a,b' or 'FILE.csv:a,b'; "
+        "hour@24 comes round after 24")  # fmt: skip
+
     def __post_init__(self) -> None:
         if isinstance(self.weights, Mapping):
             object.__setattr__(self, "weights", Weights.of(self.weights))
+        object.__setattr__(self, "match", terms(self.match, "match"))
+        columns = (self.match_columns,) if isinstance(self.match_columns, str) else self.match_columns
+        object.__setattr__(self, "match_columns", of_kind("match_columns", "tuple[str, ...]", columns))
+        tables = [name for name, _ in self.match if name not in KNOWN]
+        for name in tables:
+            if os.path.splitext(name)[1].lower() not in TABLES:  # noqa: PTH122 (fails for no text)
+                known = f"neither a table ({', '.join(TABLES)}) nor one of {', '.join(KNOWN)}"
+                near = "".join(f"; did you mean '{one}'?" for one in difflib.get_close_matches(name, KNOWN, 1))
+                raise UsageError(f"match '{name}' is {known}{near}")
+        self._check(bool(tables) or not self.match_columns, "match_columns", "of use without a table to match")
         self._check(isinstance(self.weights, Weights), "weights", "a dict of numbers by the names of divergences")
 
 
@@ -136,9 +155,7 @@ class Constraints(_Record):
             object.__setattr__(self, "labels", os.fspath(self.labels))
         elif not (self.labels is None or isinstance(self.labels, str)):
             object.__setattr__(self, "labels", Labels.of(self.labels))
-        for name in ("labels", "stratify_by", "stratify_as"):
-            default = getattr(self, name) == self.__dataclass_fields__[name].default
-            self._check(default or self.stratify, name, "of use without stratify")
+        self._check(self.stratify_as == "share" or self.stratify, "stratify_as", "of use without stratify")
         both = self.labels is not None and self.stratify_by != "first"
         self._check(not both, "stratify_by", "of use with labels, which say the classes")
         self._check(not (self.dedupe and self.group_by), "dedupe", "possible with group_by, which takes groups whole")
@@ -219,6 +236,15 @@ class Options:
             object.__setattr__(self, name, dataclasses.replace(record, **own))
         for name in given:
             raise UsageError(unknown(name, f"unknown option '{name}'", FIELDS))
+        if not self.by_class:
+            for name in ("labels", "stratify_by"):
+                unused = getattr(self.constraints, name) == FIELDS[name].default
+                self.constraints._check(unused, name, "of use without stratify")
+
+    @property
+    def by_class(self) -> bool:
+        """Whether the classes of images are needed."""
+        return self.constraints.stratify or any(name == "hardness" for name, _ in self.mix.match)
 
     if not TYPE_CHECKING:  # a checker should tell of a misspelt option in this package
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,26 @@ def named_weights(
     if not any(values.values()):
         raise UsageError(f"{what} '{_spelt(pairs)}' name nothing with a weight above 0")
     return tuple((name, value) for name, value in values.items() if value)
+
+
+def terms(given: Any, what: str) -> tuple[tuple[str, float], ...]:
+    """Names with weights, as `named_weights` has them, of a list whose texts are NAME or NAME=W; none are none.
+
+    A name may hold anything: only a number after the last `=` is a weight.
+    """
+    if isinstance(given, (str, os.PathLike)):
+        given = [given]
+    if not isinstance(given, Mapping) and isinstance(given, Iterable):
+        given = [_term(os.fspath(one)) if isinstance(one, (str, os.PathLike)) else one for one in given]
+    return named_weights(given, what) if given or not hasattr(given, "__len__") else ()
+
+
+def _term(text: str) -> tuple[str, Any]:
+    name, equals, number = text.rpartition("=")
+    try:
+        return (name, float(number)) if equals else (text, 1)
+    except ValueError:
+        return text, 1
 
 
 def _spelt(pairs: Iterable[tuple[str, Any]]) -> str:

@@ -13,13 +13,13 @@ from PIL import Image
 
 from imgsubset import Embeddings, Options
 from imgsubset.errors import UsageError
-from imgsubset.features.spaces import HELD_OUT, Space, feature_spaces, resolution, shares
+from imgsubset.features.spaces import HELD_OUT, JUDGE, Space, feature_spaces, resolution, shares
 from imgsubset.options import FIELDS
 
 
 def spaces(measured: bool = True, size: int = 64, **words: Any) -> tuple[Space, ...]:
     options = Options(**words)
-    return feature_spaces(shares(options.extraction, None), options, size, "cpu", None, measured)
+    return feature_spaces(shares(options.extraction, None), options, size, "cpu", measured=measured)
 
 
 def filters(space: Space) -> list[torch.Tensor]:
@@ -51,7 +51,7 @@ def test_weights_of_features_sum_to_1() -> None:
 
 def test_the_held_out_networks_are_constants() -> None:
     """Whoever changes how weights are drawn changes every size that was ever told."""
-    plain = [space for space in spaces() if space.held_out]
+    plain = [space for space in spaces() if space.role == JUDGE]
     assert [[len(weight) for weight in filters(space)] for space in plain] == [list(shape) for shape in HELD_OUT]
     found = [filters(space)[0][0, 0, 0].tolist() for space in plain]
     assert found == [
@@ -63,7 +63,7 @@ def test_the_held_out_networks_are_constants() -> None:
         )
     ]
     other = {"features": "hog=1", "channels": (8,), "networks": 2, "feature_seed": 5, "activation": "relu", "seed": 3}
-    for space, same in zip(plain, [space for space in spaces(**other) if space.held_out], strict=True):
+    for space, same in zip(plain, [space for space in spaces(**other) if space.role == JUDGE], strict=True):
         assert space.recipe == same.recipe
         assert all(map(torch.equal, filters(space), filters(same)))
 

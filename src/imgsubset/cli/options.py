@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from platformdirs import user_cache_path
 
 from imgsubset.cli.places import check_places
+from imgsubset.cli.shown import Shown
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
@@ -66,6 +67,8 @@ def read_paths(file: Path) -> tuple[str, ...]:
 # What only the command line has to say of an option, and how it reads a word; the rest is derived from its record.
 SPECIAL: dict[str, dict[str, Any]] = {
     "weights": {"parse": Weights.parse, "metavar": "W", "default_text": "all 1"},
+    "match": {"multiple": True, "metavar": "TERM[=W]", "more": "; may be given again"},
+    "match_columns": {"multiple": True, "metavar": "[FILE:]A,B", "more": "; may be given again", "default_text": "all"},
     "device": {"metavar": "auto|cpu|cuda[:N]"},
     "features": {"metavar": "NAME=W,...", "default_text": "random-cnn"},
     "size": {"parse": parse_size, "metavar": "PIXELS|auto", "type": str},
@@ -119,6 +122,7 @@ FEATURES: list[Decorator] = [
     click.option("--no-cache", is_flag=True, help="Neither use nor keep moments of images."),
     _option("strict"),
 ]
+MATCH = [*map(_option, ("match", "match_columns"))]
 WHICH = [*map(_option, ("include", "exclude", "sidecars", "follow_labels"))]
 CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
 ONE_SUBSET = [_option("keep")]
@@ -134,6 +138,16 @@ EMBEDDINGS: list[Decorator] = [
     click.option("--pca", type=int, metavar="K",
                  help="Principal components of the embeddings to keep; 0 keeps all dimensions.  "
                  "[default: 64 if there are more than 256 dimensions]"),
+]  # fmt: skip
+REPORT: list[Decorator] = [
+    click.option("--report", type=PATH, metavar="FILE.html", help="Write a page to look at: figures, and the images."),
+]
+SHOWN: list[Decorator] = [
+    *REPORT,
+    click.option("--plot", type=PATH, metavar="FILE.png", help="Write the one figure of the subset: .png, .svg or "
+                 ".pdf."),
+    click.option("--csv", type=PATH, metavar="FILE.csv", help="Write a line an image: its path, class, whether it is "
+                 "chosen, its rank and its contribution."),
 ]  # fmt: skip
 GATE = [click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")]
 SIZE_GATE = [
@@ -197,6 +211,8 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if features is None and pca is not None:
             raise UsageError(f"--pca {pca} goes with --embeddings")
         rest["embeddings"] = None if features is None else Embeddings(features, paths, pca)
+    if "report" in rest:
+        rest["shown"] = Shown(*(rest.pop(name, None) for name in ("report", "plot", "csv")))
     for name in ("max_loss", "min_size"):
         limit = rest.get(name)
         if limit is not None and not limit >= 0:

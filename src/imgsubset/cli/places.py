@@ -10,6 +10,7 @@ from typing import Any
 from imgsubset.errors import UsageError
 
 SOURCES = ("source", "first", "second", "subset")
+WRITTEN = ("list_file", "report", "plot", "csv")
 NAMES = dict.fromkeys(SOURCES, "SRC") | {"destination": "DST", "list_file": "--list"}
 READ = ("keep", "drop", "labels", "coco", "embeddings", "paths")
 
@@ -23,6 +24,9 @@ def check_places(arguments: Mapping[str, Any]) -> None:
     Raises UsageError that names both.
     """
     real = {name: Path(os.path.realpath(value)) for name, value in arguments.items() if _is_place(name, value)}
+    for term in arguments.get("match") or ():
+        real[f"match {term}"] = Path(os.path.realpath(term.partition("=")[0]))
+    tables = [name for name in real if name.startswith("match ")]
     if arguments.get("no_cache"):
         real.pop("cache", None)
     if arguments.get("mode") == "none" or arguments.get("dry_run"):
@@ -34,16 +38,21 @@ def check_places(arguments: Mapping[str, Any]) -> None:
         return one != other and one in real and other in real and real[other] in (real[one], *real[one].parents)
 
     for one, others in {
-        "list_file": ("destination", "cache", *READ, *files),
-        "cache": (*SOURCES, "destination", *READ),
+        **dict.fromkeys(WRITTEN, ("destination", "cache", *READ, *tables, *files, *WRITTEN)),
+        "cache": (*SOURCES, "destination", *READ, *tables),
         "destination": ("cache",),
     }.items():
         if other := next((other for other in others if clash(one, other)), None):
             how = "is" if real[one] == real[other] else "lies in"
-            here, there = (f"{NAMES.get(name, f'--{name}')} '{arguments[name]}'" for name in (one, other))
+            here, there = (_spelt(name, arguments) for name in (one, other))
             raise UsageError(f"{here} {how} {there}; choose another place for it")
 
 
+def _spelt(name: str, arguments: Mapping[str, Any]) -> str:
+    option, _, term = name.partition(" ")
+    return f"{NAMES.get(option, f'--{option}')} '{term or arguments[name]}'"
+
+
 def _is_place(name: str, value: object) -> bool:
-    known = (*SOURCES, *READ, "destination", "list_file", "cache")
+    known = (*SOURCES, *READ, *WRITTEN, "destination", "cache")
     return name in known and isinstance(value, (str, Path)) and str(value) not in ("", "-")

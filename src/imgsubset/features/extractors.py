@@ -35,7 +35,8 @@ class Kind:
     argument: str = ""
 
 
-def _module(name: str) -> Any:
+def module(name: str) -> Any:
+    """One of this room, imported when it is needed."""
     return importlib.import_module(f"imgsubset.features.{name}")
 
 
@@ -44,50 +45,50 @@ EXTRACTORS: dict[str, Kind] = {
         "shapes and textures, as an untrained network with seeded filters answers to them; --networks of them together",
         None,
         None,
-        lambda **parameters: _module("random_cnn").RandomCNN(**parameters),
+        lambda **parameters: module("random_cnn").RandomCNN(**parameters),
     ),
     "pixels": Kind(
         "the reds, greens and blues of all pixels, wherever they are; a fifteenth of the time of random-cnn",
         3,
         32,
-        lambda: _module("pixels").pixel_maps,
+        lambda: module("pixels").pixel_maps,
     ),
     "thumbnail": Kind(
         "the layout: the picture at 8 x 8 pixels; next to no time",
         192,
         8,
-        lambda: _module("pixels").thumbnail,
+        lambda: module("pixels").thumbnail,
     ),
     "fft": Kind(
         "coarse and fine detail, by the Fourier transform; one to two times the time of random-cnn",
         9,
         None,
-        lambda **parameters: _module("fft").FFT(**parameters),
+        lambda **parameters: module("fft").FFT(**parameters),
     ),
     "colour": Kind(
         "mean colour, and the shares of 60 colours, in Oklab; one and a half times the time of random-cnn",
         63,
         None,
-        lambda: _module("colour").colour,
+        lambda: module("colour").colour,
     ),
     "hog": Kind(
         "directions of edges in each ninth, whatever the contrast; one and a half times the time of random-cnn",
         54,
         None,
-        lambda: _module("hog").hog,
+        lambda: module("hog").hog,
     ),
     "torchvision": Kind(
         "what a network trained on ImageNet tells apart, as in torchvision:resnet18; hundreds of times as slow",
         None,
         256,
-        lambda name, **parameters: _module("pretrained").Pretrained(name, **parameters),
+        lambda name, **parameters: module("pretrained").Pretrained(name, **parameters),
         "NAME",
     ),
     "python": Kind(
         "what a function of your own makes of uint8 pixels (B, H, W, 3): maps (B, C, h, w)",
         None,
         None,
-        lambda name: _module("custom").Custom(name),
+        lambda name: module("custom").Custom(name),
         "MODULE:FUNCTION",
     ),
 }

@@ -122,8 +122,10 @@ def _through_networks(
         with torch.inference_mode():
             for extractor, size in networks:
                 filled = [chunk.pixels[size] for chunk in batch]
-                pixels = np.frombuffer(b"".join([*filled, bytes((height - len(batch)) * len(filled[0]))]), np.uint8)
-                maps = extractor(torch.tensor(pixels.reshape(-1, size, size, 3), device=device))
+                raw = np.frombuffer(b"".join([*filled, bytes((height - len(batch)) * len(filled[0]))]), np.uint8)
+                pixels = torch.tensor(raw.reshape(-1, size, size, 3), device=device)
+                about = (_files(batch, len(pixels)),) if getattr(extractor, "of_files", False) else ()
+                maps = extractor(pixels, *about)
                 found = narrowed(image_moments(maps))
                 moments.append(replace(found, table=found.table[: len(found) // height * len(batch)]))
         return batch, moments
@@ -135,6 +137,17 @@ def _through_networks(
             yield from _in_memory(run, chunks, 1)
         else:
             yield from _side_by_side(run, chunks)
+
+
+def _files(batch: list[Chunk], count: int) -> torch.Tensor:
+    """Width, height and bytes (count, 3) of the images of some chunks; 0 of those that could not be decoded."""
+    found = torch.zeros(count, 3)
+    length = count // len(batch)  # of a chunk; the padding counts nothing
+    for number, chunk in enumerate(batch):
+        for place, outcome in enumerate(chunk.outcomes):
+            if not isinstance(outcome, str):
+                found[number * length + place] = torch.tensor([*outcome.numbers, float(outcome.stamp.size)])
+    return found
 
 
 def _side_by_side(run: Callable[[list[Chunk], int], T], chunks: Iterable[Chunk]) -> Iterator[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from imgsubset.devices import torch_device
 from imgsubset.errors import BadFilesError, InputError, UsageError
 from imgsubset.features.memory import check_memory
-from imgsubset.features.spaces import Space, feature_spaces, resolution, shares
+from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, feature_spaces, resolution, shares
 from imgsubset.files import Stamp
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
@@ -20,8 +21,9 @@ from imgsubset.reading.listing import Listing, RejectedFile, in_order
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.cache import Cache
+    from imgsubset.features.channels import Channels
     from imgsubset.features.random_cnn import Extractor
-    from imgsubset.statistics.moments import Block
+    from imgsubset.statistics.moments import Block, ImageMoments
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Source:
     cached    how many of them came from the cache
     warnings  what a user should know
     held_out  the moments in the networks that measure and that no search sees
+    seen      by name what else was asked for of the pixels, a row an image
+    known     by the name of its block what is known of the images beside their pixels
+    tables    where that came from: of each file its name, absolute path, SHA-256 and columns
     size      side of the square that images were resized to, in pixels; None where none was decoded
     """
 
@@ -49,6 +54,9 @@ class Source:
     cached: int = 0
     warnings: tuple[str, ...] = ()
     held_out: tuple[Block, ...] = field(default=(), repr=False)
+    seen: Mapping[str, ImageMoments] = field(default_factory=dict, repr=False)
+    known: Mapping[str, Channels] = field(default_factory=dict, repr=False)
+    tables: tuple[dict[str, object], ...] = ()
     size: int | None = None
 
     def standardised(self) -> Source:
@@ -98,6 +106,7 @@ def read_source(
     embeddings: Embeddings | None = None,
     size: int | None = None,
     measured: bool = True,
+    seen: Sequence[str] = (),
     clock: Clock | None = None,
     progress: Progress = silent,
 ) -> Source:
@@ -105,6 +114,7 @@ def read_source(
 
     size      the resolution in pixels, in place of that of the options
     measured  whether images that are decoded go through the held-out networks too
+    seen      what else of the pixels is asked for, names in `features.spaces.VIEWS`
 
     Raises UsageError, InputError or, with options.reading.strict, BadFilesError.
     """
@@ -114,10 +124,10 @@ def read_source(
     with clock.stage("ingest"):
         wanted = shares(options.extraction, embeddings)
         spaces: tuple[Space, ...] = ()
-        if wanted.keys() != {"embeddings"} or options.extraction.held_out:
+        if seen or wanted.keys() != {"embeddings"} or options.extraction.held_out:
             size = size or resolution(listing, options.extraction.size)
             check_memory(options.extraction, size, len(listing.paths))
-            spaces = feature_spaces(wanted, options, size, device, extractor, measured)
+            spaces = feature_spaces(wanted, options, size, device, extractor, measured=measured, seen=seen)
         if embeddings is None:
             read = _from_images(listing, options, spaces, device, clock, progress)
         else:
@@ -168,8 +178,9 @@ def _from_images(
     blocks = done.blocks([(space.name, space.weight) for space in spaces])
     return Source(
         listing=listing,
-        blocks=tuple(block for block, space in zip(blocks, spaces, strict=True) if not space.held_out),
-        held_out=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.held_out),
+        blocks=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == MATCHED),
+        held_out=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == JUDGE),
+        seen={space.name: block.images for block, space in zip(blocks, spaces, strict=True) if space.role == SEEN},
         size=max(space.size for space in spaces),
         paths=tuple(listing.paths[place] for place in usable),
         stamps=tuple(done.stamps[place] for place in usable),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import device_name, torch_device
 from imgsubset.errors import UsageError
-from imgsubset.features.extractors import kind_of, make_extractor
+from imgsubset.features.extractors import kind_of, make_extractor, module
 from imgsubset.files import identity
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
@@ -29,7 +30,14 @@ SAMPLE = 256  # images whose headers are read for that
 # The networks that measure. They are constants, so that the sizes of any two runs compare: one of a shape that many
 # random networks have, one wider, one deeper.
 HELD_OUT = ((16, 32, 64), (32, 64, 128), (16, 32, 32, 48))
+MATCHED, JUDGE, SEEN = "matched", "held-out", "seen"  # what spaces are for
 MEASURING = {"kernel_size": (3,), "seed": 0, "stride": (2,), "activation": "leaky", "pool": (), "taps": "last"}
+
+VIEWS: dict[str, tuple[tuple[str, int | None, Callable[[], Extractor]], ...]] = {
+    "image": (("image", None, lambda: module("appearance").Appearance()),),
+}
+"""Of what may be matched the extractors that it needs: each one's name, its size (None: that of the run), what makes
+it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Space:
     weight    of the block
     make      makes the network
     recipe    all that decides what moments an image has; None: unknown, so that nothing may be cached
-    held_out  whether it measures, and is not matched
+    role      MATCHED; JUDGE, it measures and no search sees it; SEEN, for what is matched otherwise
     """
 
     name: str
@@ -49,7 +57,7 @@ class Space:
     weight: float
     make: Callable[[], Extractor]
     recipe: dict[str, object] | None
-    held_out: bool = False
+    role: str = MATCHED
 
 
 def resolution(listing: Listing, size: int | str) -> int:
@@ -79,12 +87,20 @@ def shares(options: Extraction, embeddings: Embeddings | None) -> dict[str, floa
 
 
 def feature_spaces(
-    wanted: Mapping[str, float], options: Options, size: int, device: str, extractor: Extractor | None, measured: bool
+    wanted: Mapping[str, float],
+    options: Options,
+    size: int,
+    device: str,
+    extractor: Extractor | None = None,
+    *,
+    measured: bool = True,
+    seen: Sequence[str] = (),
 ) -> tuple[Space, ...]:
     """The spaces of pixels that these shares name, and the networks that measure.
 
     extractor  of the caller's, in the place of the random CNNs
     measured   whether the held-out networks are wanted
+    seen       what else of the pixels is asked for, names in VIEWS
 
     Raises UsageError for features that are unknown.
     """
@@ -95,7 +111,11 @@ def feature_spaces(
     if measured:
         for channels in HELD_OUT:
             name, shape = f"held-out {','.join(map(str, channels))}", MEASURING | {"channels": channels}
-            spaces.append(_random_cnn(name, "held-out", shape, size, 1 / len(HELD_OUT), device))
+            spaces.append(_random_cnn(name, JUDGE, shape, size, 1 / len(HELD_OUT), device))
+    for name in seen:
+        for part, side, make in VIEWS[name]:
+            recipe = _recipe(part, side or size, device)
+            spaces.append(Space(part, side or size, 0.0, partial(_viewed, make, device), recipe, SEEN))
     return tuple(spaces)
 
 
@@ -139,7 +159,11 @@ def _random_cnn(name: str, role: str | None, shape: Mapping[str, Any], size: int
         return _on(device, make_extractor("random-cnn", **own))
 
     recipe = _recipe("random-cnn", size, device) | {"role": role, **shape}
-    return Space(name, size, weight, make, recipe, held_out=role == "held-out")
+    return Space(name, size, weight, make, recipe, JUDGE if role == JUDGE else MATCHED)
+
+
+def _viewed(make: Callable[[], Extractor], device: str) -> Extractor:
+    return _on(device, make())
 
 
 def each_layer(numbers: tuple[int, ...], layers: int) -> tuple[int, ...]:

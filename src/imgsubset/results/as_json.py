@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.files import identity
 from imgsubset.inputs import Labels
-from imgsubset.options import CHOICE, NOTHING, Options
+from imgsubset.options import CHOICE, KNOWN, NOTHING, Options
 from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.results.records import Comparison, Export, Placed, Result, Scored, Selection, Verification
+from imgsubset.results.comparison import Comparison
+from imgsubset.results.records import Export, Placed, Result, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 FORMAT = 2  # of the manifest; raised when a reader of an older one would misread it
 _ANY = ("program", "libraries", "device", "options", "warnings", "seconds")
 KEYS = {  # of the records that the functions below make
-    "placed": ("format", *_ANY, "source", "source_digest", "n", "request", "counts", "classes", "score", "interrupted",
-               "rejected", "trace", "files", "extras", "destination"),
+    "placed": ("format", *_ANY, "source", "source_digest", "n", "request", "counts", "classes", "tables", "score",
+               "interrupted", "rejected", "trace", "files", "extras", "destination"),
     "scored": (*_ANY, "source", "subset", "n", "counts", "score", "rejected", "foreign", "files"),
     "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "rejected"),
     "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
@@ -37,6 +38,7 @@ def request(
 ) -> dict[str, Any]:
     """All that was asked for, but for the source and the destination: of equal requests one result is enough."""
     files = {"labels": identity(options.constraints.labels), "coco": identity(options.reading.coco)}
+    files |= {f"match {name}": identity(name) for name, _ in options.mix.match if name not in KNOWN}
     asked = describe_options(options, CHOICE)
     return {"n": n, "options": asked, "files": files, "embeddings": embeddings, "mode": mode, "ranked": ranked}
 
@@ -46,6 +48,7 @@ def describe_options(options: Options, level: int = NOTHING) -> dict[str, Any]:
     values = options.that_decide(level) | {
         "weights": dataclasses.asdict(options.mix.weights),
         "features": dict(options.extraction.features),
+        "match": dict(options.mix.match),
     }
     if isinstance(labels := options.constraints.labels, Labels) and "labels" in values:
         values["labels"] = labels.describe()
@@ -83,6 +86,7 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
             "unlabelled": exported.unlabelled if exported else None,
         },
         "classes": {name: {"source": all_of, "subset": here} for name, (all_of, here) in selection.classes.items()},
+        "tables": [*selection.tables],
         "score": describe_score(selection.score),
         "interrupted": selection.interrupted,
         "rejected": _named(selection.rejected),
@@ -124,7 +128,7 @@ def _named(files: Iterable[RejectedFile]) -> list[dict[str, str]]:
 
 def describe_score(score: Score) -> dict[str, Any]:
     """The record of a score, for json.dumps."""
-    searched = [{"name": one.name, "weight": one.weight} | _describe_divergences(one) for one in score.searched]
+    searched = [_describe_block(one) for one in score.searched]
     return {
         "loss": score.loss,
         "percentile": score.percentile,
@@ -136,6 +140,12 @@ def describe_score(score: Score) -> dict[str, Any]:
             {"network": one.name, "loss": one.loss, "effective_size": one.effective_size} for one in score.held_out
         ],
     }
+
+
+def _describe_block(block: Measured) -> dict[str, Any]:
+    columns = [dataclasses.asdict(column) | {"off": column.off} for column in block.columns]
+    plain = {"name": block.name, "weight": block.weight, "loss": block.loss, **_describe_divergences(block)}
+    return plain | ({"columns": columns} if columns else {})
 
 
 def _describe_divergences(of: Score | Measured) -> dict[str, Any]:

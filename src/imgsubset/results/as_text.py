@@ -7,8 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.errors import shortened
+from imgsubset.results.comparison import Comparison
 from imgsubset.results.lines import SHOWN, files, first, names, notes, printable, table, times
-from imgsubset.results.records import Comparison, Export, Placed, Scored, Selection, Verification
+from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", *_cut_off(selection), ""]
-    lines += [*_score(selection.score, n), *notes((*selection.warnings, *(exported.warnings if exported else ())))]
+    lines += [*_score(selection.score, n), *_known(selection.score, verbose)]
+    lines += [*notes((*selection.warnings, *(exported.warnings if exported else ())))]
     if exported and exported.labels:
         lacking = f"; {exported.unlabelled:,} images have none of their own" if exported.unlabelled else ""
         lines += [f"Labels: {exported.labels:,} file{'s' * (exported.labels > 1)} went along{lacking}."]
@@ -150,6 +153,7 @@ def scored_summary(scored: Scored, verbose: bool = False) -> str:
         f"{n:,} of {scored.total:,} images of {printable(scored.source.name)}: {printable(scored.subset)}",
         "",
         *_score(scored.score, n),
+        *_known(scored.score, verbose),
         f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer.",
         *notes(scored.warnings),
         "",
@@ -173,6 +177,32 @@ def _score(score: Score, n: int) -> list[str]:
         "",
         verdict(score, n),
     ]
+
+
+def _known(score: Score, verbose: bool) -> list[str]:
+    """How close the subset is in each space that was matched, and in each column of what is known of the images."""
+    if not any(block.columns for block in score.searched):
+        return []
+    of_features = [block for block in score.searched if not block.columns]
+    weight = sum(block.weight for block in of_features)
+    rows = [("features", weight, sum(block.weight * block.loss for block in of_features) / weight)] if weight else []
+    rows += [(block.name, block.weight, block.loss) for block in score.searched if block.columns]
+    summed = {
+        "matched": [printable(name) for name, _, _ in rows],
+        "weight": [f"{weight:.2f}" for _, weight, _ in rows],
+        "loss": [f"{loss:.3f}" for _, _, loss in rows],
+    }
+    columns = sorted((one for block in score.searched for one in block.columns), key=lambda one: -abs(one.off))
+    each = {
+        "column": [printable(shortened(one.name, 40)) for one in columns],
+        "all": [f"{one.source:.4g}" for one in columns],
+        "subset": [f"{one.subset:.4g}" for one in columns],
+        "random": [f"+- {one.random_std:.2g}" for one in columns],
+        "off": [f"{one.off:+.2f}" for one in columns],
+    }
+    heading, *lines = table(each)
+    more = "... and {:,} more columns, met more closely; -v shows all"
+    return ["", *table(summed), "", heading, *first(lines, len(lines), more, verbose)]
 
 
 def verdict(score: Score, n: int) -> str:

@@ -7,6 +7,22 @@ from statistics import median
 
 
 @dataclass(frozen=True)
+class Met:
+    """How a column that is known of the images is met: its mean over all of them, its mean over the subset, and the
+    standard deviation of that mean over random subsets of this size."""
+
+    name: str
+    source: float
+    subset: float
+    random_std: float
+
+    @property
+    def off(self) -> float:
+        """How far the subset's mean is from that of all, in units of a random one's spread; 0 where that is 0."""
+        return (self.subset - self.source) / self.random_std if self.random_std else 0.0
+
+
+@dataclass(frozen=True)
 class Measured:
     """How close a subset is in one feature space.
 
@@ -18,6 +34,7 @@ class Measured:
     loss            calibrated: the weighted mix in units of the random means; 1 is an average random subset
     percentile      how many of 100 random subsets of this size are closer, in [0, 100]
     effective_size  how many random images would be as close
+    columns         of what is known of the images how each column is met, the worst first; () of features of pixels
     """
 
     name: str
@@ -28,6 +45,7 @@ class Measured:
     loss: float
     percentile: float
     effective_size: float
+    columns: tuple[Met, ...] = ()
 
     def ratios(self) -> dict[str, float]:
         """Each divergence in units of its random mean; 0 where that is 0."""

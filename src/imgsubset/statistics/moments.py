@@ -57,11 +57,13 @@ class Block:
     name    for people
     images  moments of the source's images in this space
     weight  its share of the loss; those of all blocks sum to 1
+    numbers whether its channels are numbers about images and not features of pixels: such need not be near normal
     """
 
     name: str
     images: ImageMoments
     weight: float = 1.0
+    numbers: bool = False
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def constraints(source: Source, options: Constraints) -> Allowed:
     Raises UsageError for what contradicts itself, naming the image, and InputError for labels that do not fit.
     """
     paths = source.paths
-    labels = _classes(paths, options)
+    labels = classes_of(paths, options) if options.stratify else []
     names = tuple(sorted(set(labels), key=os.fsencode))
     number = {name: place for place, name in enumerate(names)}
     groups: tuple[int, ...] | None = None
@@ -216,10 +216,8 @@ def constraints(source: Source, options: Constraints) -> Allowed:
     )
 
 
-def _classes(paths: Sequence[str], options: Constraints) -> list[str]:
-    """The class of each image; none without stratify."""
-    if not options.stratify:
-        return []
+def classes_of(paths: Sequence[str], options: Constraints) -> list[str]:
+    """The class of each image. Raises InputError for labels that do not fit."""
     if isinstance(options.labels, Labels):
         return labels_in_memory(paths, options.labels)
     return class_names(paths, options.stratify_by) if options.labels is None else labels_of(paths, options.labels)
@@ -262,7 +260,7 @@ def _rows(wanted: Iterable[str], source: Source, option: str, must_be_there: boo
 
 def _without_copies(source: Source, keep: set[int], drop: set[int]) -> set[int]:
     """Rows to bar so that no two that are left are copies, exact or near; kept ones stay, else the first by path."""
-    neighbours = Neighbours(source.blocks)
+    neighbours = Neighbours([block for block in source.blocks if not block.numbers])
     out = keep | drop
     barred: set[int] = set()
     for row in [*sorted(keep), *(row for row in neighbours.crowded if row not in out)]:

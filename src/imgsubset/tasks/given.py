@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from imgsubset.errors import UsageError, shown
+from imgsubset.features.spaces import VIEWS
 from imgsubset.inputs import Embeddings, Labels, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.reading.filters import candidates
@@ -26,7 +27,7 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
     listing = candidates(listing, options.reading)
     wanted = options.constraints
     labels = wanted.labels
-    if wanted.stratify and labels is None and wanted.stratify_by == "first":
+    if options.by_class and labels is None and wanted.stratify_by == "first":
         labels = classes
     if isinstance(labels, Labels):
         options = merged(options, {"labels": labels_by_path(labels, listing)})
@@ -39,6 +40,11 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
             )
         embeddings = replace(embeddings, paths=listing.order)
     return listing, options, embeddings
+
+
+def pixels_needed(options: Options) -> tuple[str, ...]:
+    """What is to be matched that only the pixels tell, beside the features: names in `features.spaces.VIEWS`."""
+    return tuple(name for name, _ in options.mix.match if name in VIEWS)
 
 
 def check_callable(**functions: Callable[..., object] | None) -> None:

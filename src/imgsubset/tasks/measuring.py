@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import median
 from typing import TYPE_CHECKING
 
 from imgsubset.features.source import Source
-from imgsubset.results.scores import Measured, Score
+from imgsubset.results.scores import Measured, Met, Score
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from torch import Tensor
 
+    from imgsubset.features.channels import Channels
     from imgsubset.statistics.objective import Objective
 
 # Random subsets by which a held-out network is calibrated: its loss is then right to 2 %, and eigenvalues of 128
@@ -31,8 +33,13 @@ def judged_loss(objective: Objective, judges: tuple[Objective, ...], rows: Tenso
     return median(float(one.loss(rows)) for one in judges or (objective,))
 
 
-def score_of(objective: Objective, judges: tuple[Objective, ...], rows: Tensor) -> Score:
-    """The score, in float64, of one subset, given as indices (1, n)."""
+def score_of(
+    objective: Objective, judges: tuple[Objective, ...], rows: Tensor, known: Mapping[str, Channels] | None = None
+) -> Score:
+    """The score, in float64, of one subset, given as indices (1, n).
+
+    known  by block what is known of the images beside their pixels
+    """
     import torch
 
     from imgsubset.statistics.objective import effective_size
@@ -40,7 +47,8 @@ def score_of(objective: Objective, judges: tuple[Objective, ...], rows: Tensor) 
     loss = float(objective.loss(rows, torch.float64))
     return Score(
         searched=tuple(
-            _measured(objective.alone(place), rows, term.block.weight) for place, term in enumerate(objective.terms)
+            _measured(objective.alone(place), rows, term.block.weight, (known or {}).get(term.block.name))
+            for place, term in enumerate(objective.terms)
         ),
         held_out=tuple(_measured(one, rows, 1 / len(judges)) for one in judges),
         searched_loss=loss,
@@ -48,16 +56,17 @@ def score_of(objective: Objective, judges: tuple[Objective, ...], rows: Tensor) 
     )
 
 
-def _measured(objective: Objective, rows: Tensor, weight: float) -> Measured:
+def _measured(objective: Objective, rows: Tensor, weight: float, known: Channels | None = None) -> Measured:
     """In the one space of an objective."""
     import torch
 
-    from imgsubset.statistics.objective import effective_size
+    from imgsubset.statistics.objective import OF_NUMBERS, effective_size
 
     (term,) = objective.terms
 
     def named(values: Tensor) -> dict[str, float]:
-        return dict(zip(DIVERGENCE_NAMES, values.tolist(), strict=True))
+        given = zip(DIVERGENCE_NAMES, values.tolist(), strict=True)
+        return {name: value for name, value in given if not term.block.numbers or name in OF_NUMBERS.shares()}
 
     loss = float(objective.loss(rows, torch.float64))
     return Measured(
@@ -69,4 +78,15 @@ def _measured(objective: Objective, rows: Tensor, weight: float) -> Measured:
         loss=loss,
         percentile=100 * objective.share_below(loss),
         effective_size=effective_size(loss, objective.n, objective.total),
+        columns=_columns(known, rows[0]) if known else (),
     )
+
+
+def _columns(known: Channels, rows: Tensor) -> tuple[Met, ...]:
+    """How each is met, the worst first."""
+    values, n = known.values, len(rows)
+    total = len(values)
+    spreads = values.std(0, ddof=1) * (1 / n - 1 / total) ** 0.5 if total > 1 else 0 * values[0]
+    means = zip(known.names, values.mean(0), values[rows.cpu().numpy()].mean(0), spreads, strict=True)
+    met = [Met(name, float(everywhere), float(here), float(spread)) for name, everywhere, here, spread in means]
+    return tuple(sorted(met, key=lambda one: -abs(one.off)))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
-from imgsubset.errors import GateError, InputError, UsageError
+from imgsubset.errors import GateError, InputError, UsageError, shortened
 from imgsubset.features.source import Source, first_of, read_source
+from imgsubset.files import sha256
 from imgsubset.inputs import AnyEmbeddings, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
@@ -17,7 +18,7 @@ from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, list_source
 from imgsubset.reading.listing import Listing
 from imgsubset.results.records import Scored
-from imgsubset.tasks.given import check_callable, given
+from imgsubset.tasks.given import check_callable, given, pixels_needed
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
 from imgsubset.tasks.measuring import judges, score_of
 from imgsubset.writing.manifest import NAME, Manifest, read_manifest
@@ -34,6 +35,7 @@ def score(
     skip_foreign: bool = False,
     extractor: Extractor | None = None,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     progress: Progress | bool = False,
     **words: Any,
 ) -> Scored:
@@ -44,12 +46,18 @@ def score(
                   those of the source by content; paths start from the current folder or from the source
     options       None: those in the manifest of the subset if it has one, so that the loss is the one it reports
     skip_foreign  leave out the files of the subset that are not in the source, instead of raising
+    evidence      gather what a report shows, see `write_report`
     words         options by name, which go before all others
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
     manifest, unread = _recorded(subset)
-    options, tell = merged(options or (manifest.options if manifest else None), words), teller(progress)
+    if options is None and manifest is not None:
+        options = manifest.options
+        if "match" not in words:
+            options, gone = _without_changed_tables(manifest)
+            unread += gone
+    options, tell = merged(options, words), teller(progress)
     check_callable(extractor=extractor)
     skip_foreign = of_kind("skip_foreign", "bool", skip_foreign)
     clock = Clock()
@@ -57,18 +65,22 @@ def score(
         listing, options, embeddings = given(source, options, embeddings)
         if not isinstance(subset, (str, os.PathLike, Listing)):  # named one by one: none of them is left out
             subset = replace(list_source(subset)[0], reading=options.reading)
+    seen = pixels_needed(options)
 
     def work(device: str, notes: tuple[str, ...]) -> Scored:
         read = read_source(
-            listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=tell
-        ).standardised()
+            listing, options, device, extractor=extractor, embeddings=embeddings, seen=seen, clock=clock, progress=tell
+        )
         if embeddings is None and manifest is not None and _by_embeddings(manifest):
             notes += ("the subset was chosen by embeddings; without them it is scored by the random CNN",)
         notes += unread
         with clock.stage("match"):
             whole = manifest if manifest is not None and _is_manifest(subset) else None
             matched = _matched(whole or subset, read, options, skip_foreign, _name(subset))
-        return _scored(read, matched, _name(subset), options, clock, notes)
+        from imgsubset.tasks.known import with_known
+
+        ready = with_known(read, options, len(matched.rows)).standardised()
+        return _scored(ready, matched, _name(subset), options, clock, notes, evidence)
 
     return or_on_cpu(options.running.device, work, options.running.workers)
 
@@ -91,7 +103,13 @@ def _matched(subset: AnySource | Manifest, source: Source, options: Options, ski
 
 
 def _scored(
-    source: Source, matched: Matched, subset: str, options: Options, clock: Clock, notes: tuple[str, ...]
+    source: Source,
+    matched: Matched,
+    subset: str,
+    options: Options,
+    clock: Clock,
+    notes: tuple[str, ...],
+    gather: bool,
 ) -> Scored:
     import torch
 
@@ -100,7 +118,18 @@ def _scored(
     with clock.stage("score"):
         n, weights = len(matched.rows), options.mix.weights
         goal = objective(source.blocks, n, weights)
-        result = score_of(goal, judges(source, n, weights), torch.tensor([matched.rows], device=goal.device))
+        rows = torch.tensor([matched.rows], device=goal.device)
+        held_out = judges(source, n, weights)
+        result = score_of(goal, held_out, rows, source.known)
+    gathered = None
+    if gather:
+        from imgsubset.search.quadratic import quadratic_form
+        from imgsubset.search.ranking import herding_order
+        from imgsubset.tasks.evidence import evidence
+
+        with clock.stage("report"):
+            order = herding_order(quadratic_form(goal), rows[0]).tolist()
+            gathered = evidence(source, goal, held_out, rows[0], order)
     return Scored(
         source=source.listing,
         subset=subset,
@@ -109,6 +138,7 @@ def _scored(
         score=result,
         foreign=matched.foreign,
         rejected=source.rejected,
+        evidence=gathered,
         warnings=source.warnings + notes,
         options=options,
         size=source.size,
@@ -133,10 +163,28 @@ def check_gates(
             raise GateError(f"size {size:,.0f} is below --min-size {min_size:,g}", result)
 
 
-def recorded_options(subset: AnySource) -> Options | None:
-    """The options in the manifest that a subset is or holds."""
-    manifest, _ = _recorded(subset)
-    return manifest.options if manifest else None
+def has_manifest(subset: AnySource) -> bool:
+    """Whether a subset is or holds a manifest, whose options are the defaults."""
+    return _recorded(subset)[0] is not None
+
+
+def _without_changed_tables(manifest: Manifest) -> tuple[Options, tuple[str, ...]]:
+    """The recorded options without tables that are not what they were, and what to know of these."""
+    mix, notes = manifest.options.mix, []
+    for table in manifest.record.get("tables", ()):
+        path, name = table["path"], shortened(str(table["name"]))
+        try:
+            why = "" if sha256(path) == table["sha256"] else "it has changed"
+        except OSError as error:
+            why = str(error.strerror or error)
+        if why:
+            notes.append(f"the subset was matched to table '{name}' too, which is left out: {path}: {why}")
+            mix = replace(
+                mix,
+                match=tuple(pair for pair in mix.match if pair[0] != path),
+                match_columns=tuple(words for words in mix.match_columns if not words.startswith(f"{path}:")),
+            )
+    return replace(manifest.options, mix=mix), tuple(notes)
 
 
 def _recorded(subset: AnySource) -> tuple[Manifest | None, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from imgsubset.reading.given import AnySource
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.given import check_callable, destination_of, given
+from imgsubset.tasks.given import check_callable, destination_of, given, pixels_needed
 from imgsubset.tasks.score import check_gates
 from imgsubset.tasks.searching import Run, Stop, never, of_size, selection_of, smallest_size
 from imgsubset.tasks.sizes import check_size, is_auto, subset_size
@@ -35,6 +36,7 @@ def select(
     *,
     extractor: Extractor | None = None,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     stop: Stop = never,
     progress: Progress | bool = False,
     **words: Any,
@@ -47,6 +49,7 @@ def select(
     extractor   feature maps instead of the random CNN's: uint8 pixels (B, H, W, 3) to float maps (B, C, h, w)
     embeddings  features computed elsewhere, in place of decoding: Embeddings; or an array, a tensor or a .npy file
                 (images, dimensions) in the order of the list or data set
+    evidence    gather what a report shows, see `write_report`
     stop        asked several times a second, during the search, whether to end it with the best so far
     progress    True shows bars; a function is told, see `imgsubset.progress.Progress`
     words       options by name, which go before those in `options`; see `Options`
@@ -66,9 +69,16 @@ def select(
 
     def work(device: str, notes: tuple[str, ...]) -> Selection:
         read, allowed = prepared(
-            listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=tell
+            listing,
+            options,
+            device,
+            extractor=extractor,
+            embeddings=embeddings,
+            clock=clock,
+            progress=tell,
+            n=lambda usable: None if is_auto(n) else subset_size(n, usable),
         )
-        return _select(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes))
+        return _select(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes, evidence))
 
     return or_on_cpu(options.running.device, work, options.running.workers)
 
@@ -85,6 +95,7 @@ def select_into(
     max_loss: float | None = None,
     min_size: float | None = None,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     stop: Stop = never,
     progress: Progress | bool = False,
     **words: Any,
@@ -119,7 +130,7 @@ def select_into(
                 return placed
             overwrite = overwrite or interrupted(wanted, held.path)  # the best so far of this request gives way
             check_free(held, overwrite)
-        selection = select(listing, n, options, embeddings=embeddings, stop=stop, progress=tell)
+        selection = select(listing, n, options, embeddings=embeddings, evidence=evidence, stop=stop, progress=tell)
         placed = Placed(describe(selection, ranked=ranked), None, selection, None)
         check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
         if held is None:
@@ -137,14 +148,27 @@ def prepared(
     embeddings: Embeddings | None,
     clock: Clock,
     progress: Progress,
+    n: Callable[[int], int | None],
 ) -> tuple[Source, Allowed]:
-    """The standardised source, and what may be chosen of it."""
+    """The standardised source, and what may be chosen of it.
+
+    n  how many images the subset will have, of so many usable ones; None if that is not known yet
+    """
     read = read_source(
-        listing, options, device, extractor=extractor, embeddings=embeddings, clock=clock, progress=progress
-    ).standardised()
+        listing,
+        options,
+        device,
+        extractor=extractor,
+        embeddings=embeddings,
+        seen=pixels_needed(options),
+        clock=clock,
+        progress=progress,
+    )
     with clock.stage("constraints"):
         from imgsubset.tasks.constraints import constraints
+        from imgsubset.tasks.known import with_known
 
+        read = with_known(read, options, n(len(read.paths))).standardised()
         return read, constraints(read, options.constraints)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import stat
@@ -23,7 +25,7 @@ FIRST = {
     "pool": [],
     "taps": "last",
 }
-FIRST |= {"weights_file": None, "held_out": False}
+FIRST |= {"weights_file": None, "held_out": False, "match": {}, "match_columns": []}
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,14 @@ def _options(record: dict[str, Any]) -> Options:
         # One seed was the search's and the network's, if there was a network.
         seed = 0 if record["request"]["embeddings"] else recorded["seed"]
         recorded |= FIRST | {"feature_seed": seed, "kernel_size": [recorded["kernel_size"]]}
+    recorded |= _tables(record)
     defaults = Options().that_decide(LOSS)
     values = {name: recorded[name] for name in defaults}
     for name, default in defaults.items():
         wanted: tuple[type, ...] = (type(default),)
         if name == "size":
             wanted = (int, str)
-        elif name in ("weights", "features"):
+        elif name in ("weights", "features", "match"):
             wanted = (dict,)
         elif isinstance(default, tuple):
             wanted = (list,)
@@ -107,3 +110,19 @@ def _options(record: dict[str, Any]) -> Options:
         if type(values[name]) not in wanted or not all(type(one) is int for one in inner):
             raise TypeError(f"{name} {values[name]!r} makes no sense")
     return Options(**values)
+
+
+def _tables(record: dict[str, Any]) -> dict[str, Any]:
+    """The recorded tables, by the places where they were, as options."""
+    tables = {table["name"]: table for table in record.get("tables", [])}
+    if not tables:
+        return {}
+    match, columns = dict(record["options"]["match"]), []
+    for table in tables.values():
+        listed = io.StringIO()
+        csv.writer(listed, lineterminator="").writerow(table["columns"])
+        columns.append(f"{table['path']}:{listed.getvalue()}")
+    return {
+        "match": {tables[name]["path"] if name in tables else name: weight for name, weight in match.items()},
+        "match_columns": columns,
+    }

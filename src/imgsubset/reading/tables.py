@@ -1,0 +1,178 @@
+"""Tables about images, in CSV, TSV, JSON Lines or Parquet files: read as they are, then lined up with the images."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from imgsubset.errors import InputError, UsageError, shortened
+from imgsubset.files import read_named
+from imgsubset.options import TABLES
+
+PATHS = ("path", "file", "image", "file_name", "filename")  # what a column of paths is called; else it is the first
+MOST_COLUMNS = 10_000
+EMPTY = frozenset(["", "nan"])  # entries, in lower case, that say nothing
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file.
+
+    name     what messages call it
+    paths    of the images, as written, one a row
+    lines    where in the file each row ends, counted from 1
+    columns  the other entries by column, one a row: texts of a CSV file; of others what JSON or Parquet hold
+    sha256   of the file
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    lines: tuple[int, ...]
+    columns: Mapping[str, Sequence[Any]]
+    sha256: str
+
+
+def is_table(name: str) -> bool:
+    """Whether a file's name says that it is one."""
+    return Path(name).suffix.lower() in READERS
+
+
+def read_table(file: str | os.PathLike[str], what: str = "table") -> Table:
+    """Read a file whose rows are about images.
+
+    what  it is, for messages
+
+    Raises UsageError for a file of another kind, and InputError for one that cannot be read as that, naming the line.
+    """
+    name = f"{what} '{os.fspath(file)}'"
+    if not is_table(os.fspath(file)):
+        raise UsageError(f"{name} is none of {', '.join(READERS)} files")
+    content = read_named(file, name)
+    header, rows, lines = READERS[Path(file).suffix.lower()](content, name)
+    if not header or not rows:
+        raise InputError(f"{name} has no rows; one for each image is needed, after a header that names the columns")
+    if twice := [one for one, times in Counter(header).items() if times > 1]:
+        raise InputError(f"{name} has several columns '{shortened(twice[0])}'")
+    key = next((header.index(one) for one in PATHS if one in header), 0)
+    columns = [*zip(*rows, strict=True)]
+    for line, path in zip(lines, columns[key], strict=True):
+        if not isinstance(path, str) or not path.strip() or "\0" in path:
+            raise InputError(f"{name}, line {line}: there is no path in column '{shortened(header[key])}'")
+    others = {one: columns[place] for place, one in enumerate(header) if place != key}
+    return Table(name, tuple(columns[key]), tuple(lines), others, hashlib.sha256(content).hexdigest())
+
+
+Rows: TypeAlias = tuple[
+    list[str], Sequence[Sequence[Any]], list[int]
+]  # the header, the rows, and where each of them ends
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{name}, line {line}: byte {error.object[error.start]:#04x} is not UTF-8") from None
+
+
+def _csv(content: bytes, name: str) -> Rows:
+    text = _text(content, name)
+    first = text.partition("\n")[0]
+    return _separated(text, name, max(",;\t", key=first.count))
+
+
+def _tsv(content: bytes, name: str) -> Rows:
+    return _separated(_text(content, name), name, "\t")
+
+
+def _separated(text: str, name: str, delimiter: str) -> Rows:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    rows, lines = list[Sequence[Any]](), list[int]()
+    try:
+        header = [one.strip() for one in next(reader, [])]
+        _check_width(len(header), name)
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise InputError(
+                    f"{name}, line {reader.line_num}: {len(row):,} fields, where the header has {len(header):,}"
+                )
+            rows.append(row)
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise InputError(f"{name}, line {reader.line_num}: {error}") from None
+    return header, rows, lines
+
+
+def _check_width(count: int, name: str) -> None:
+    if count > MOST_COLUMNS:
+        raise InputError(f"{name} has {count:,} columns; {MOST_COLUMNS:,} is the most")
+
+
+def _jsonl(content: bytes, name: str) -> Rows:
+    records, lines, header = [], [], dict[str, None]()
+    for line, text in enumerate(_text(content, name).split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{name}, line {line}: not JSON: {shortened(str(error))}") from None
+        if not isinstance(record, dict):
+            raise InputError(f'{name}, line {line}: not an object, as in {{"path": "a.jpg", "age": 31}}')
+        header |= dict.fromkeys(record)
+        _check_width(len(header), name)
+        records.append(record)
+        lines.append(line)
+    return [*header], [[record.get(one) for one in header] for record in records], lines
+
+
+def _parquet(content: bytes, name: str) -> Rows:
+    try:
+        from pyarrow import BufferReader, parquet
+    except ImportError:
+        raise UsageError(f"{name}: Parquet needs a library: pip install 'imgsubset[parquet]'") from None
+    try:
+        table = parquet.read_table(BufferReader(content))
+        _check_width(table.num_columns, name)
+        columns = [column.to_pylist() for column in table.columns]
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds, all from damaged files
+        raise InputError(f"{name} is not a Parquet file: {shortened(' '.join(str(error).split()))}") from None
+    rows = [*zip(*columns, strict=True)]
+    return [*table.column_names], rows, [*range(1, len(rows) + 1)]
+
+
+READERS: dict[str, Callable[[bytes, str], Rows]] = dict(
+    zip(TABLES, (_csv, _tsv, _jsonl, _jsonl, _parquet), strict=True)
+)
+
+
+def is_empty(entry: Any) -> bool:
+    """Whether an entry of a table says nothing."""
+    if isinstance(entry, str):
+        return entry.strip().lower() in EMPTY
+    return entry is None or (isinstance(entry, float) and math.isnan(entry))
+
+
+def number_of(entry: Any) -> float | None:
+    """The number that an entry is, NaN for none; None for what is no number."""
+    if is_empty(entry):
+        return math.nan
+    if isinstance(entry, (int, float, bool)):
+        return float(entry)
+    try:
+        return float(entry) if isinstance(entry, str) and "_" not in entry else None
+    except ValueError:
+        return None

@@ -1,0 +1,112 @@
+"""What is known of the images of a source and is to be matched: tables, objects, looks, hardness."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from posixpath import basename
+
+import numpy as np
+
+from imgsubset.errors import InputError, UsageError
+from imgsubset.features.appearance import NAMES
+from imgsubset.features.channels import Channels, channels
+from imgsubset.features.source import Source
+from imgsubset.options import Options
+from imgsubset.reading.columns import Column, columns_of
+from imgsubset.reading.tables import read_table
+from imgsubset.tasks.constraints import classes_of
+
+Found = tuple[Sequence[Column], Sequence[str]]  # columns, and notes
+
+
+def with_known(source: Source, options: Options, n: int | None) -> Source:
+    """A source, not standardised, with a block for each term of `match`; weights are shared as the options have it.
+
+    n  images in the subset, if it is known
+
+    Raises UsageError and InputError for what is missing, cannot be read or makes no sense.
+    """
+    match = dict(options.mix.match)
+    if not match:
+        return source
+    names = _block_names(match)
+    wanted = _wanted({name: names[name] for name in match if name not in TERMS}, options.mix.match_columns)
+    features = sum(weight for _, weight in options.extraction.features)
+    total = features + sum(match.values())
+    blocks = [replace(block, weight=block.weight * features / total) for block in source.blocks]
+    device = blocks[0].images.table.device
+    notes, found, tables = list[str](), dict[str, Channels](), list[dict[str, object]]()
+    for term, weight in match.items():
+        if term in TERMS:
+            columns, more = TERMS[term](source, options)
+        else:
+            table = read_table(term, "match")
+            columns, more = columns_of(table, source.listing, source.paths, wanted.get(term, ()))
+            used = [column.name for column in columns]
+            where = os.path.abspath(term)  # noqa: PTH100 (resolve would follow links)
+            tables.append({"name": term, "path": where, "sha256": table.sha256, "columns": used})
+        made, rare = channels(columns, n)
+        if not made.names:
+            raise InputError(f"nothing in match '{term}' varies over the images: {(*rare, 'no column is left')[0]}")
+        notes += [*more, *rare]
+        found[names[term]] = made
+        blocks.append(made.block(names[term], weight / total, device))
+    return replace(
+        source, blocks=tuple(blocks), known=found, tables=tuple(tables), warnings=source.warnings + tuple(notes)
+    )
+
+
+def _block_names(match: dict[str, float]) -> dict[str, str]:
+    """What each term is called: of tables the name of the file, if there is no other of this name."""
+    short = [basename(term) for term in match]
+    return {term: name if short.count(name) == 1 else term for term, name in zip(match, short, strict=True)}
+
+
+def _wanted(tables: Mapping[str, str], specified: Sequence[str]) -> dict[str, list[str]]:
+    """The columns of each table that are asked for, of words such as 'a,b' and 'FILE.csv:a,b'.
+
+    tables  what each is called
+    """
+    first = next(iter(tables), "")
+    wanted: dict[str, list[str]] = {}
+    for words in specified:
+        starts = ((file, f"{name}:") for file, short in tables.items() for name in (file, short))
+        file, start = next((pair for pair in starts if words.startswith(pair[1])), (None, ""))
+        listed = words[len(start) :]
+        if file is None and len(tables) > 1:
+            raise UsageError(f"match_columns '{words}': of which table? as in '{tables[first]}:{words}'")
+        (names,) = csv.reader([listed], skipinitialspace=True) if listed.strip() else [[]]
+        if not all(name.strip() for name in names) or not names:
+            raise UsageError(f"match_columns '{words}' names no column")
+        wanted.setdefault(file or first, []).extend(name.strip() for name in names)
+    for file, names in wanted.items():
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UsageError(f"match_columns name '{twice}' of '{file}' twice")
+    return wanted
+
+
+def _image(source: Source, options: Options) -> Found:
+    numbers = source.seen["image"].mean.double().cpu().numpy()
+    return [Column(name, np.ascontiguousarray(numbers[:, place])) for place, name in enumerate(NAMES)], ()
+
+
+def _objects(source: Source, options: Options) -> Found:
+    raise UsageError("match 'objects' is not there yet")
+
+
+def _hardness(source: Source, options: Options) -> Found:
+    names = classes_of(source.paths, options.constraints)
+    if len(set(names)) < 2:
+        raise InputError("match 'hardness' needs at least two classes; the images of the source are all of one")
+    raise UsageError("match 'hardness' is not there yet")
+
+
+TERMS: dict[str, Callable[[Source, Options], Found]] = {
+    "image": _image,
+    "hardness": _hardness,
+    "objects": _objects,
+}
+"""What makes the columns of each term that is no table."""
