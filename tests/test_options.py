@@ -245,7 +245,8 @@ def test_every_option_says_once_what_it_decides_and_what_it_means() -> None:
 def test_what_decides_a_loss_is_what_a_manifest_gives_back() -> None:
     assert {*Options().that_decide(LOSS)} == {
         *("include", "exclude", "sidecars", "features", "size", "networks", "channels", "kernel_size", "stride"),
-        *("activation", "pool", "taps", "weights_file", "feature_seed", "held_out", "weights"),
+        *("activation", "pool", "taps", "weights_file", "feature_seed", "held_out", "weights", "match"),
+        "match_columns",
     }
 
 

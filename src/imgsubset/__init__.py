@@ -13,7 +13,8 @@ print(score("photos", "subset").score.percentile, compare("photos", "others").lo
 from imgsubset.errors import BadFilesError, GateError, ImgsubsetError, InputError, OutputError, UsageError
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
-from imgsubset.results.records import Comparison, Distance, Export, Placed, Scored, Selection, Verification
+from imgsubset.results.comparison import Comparison, Distance
+from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 from imgsubset.tasks.compare import compare
 from imgsubset.tasks.score import score

@@ -13,7 +13,7 @@ from PIL import Image
 
 from imgsubset import Embeddings, Options
 from imgsubset.errors import UsageError
-from imgsubset.features.spaces import HELD_OUT, Space, feature_spaces, resolution, shares
+from imgsubset.features.spaces import HELD_OUT, JUDGE, Space, feature_spaces, resolution, shares
 from imgsubset.options import FIELDS
 
 

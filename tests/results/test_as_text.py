@@ -14,7 +14,8 @@ from imgsubset import Options
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.as_json import describe
 from imgsubset.results.as_text import batch_summary, comparison_summary, placed_summary, split_summary, summary
-from imgsubset.results.records import Comparison, Distance, Export, Placed, Selection
+from imgsubset.results.comparison import Comparison, Distance
+from imgsubset.results.records import Export, Placed, Selection
 
 PARTS = {"train": ("6.bmp", "a/1.jpg", "a/2.png"), "test": ("b/4.gif",)}
 STAGES = {"list": 0.01, "import": 2.0, "ingest": 0.3, "baseline": 0.2, "search": 3.0, "rank": 0.0}

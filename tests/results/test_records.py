@@ -11,7 +11,8 @@ from conftest import selection_of
 from imgsubset import export
 from imgsubset.results.as_json import describe, describe_placed
 from imgsubset.results.as_text import placed_summary
-from imgsubset.results.records import Distance, Placed, Verification
+from imgsubset.results.comparison import Distance
+from imgsubset.results.records import Placed, Verification
 from imgsubset.results.scores import Measured, Score
 
 RANKED = ("b/4.gif", "6.bmp", "a/1.jpg")

@@ -20,7 +20,7 @@ from imgsubset.errors import BadFilesError, InputError, UsageError
 from imgsubset.results.as_json import describe_scored
 from imgsubset.statistics.dice import dice
 from imgsubset.statistics.objective import BASELINE_DRAWS, Objective, effective_size, random_subsets
-from imgsubset.tasks.score import recorded_options, score_of
+from imgsubset.tasks.score import has_manifest, score_of
 from imgsubset.weights import DIVERGENCE_NAMES
 
 TOTAL, N = 40, 8
@@ -124,17 +124,17 @@ def test_the_options_of_a_manifest_are_the_defaults(
     check_equal(found, selection)
     deciding = ("feature_seed", "size", "channels", "kernel_size", "weights")
     same = {field: getattr(options, field) for field in deciding}
-    assert recorded_options(tmp_path / "out" / name) == found.options == Options(**same)
+    assert has_manifest(tmp_path / "out" / name)
+    assert found.options == Options(**same)
     other = score(source, tmp_path / "out" / name, OPTIONS).score
     assert other.searched_loss != pytest.approx(found.score.searched_loss, rel=1e-6)
 
 
 def test_where_there_is_no_manifest_there_are_no_recorded_options(out: Path) -> None:
-    for path in (out / "ranked.txt", out / "gone", out / "class0", out.parent):
-        assert recorded_options(path) is None
-    assert recorded_options([out]) is None
+    for path in (out / "ranked.txt", out / "gone", out / "class0", out.parent, [out]):
+        assert not has_manifest(path)
     (out / "manifest.json").unlink()
-    assert recorded_options(out) is None
+    assert not has_manifest(out)
 
 
 @pytest.mark.parametrize("content", [b"{", b'{"name": "my site"}', b"[]"])

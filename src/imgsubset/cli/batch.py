@@ -14,6 +14,7 @@ import click
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import PRINTING, Command, Output
 from imgsubset.cli.select import Job, run, select_command
+from imgsubset.cli.shown import Shown
 from imgsubset.cli.signals import EndedBySignal
 from imgsubset.errors import BatchError, ImgsubsetError, UsageError
 from imgsubset.files import read_named
@@ -36,8 +37,8 @@ KEYS: Keys = {  # of a job: the parameters of `select` by their longest names, b
 
 @click.command("batch", cls=Command, short_help="Do the selections that a TOML file describes.")
 @click.argument("file", metavar="JOBS.toml", type=opt.PATH)
-@opt.add(opt.output("jobs"))
-def batch_command(file: Path, out: Output) -> None:
+@opt.add(opt.REPORT, opt.output("jobs"))
+def batch_command(file: Path, shown: Shown, out: Output) -> None:
     """Do the selections that a TOML file describes, and go on after those that fail.
 
     \b
@@ -64,6 +65,10 @@ def batch_command(file: Path, out: Output) -> None:
             click.echo(f"[{number}/{len(jobs)}] {printable(name)}", err=True)
         record, end = _do(name, job, out)
         records.append(record)
+    failures = {one["name"]: one["error"] or one["status"] for one in records if one["error"] or not one["result"]}
+    shown.write_parts(
+        f"The jobs of {printable(str(file))}", {one["name"]: one["result"] for one in records}, {}, failures
+    )
     out.show({"jobs": records}, batch_summary(records))
     if end:
         raise end

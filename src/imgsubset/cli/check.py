@@ -9,6 +9,7 @@ import click
 
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import Command, Output
+from imgsubset.cli.shown import Shown, check_outside
 from imgsubset.errors import UsageError, VerifyError
 from imgsubset.options import Options
 from imgsubset.reading.listing import Listing
@@ -25,6 +26,7 @@ from imgsubset.tasks.verify import verify
 @opt.add(opt.FEATURES, opt.MATCH, opt.WHICH, opt.EMBEDDINGS)
 @opt.add(opt.GATE, opt.SIZE_GATE)
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
+@opt.add(opt.SHOWN)
 @opt.add(opt.output(*KEYS["scored"]))
 def score_command(
     source: Path,
@@ -32,6 +34,7 @@ def score_command(
     options: Options,
     max_loss: float | None,
     min_size: float | None,
+    shown: Shown,
     out: Output,
     **more: Any,
 ) -> None:
@@ -50,8 +53,12 @@ def score_command(
     members: Path | Listing = opt.open_source(subset) if str(subset) == "-" else subset
     recorded = isinstance(members, Path) and has_manifest(subset)
     words = opt.given(options) if recorded else {}
+    listing = opt.open_source(source)
+    check_outside(shown.files, listing)
     with out.bars() as bars:
-        scored = score(opt.open_source(source), members, None if recorded else options, progress=bars, **more, **words)
+        given = None if recorded else options
+        scored = score(listing, members, given, evidence=bool(shown), progress=bars, **more, **words)
+    shown.write(scored)
     out.show(describe_scored(scored), scored_summary(scored, out.verbose))
     check_gates(scored.score.loss, scored.score.effective_size, max_loss, min_size)
 
@@ -60,8 +67,10 @@ def score_command(
 @click.argument("first", metavar="A", type=opt.PATH)
 @click.argument("second", metavar="B", type=opt.PATH)
 @opt.add(opt.FEATURES, opt.WHICH)
-@opt.add(opt.GATE, opt.output(*KEYS["comparison"]))
-def compare_command(first: Path, second: Path, options: Options, max_loss: float | None, out: Output) -> None:
+@opt.add(opt.GATE, opt.REPORT, opt.output(*KEYS["comparison"]))
+def compare_command(
+    first: Path, second: Path, options: Options, max_loss: float | None, shown: Shown, out: Output
+) -> None:
     """Compare the images of B with those of A, which need not have an image in common.
 
     \b
@@ -73,8 +82,12 @@ def compare_command(first: Path, second: Path, options: Options, max_loss: float
     stands what two random samples of these sizes from one distribution would show.
     """
     _one_stdin(first, second)
+    one, other = opt.open_source(first), opt.open_source(second)
+    for listing in (one, other):
+        check_outside(shown.files, listing)
     with out.bars() as bars:
-        comparison = compare(opt.open_source(first), opt.open_source(second), options, progress=bars)
+        comparison = compare(one, other, options, evidence=bool(shown), progress=bars)
+    shown.write(comparison)
     out.show(describe_comparison(comparison), comparison_summary(comparison, out.verbose))
     check_gates(comparison.loss.value, None, max_loss, None)
 

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from platformdirs import user_cache_path
 
 from imgsubset.cli.places import check_places
+from imgsubset.cli.shown import Shown
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
@@ -138,6 +139,16 @@ EMBEDDINGS: list[Decorator] = [
                  help="Principal components of the embeddings to keep; 0 keeps all dimensions.  "
                  "[default: 64 if there are more than 256 dimensions]"),
 ]  # fmt: skip
+REPORT: list[Decorator] = [
+    click.option("--report", type=PATH, metavar="FILE.html", help="Write a page to look at: figures, and the images."),
+]
+SHOWN: list[Decorator] = [
+    *REPORT,
+    click.option("--plot", type=PATH, metavar="FILE.png", help="Write the one figure of the subset: .png, .svg or "
+                 ".pdf."),
+    click.option("--csv", type=PATH, metavar="FILE.csv", help="Write a line an image: its path, class, whether it is "
+                 "chosen, its rank and its contribution."),
+]  # fmt: skip
 GATE = [click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")]
 SIZE_GATE = [
     click.option("--min-size", type=float, metavar="M", help="Fail (exit 6) if the subset is worth fewer than M random "
@@ -200,6 +211,8 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if features is None and pca is not None:
             raise UsageError(f"--pca {pca} goes with --embeddings")
         rest["embeddings"] = None if features is None else Embeddings(features, paths, pca)
+    if "report" in rest:
+        rest["shown"] = Shown(*(rest.pop(name, None) for name in ("report", "plot", "csv")))
     for name in ("max_loss", "min_size"):
         limit = rest.get(name)
         if limit is not None and not limit >= 0:

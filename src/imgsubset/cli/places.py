@@ -10,6 +10,7 @@ from typing import Any
 from imgsubset.errors import UsageError
 
 SOURCES = ("source", "first", "second", "subset")
+WRITTEN = ("list_file", "report", "plot", "csv")
 NAMES = dict.fromkeys(SOURCES, "SRC") | {"destination": "DST", "list_file": "--list"}
 READ = ("keep", "drop", "labels", "coco", "embeddings", "paths")
 
@@ -37,7 +38,7 @@ def check_places(arguments: Mapping[str, Any]) -> None:
         return one != other and one in real and other in real and real[other] in (real[one], *real[one].parents)
 
     for one, others in {
-        "list_file": ("destination", "cache", *READ, *tables, *files),
+        **dict.fromkeys(WRITTEN, ("destination", "cache", *READ, *tables, *files, *WRITTEN)),
         "cache": (*SOURCES, "destination", *READ, *tables),
         "destination": ("cache",),
     }.items():
@@ -53,5 +54,5 @@ def _spelt(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def _is_place(name: str, value: object) -> bool:
-    known = (*SOURCES, *READ, "destination", "list_file", "cache")
+    known = (*SOURCES, *READ, *WRITTEN, "destination", "cache")
     return name in known and isinstance(value, (str, Path)) and str(value) not in ("", "-")

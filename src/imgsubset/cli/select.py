@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import click
 
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import Command, Output, say
+from imgsubset.cli.shown import Shown, check_outside
 from imgsubset.cli.signals import interruptible
 from imgsubset.errors import GateError, OutputError, UsageError
 from imgsubset.files import write_whole
@@ -20,7 +22,9 @@ from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import KEYS, describe_placed
 from imgsubset.results.as_text import placed_summary
+from imgsubset.results.lines import printable
 from imgsubset.results.records import Placed
+from imgsubset.tasks.score import score
 from imgsubset.tasks.select import select_into
 from imgsubset.tasks.sizes import check_size
 from imgsubset.writing.export import MODES
@@ -43,6 +47,7 @@ class Job:
     null: bool = False
     max_loss: float | None = None
     min_size: float | None = None
+    shown: Shown = Shown()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
         check_size(self.n, self.options.search)
@@ -69,6 +74,7 @@ class Job:
 @click.option("--ranked", is_flag=True, help="Order --list so that every beginning of it is close, and write the same "
               "order to DST/ranked.txt.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
+@opt.add(opt.SHOWN)
 @opt.add(opt.output(*KEYS["placed"]))
 def select_command(out: Output, **arguments: Any) -> None:
     """Choose N images of SRC whose distribution is closest to that of all, and copy them to the folder DST.
@@ -102,10 +108,15 @@ def demo_command(folder: Path, n: str, options: Options, out: Output) -> None:
     """
     from imgsubset.cli.demo import draw_pictures
 
-    job = Job(folder / "source", folder / "subset", n, options)
+    pages = find_spec("jinja2") is not None
+    shown = Shown(report=folder / "report.html") if pages else Shown()
+    job = Job(folder / "source", folder / "subset", n, options, shown=shown)
     with out.bars() as bars:
         draw_pictures(job.source, progress=bars)
     report(job, out)
+    if not (out.quiet or out.as_json):
+        hint = "pip install 'imgsubset[report]' lets a report be written too"
+        say(f"look at it: {printable(str(shown.report))}" if pages else hint)
 
 
 def report(job: Job, out: Output, err: bool = False) -> None:
@@ -122,6 +133,7 @@ def run(job: Job, out: Output) -> tuple[Placed, GateError | None]:
     """Do a job; what came out, and whether that has too high a loss. Raises any other ImgsubsetError."""
     listing = list_candidates(opt.open_source(job.source), job.options.reading)
     _check_list(job, listing)
+    check_outside(job.shown.files, listing)
     copies = job.mode != "none" and not job.dry_run
     with interruptible(out) as interrupt:
         try:
@@ -136,11 +148,17 @@ def run(job: Job, out: Output) -> tuple[Placed, GateError | None]:
                 max_loss=job.max_loss,
                 min_size=job.min_size,
                 embeddings=job.embeddings,
+                evidence=bool(job.shown),
                 stop=interrupt,
                 progress=interrupt.progress,
             )
         except GateError as error:
             return cast("Placed", error.result), error
+        if placed.done and job.shown:
+            assert placed.destination is not None
+            job.shown.write(score(listing, placed.destination, evidence=True, progress=interrupt.progress))
+    if placed.selection is not None:
+        job.shown.write(placed.selection, placed.export)
     _write_list(job, listing, placed.ranked if job.ranked else placed.chosen)
     return placed, None
 
@@ -153,14 +171,7 @@ def _check_list(job: Job, listing: Listing) -> None:
     odd = next((path for path in listing.paths if "\n" in listing.locate(path)), None)
     if odd is not None and not job.null:
         raise UsageError(f"'{odd}' has a newline in its path, which --list cannot hold without -0")
-    if str(file) == "-":
-        return
-    real = Path(os.path.realpath(file))
-    if os.path.isdir(file) or not os.path.isdir(real.parent):  # noqa: PTH112 (never raises)
-        raise UsageError(f"--list '{file}' is a folder, or lies in none")
-    inside = not listing.listed and Path(os.path.realpath(listing.root)) in real.parents
-    if inside or any(real == Path(os.path.realpath(listing.locate(path))) for path in listing.paths):
-        raise UsageError(f"--list '{file}' would change the source '{listing.name}'")
+    check_outside({"list": file}, listing)
 
 
 def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...]) -> None:
@@ -176,6 +187,6 @@ def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...]) -> None:
         if job.list_file.exists() and not job.list_file.is_file():
             job.list_file.write_bytes(content)  # a FIFO or a device takes it as it comes
         else:
-            write_whole(Path(os.path.realpath(job.list_file)), content)
+            write_whole(job.list_file.resolve(), content)
     except OSError as error:
         raise OutputError(f"cannot write --list '{job.list_file}': {error.strerror or error}") from None

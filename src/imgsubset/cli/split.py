@@ -10,10 +10,12 @@ import click
 
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import Command, Output
+from imgsubset.cli.shown import Shown, check_outside
 from imgsubset.cli.signals import interruptible
 from imgsubset.errors import UsageError
 from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import split_summary
+from imgsubset.results.lines import printable
 from imgsubset.tasks.sizes import ANY, part_sizes
 from imgsubset.tasks.split import split_into
 from imgsubset.writing.export import MODES
@@ -28,9 +30,9 @@ from imgsubset.writing.export import MODES
               help=f"How the images come to DST: {', '.join(MODES)}.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier split in DST; foreign files there stay.")
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
-@opt.add(opt.output("parts", "done"))
+@opt.add(opt.REPORT, opt.output("parts", "done"))
 def split_command(
-    source: Path, destination: Path, parts: tuple[str, ...], dry_run: bool, out: Output, **more: Any
+    source: Path, destination: Path, parts: tuple[str, ...], dry_run: bool, shown: Shown, out: Output, **more: Any
 ) -> None:
     """Cut SRC into disjoint subsets, each as close to the whole as can be, in folders of DST.
 
@@ -46,9 +48,14 @@ def split_command(
     sizes = parse_parts(parts)
     part_sizes(sizes, ANY)
     folder = None if dry_run else destination
+    listing = opt.open_source(source)
+    check_outside(shown.files, listing)
+    more |= {"evidence": bool(shown)}
     with interruptible(out) as interrupt:
-        placed = split_into(opt.open_source(source), sizes, folder, stop=interrupt, progress=interrupt.progress, **more)
+        placed = split_into(listing, sizes, folder, stop=interrupt, progress=interrupt.progress, **more)
     record = {name: describe_placed(part) for name, part in placed.items()}
+    found = {name: part.selection for name, part in placed.items() if part.selection is not None}
+    shown.write_parts(f"{printable(listing.name)} in {len(placed)} parts", record, found)
     done = all(part.done for part in placed.values())
     out.show({"parts": record, "done": done}, split_summary(placed, out.verbose))
     if interrupt.asked:

@@ -36,6 +36,7 @@ class Kind:
 
 
 def module(name: str) -> Any:
+    """One of this room, imported when it is needed."""
     return importlib.import_module(f"imgsubset.features.{name}")
 
 

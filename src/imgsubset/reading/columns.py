@@ -96,30 +96,25 @@ def _counted(count: int, what: str) -> str:
 
 def _column(table: Table, name: str, order: Sequence[int | None]) -> tuple[Column, list[str]]:
     periodic = PERIODIC.fullmatch(name)
-    period = float(periodic[2]) if periodic else None
     key = periodic[1] if periodic and name not in table.columns else name
-    entries = _entries(table.columns, key, table.name)
-    found = [None if row is None else entries[row] for row in order]
+    period = float(periodic[2]) if periodic else None
     if period == 0:
         raise UsageError(f"column '{name}' of {table.name}: a period of 0")
-    if period is not None:
-        found = [_of_date(entry, period) for entry in found]
-    numbers = [number_of(entry) for entry in found]
-    wrong = [place for place, number in enumerate(numbers) if number is None or not abs(number) <= LARGEST]
-    wrong = [place for place in wrong if not is_empty(found[place])]
-    texts = [place for place in wrong if numbers[place] is None]
-    if not texts and wrong:
-        raise InputError(_at(table, order[wrong[0]], key) + f"'{shortened(str(found[wrong[0]]))}' is not finite")
-    if not texts:
+    column = _entries(table.columns, key, table.name)
+    entries = [None if row is None else column[row] for row in order]
+    numbers = [number_of(_of_date(entry, period)) for entry in entries]
+    words = [place for place, number in enumerate(numbers) if number is None]
+    if not words:
+        for place, number in enumerate(numbers):
+            if number is not None and abs(number) > LARGEST:
+                raise InputError(_at(table, order[place], key, entries[place]) + " is not finite")
         return Column(name, np.array(numbers, np.float64), period=period), []
-    example = shortened(str(found[texts[0]]))
+    word = _at(table, order[words[0]], key, entries[words[0]])
     if period is not None:
-        raise InputError(_at(table, order[texts[0]], key) + f"'{example}' is neither a number nor a date")
-    notes = []
-    filled = sum(not is_empty(entry) for entry in found)
-    if 2 * len(texts) < filled:
-        notes.append(_at(table, order[texts[0]], key) + f"'{example}' is no number, so that all are taken for texts")
-    return Column(name, texts=tuple(_texts(entry) for entry in found)), notes
+        raise InputError(f"{word} is neither a number nor a date")
+    mostly_numbers = 2 * len(words) < sum(not is_empty(entry) for entry in entries)
+    notes = [f"{word} is no number, so that all are taken for texts"] if mostly_numbers else []
+    return Column(name, texts=tuple(_texts(entry) for entry in entries)), notes
 
 
 def _entries(columns: Mapping[str, Sequence[Any]], key: str, name: str) -> Sequence[Any]:
@@ -129,8 +124,8 @@ def _entries(columns: Mapping[str, Sequence[Any]], key: str, name: str) -> Seque
     return columns[key]
 
 
-def _at(table: Table, row: int | None, key: str) -> str:
-    return f"{table.name}, line {table.lines[row or 0]}, column '{shortened(key)}': "
+def _at(table: Table, row: int | None, key: str, entry: object) -> str:
+    return f"{table.name}, line {table.lines[row or 0]}, column '{shortened(key)}': '{shortened(str(entry))}'"
 
 
 def _texts(entry: Any) -> tuple[str, ...]:
@@ -141,8 +136,10 @@ def _texts(entry: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stripped for one in parts if (stripped := one.strip())))
 
 
-def _of_date(entry: Any, period: float) -> Any:
+def _of_date(entry: Any, period: float | None) -> Any:
     """What comes round of a date; an entry that is none, as it is."""
+    if period is None:
+        return entry
     if isinstance(entry, str) and number_of(entry) is None:
         try:
             entry = datetime.fromisoformat(entry.strip().replace("Z", "+00:00"))

@@ -14,7 +14,8 @@ from imgsubset.files import identity
 from imgsubset.inputs import Labels
 from imgsubset.options import CHOICE, KNOWN, NOTHING, Options
 from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.results.records import Comparison, Export, Placed, Result, Scored, Selection, Verification
+from imgsubset.results.comparison import Comparison
+from imgsubset.results.records import Export, Placed, Result, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.errors import shortened
+from imgsubset.results.comparison import Comparison
 from imgsubset.results.lines import SHOWN, files, first, names, notes, printable, table, times
-from imgsubset.results.records import Comparison, Export, Placed, Scored, Selection, Verification
+from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.files import Stamp
 from imgsubset.options import Options
 from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.results.evidence import Evidence
 from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:  # torch takes two seconds to import
     from imgsubset.search.loop import TracePoint
-
-ROUNDING = 1e-9  # relative: two sets dealt out again as they are may sum up otherwise
 
 
 def _closeness(score: Score) -> str:
@@ -59,6 +58,7 @@ class Selection(Result):
     embeddings  what the embeddings were, if there were any
     tables      of each table that was matched its name, absolute path, SHA-256 and columns
     cached      how many images came from the cache
+    evidence    what a report shows, where that was asked for
     """
 
     source: Listing
@@ -77,6 +77,7 @@ class Selection(Result):
     embeddings: dict[str, object] | None
     tables: tuple[dict[str, object], ...] = ()
     cached: int
+    evidence: Evidence | None = None
 
     def __repr__(self) -> str:
         cut_off = ", interrupted" if self.interrupted else ""
@@ -206,6 +207,7 @@ class Scored(Result):
     size      resolution at which pixels reached the networks, in pixels; None where none did
     foreign   files of the subset that are no image of the source, left out, with reasons
     rejected  the files of the source that are not usable
+    evidence  what a report shows, where that was asked for
     """
 
     source: Listing
@@ -216,63 +218,11 @@ class Scored(Result):
     size: int | None
     foreign: tuple[RejectedFile, ...]
     rejected: tuple[RejectedFile, ...]
+    evidence: Evidence | None = None
 
     def __repr__(self) -> str:
         n = len(self.paths)
         return f"Scored({n:,} of {self.total:,} images of {self.source.name!r}, {_closeness(self.score)})"
-
-
-@dataclass(frozen=True)
-class Distance:
-    """One divergence between two folders.
-
-    value        of the second from the first, float64
-    floor_mean   the mean between two random folders of these sizes from one distribution
-    floor_limit  what 99 of 100 such pairs stay below
-    p_value      how probable a value this high is for such a pair: at least 1 / 1,001
-    """
-
-    value: float
-    floor_mean: float
-    floor_limit: float
-    p_value: float
-
-    @property
-    def differs(self) -> bool:
-        """Whether the value lies outside the noise floor."""
-        return self.value > self.floor_limit * (1 + ROUNDING)
-
-    @property
-    def ratio(self) -> float:
-        """The value in units of the floor's mean; 0 where that is 0."""
-        return self.value / self.floor_mean if self.floor_mean else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison(Result):
-    """Two folders compared. It also tells what every `Result` does.
-
-    first        the reference, whose variance is the unit
-    second       the other one
-    size         resolution at which pixels reached the networks
-    sizes        how many usable images they have
-    divergences  each divergence of the second from the first, by name
-    loss         the weighted mix, each divergence in units of its floor's mean: 1 is two samples of one distribution
-    rejected     files of the one and of the other that are not usable, with reasons
-    """
-
-    first: Listing
-    second: Listing
-    size: int | None
-    sizes: tuple[int, int]
-    divergences: dict[str, Distance]
-    loss: Distance
-    rejected: tuple[tuple[RejectedFile, ...], tuple[RejectedFile, ...]]
-
-    def __repr__(self) -> str:
-        pair = zip((self.second, self.first), reversed(self.sizes), strict=True)
-        folders = " against ".join(f"{size:,} images of {listing.name!r}" for listing, size in pair)
-        return f"Comparison({folders}, loss {self.loss.value:.3g}, p {self.loss.p_value:.3g})"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from imgsubset.features.spaces import resolution
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
-from imgsubset.results.records import ROUNDING, Comparison, Distance
+from imgsubset.results.comparison import ROUNDING, Comparison, Distance
 from imgsubset.tasks.given import check_callable, given
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
@@ -30,12 +30,13 @@ def compare(
     options: Options | None = None,
     *,
     extractor: Extractor | None = None,
+    evidence: bool = False,
     progress: Progress | bool = False,
     **words: Any,
 ) -> Comparison:
     """Compare two folders that need not have an image in common; the first is the reference.
 
-    Sources, extractor and words are as in `select`. Raises UsageError, InputError or, with options.strict,
+    Sources, extractor, evidence and words are as in `select`. Raises UsageError, InputError or, with options.strict,
     BadFilesError.
     """
     options, tell = merged(options, words), teller(progress)
@@ -52,12 +53,14 @@ def compare(
             )
             for listing in listings
         )
-        return _compared(one, other, options, clock, notes)
+        return _compared(one, other, options, clock, notes, evidence)
 
     return or_on_cpu(options.running.device, work, options.running.workers)
 
 
-def _compared(one: Source, other: Source, options: Options, clock: Clock, notes: tuple[str, ...]) -> Comparison:
+def _compared(
+    one: Source, other: Source, options: Options, clock: Clock, notes: tuple[str, ...], gather: bool
+) -> Comparison:
     import torch
 
     from imgsubset.statistics.permutation import two_sample
@@ -80,10 +83,19 @@ def _compared(one: Source, other: Source, options: Options, clock: Clock, notes:
         columns = zip(DIVERGENCE_NAMES, values, dealt.T, strict=True)
         divergences = {name: _distance(value, floor) for name, value, floor in columns}
         units = [_units(one, options.mix.weights) for one in means]
-        loss = _distance(
-            mean(of.values @ unit for of, unit in zip(results, units, strict=True)),
-            mean(of.floor @ unit for of, unit in zip(results, units, strict=True)),
-        )
+        total = mean(of.values @ unit for of, unit in zip(results, units, strict=True))
+        floor = mean(of.floor @ unit for of, unit in zip(results, units, strict=True))
+    shown = None
+    if gather:
+        from imgsubset.tasks.contrast import contrast
+
+        with clock.stage("report"):
+            figures = {"loss": (float(total), floor)}
+            figures |= {
+                name: (float(value), dealt[:, place])
+                for place, (name, value) in enumerate(zip(DIVERGENCE_NAMES, values, strict=True))
+            }
+            shown = contrast(one, other, figures)
     if not any(of.varies for of in results):
         notes += ("all images of both look the same to the network",)
     return Comparison(
@@ -92,8 +104,9 @@ def _compared(one: Source, other: Source, options: Options, clock: Clock, notes:
         size=one.size,
         sizes=(len(one.paths), len(other.paths)),
         divergences=divergences,
-        loss=loss,
+        loss=_distance(total, floor),
         rejected=(one.rejected, other.rejected),
+        contrast=shown,
         warnings=one.warnings + other.warnings + notes,
         options=options,
         device=one.device,

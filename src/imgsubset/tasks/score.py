@@ -35,6 +35,7 @@ def score(
     skip_foreign: bool = False,
     extractor: Extractor | None = None,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     progress: Progress | bool = False,
     **words: Any,
 ) -> Scored:
@@ -45,6 +46,7 @@ def score(
                   those of the source by content; paths start from the current folder or from the source
     options       None: those in the manifest of the subset if it has one, so that the loss is the one it reports
     skip_foreign  leave out the files of the subset that are not in the source, instead of raising
+    evidence      gather what a report shows, see `write_report`
     words         options by name, which go before all others
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
@@ -63,17 +65,11 @@ def score(
         listing, options, embeddings = given(source, options, embeddings)
         if not isinstance(subset, (str, os.PathLike, Listing)):  # named one by one: none of them is left out
             subset = replace(list_source(subset)[0], reading=options.reading)
+    seen = pixels_needed(options)
 
     def work(device: str, notes: tuple[str, ...]) -> Scored:
         read = read_source(
-            listing,
-            options,
-            device,
-            extractor=extractor,
-            embeddings=embeddings,
-            seen=pixels_needed(options),
-            clock=clock,
-            progress=tell,
+            listing, options, device, extractor=extractor, embeddings=embeddings, seen=seen, clock=clock, progress=tell
         )
         if embeddings is None and manifest is not None and _by_embeddings(manifest):
             notes += ("the subset was chosen by embeddings; without them it is scored by the random CNN",)
@@ -84,7 +80,7 @@ def score(
         from imgsubset.tasks.known import with_known
 
         ready = with_known(read, options, len(matched.rows)).standardised()
-        return _scored(ready, matched, _name(subset), options, clock, notes)
+        return _scored(ready, matched, _name(subset), options, clock, notes, evidence)
 
     return or_on_cpu(options.running.device, work, options.running.workers)
 
@@ -107,7 +103,13 @@ def _matched(subset: AnySource | Manifest, source: Source, options: Options, ski
 
 
 def _scored(
-    source: Source, matched: Matched, subset: str, options: Options, clock: Clock, notes: tuple[str, ...]
+    source: Source,
+    matched: Matched,
+    subset: str,
+    options: Options,
+    clock: Clock,
+    notes: tuple[str, ...],
+    gather: bool,
 ) -> Scored:
     import torch
 
@@ -117,7 +119,17 @@ def _scored(
         n, weights = len(matched.rows), options.mix.weights
         goal = objective(source.blocks, n, weights)
         rows = torch.tensor([matched.rows], device=goal.device)
-        result = score_of(goal, judges(source, n, weights), rows, source.known)
+        held_out = judges(source, n, weights)
+        result = score_of(goal, held_out, rows, source.known)
+    gathered = None
+    if gather:
+        from imgsubset.search.quadratic import quadratic_form
+        from imgsubset.search.ranking import herding_order
+        from imgsubset.tasks.evidence import evidence
+
+        with clock.stage("report"):
+            order = herding_order(quadratic_form(goal), rows[0]).tolist()
+            gathered = evidence(source, goal, held_out, rows[0], order)
     return Scored(
         source=source.listing,
         subset=subset,
@@ -126,6 +138,7 @@ def _scored(
         score=result,
         foreign=matched.foreign,
         rejected=source.rejected,
+        evidence=gathered,
         warnings=source.warnings + notes,
         options=options,
         size=source.size,

@@ -32,7 +32,7 @@ def never() -> bool:
 @dataclass(frozen=True)
 class Run:
     """What goes with a search from stage to stage: the options, what the embeddings were, a clock, whom to ask whether
-    to stop, whom to tell of progress, and notes for the result."""
+    to stop, whom to tell of progress, notes for the result, and whether to gather what a report shows."""
 
     options: Options
     embeddings: Embeddings | None
@@ -40,6 +40,7 @@ class Run:
     stop: Stop
     progress: Progress
     notes: tuple[str, ...]
+    evidence: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,13 @@ def selection_of(
     with run.clock.stage("measure"):
         score = score_of(result.objective, result.judges, rows[None], source.known)
     chosen = tuple(rows.tolist())
+    gathered = None
+    if run.evidence:
+        from imgsubset.tasks.evidence import evidence
+
+        run.progress("report", 0, 1)
+        with run.clock.stage("report"):
+            gathered = evidence(source, result.objective, result.judges, rows, ranking.tolist())
     return Selection(
         source=source.listing,
         paths=source.paths,
@@ -170,6 +178,7 @@ def selection_of(
         size=source.size,
         device=source.device,
         cached=source.cached,
+        evidence=gathered,
         seconds=dict(run.clock.seconds),
     )
 

@@ -36,6 +36,7 @@ def select(
     *,
     extractor: Extractor | None = None,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     stop: Stop = never,
     progress: Progress | bool = False,
     **words: Any,
@@ -48,6 +49,7 @@ def select(
     extractor   feature maps instead of the random CNN's: uint8 pixels (B, H, W, 3) to float maps (B, C, h, w)
     embeddings  features computed elsewhere, in place of decoding: Embeddings; or an array, a tensor or a .npy file
                 (images, dimensions) in the order of the list or data set
+    evidence    gather what a report shows, see `write_report`
     stop        asked several times a second, during the search, whether to end it with the best so far
     progress    True shows bars; a function is told, see `imgsubset.progress.Progress`
     words       options by name, which go before those in `options`; see `Options`
@@ -76,7 +78,7 @@ def select(
             progress=tell,
             n=lambda usable: None if is_auto(n) else subset_size(n, usable),
         )
-        return _select(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes))
+        return _select(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes, evidence))
 
     return or_on_cpu(options.running.device, work, options.running.workers)
 
@@ -93,6 +95,7 @@ def select_into(
     max_loss: float | None = None,
     min_size: float | None = None,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     stop: Stop = never,
     progress: Progress | bool = False,
     **words: Any,
@@ -127,7 +130,7 @@ def select_into(
                 return placed
             overwrite = overwrite or interrupted(wanted, held.path)  # the best so far of this request gives way
             check_free(held, overwrite)
-        selection = select(listing, n, options, embeddings=embeddings, stop=stop, progress=tell)
+        selection = select(listing, n, options, embeddings=embeddings, evidence=evidence, stop=stop, progress=tell)
         placed = Placed(describe(selection, ranked=ranked), None, selection, None)
         check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
         if held is None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from posixpath import basename
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ def split(
     options: Options | None = None,
     *,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     stop: Stop = never,
     progress: Progress | bool = False,
     **words: Any,
@@ -67,13 +69,7 @@ def split(
 
     def work(device: str, notes: tuple[str, ...]) -> dict[str, Selection]:
         read, allowed = prepared(
-            listing,
-            options,
-            device,
-            embeddings=embeddings,
-            clock=clock,
-            progress=tell,
-            n=lambda usable: min(part_sizes(parts, usable).values()),
+            listing, options, device, embeddings=embeddings, clock=clock, progress=tell, n=partial(_smallest, parts)
         )
         _, most = allowed.bounds()
         sizes = part_sizes(parts, most)
@@ -84,7 +80,7 @@ def split(
             rest = allowed.rest(taken)
             if not len(rest):  # groups came larger than asked for
                 raise InputError(f"no whole group is left for part '{name}={parts[name]}'")
-            run = Run(options, embeddings, clock, stop, _named(name, tell), notes)
+            run = Run(options, embeddings, clock, stop, _named(name, tell), notes, evidence)
             if covering and place == len(sizes) - 1:
                 result = given_rows(read, rest, run)
             else:
@@ -110,6 +106,7 @@ def split_into(
     mode: str = "copy",
     overwrite: bool = False,
     embeddings: AnyEmbeddings = None,
+    evidence: bool = False,
     stop: Stop = never,
     progress: Progress | bool = False,
     **words: Any,
@@ -147,7 +144,7 @@ def split_into(
         beside = destination if options.reading.sidecars != "none" else None
         if beside is not None:
             split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
-        found = split(listing, parts, options, embeddings=embeddings, stop=stop, progress=tell)
+        found = split(listing, parts, options, embeddings=embeddings, evidence=evidence, stop=stop, progress=tell)
         _check_same(ready, found)
         placed = {
             name: replace(ready[name], selection=selection)
@@ -200,6 +197,10 @@ def _notes(parts: Parts, found: Mapping[str, Selection], allowed: Allowed, most:
 def _torn(groups: Sequence[Sequence[int]], part_of: Mapping[int, str]) -> int:
     """How many groups of rows are in more than one part."""
     return sum(len({part_of[row] for row in rows if row in part_of}) > 1 for rows in groups)
+
+
+def _smallest(parts: Parts, usable: int) -> int:
+    return min(part_sizes(parts, usable).values())
 
 
 def _check(parts: Parts, options: Options) -> None:

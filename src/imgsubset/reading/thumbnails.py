@@ -1,0 +1,54 @@
+"""Small pictures of image files, to be looked at."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from imgsubset.cores import usable_cores
+from imgsubset.reading.images import decode
+
+SIDE, MOST_BYTES = 96, 4096
+QUALITIES = (80, 65, 50, 35, 20, 10)
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small picture: a JPEG of at most 4 KB; the mean and standard deviation of its brightness, in [0, 1]; and the
+    standard deviation of its Laplacian, which is low where it is blurred."""
+
+    jpeg: bytes
+    brightness: float
+    contrast: float
+    sharpness: float
+
+
+def thumbnails(files: Sequence[str | bytes | os.PathLike[str]]) -> list[Small | None]:
+    """The small picture of each file, at most 96 pixels wide and high; None of one that cannot be read any more."""
+    with ThreadPoolExecutor(usable_cores(), "thumbnails") as threads:  # Pillow's work lets others run
+        return [*threads.map(_thumbnail, files)]
+
+
+def _thumbnail(file: str | bytes | os.PathLike[str]) -> Small | None:
+    try:
+        decoded = decode(file, [SIDE])
+    except Exception:  # it was decoded before; whatever has become of it, a report has nothing to show
+        return None
+    square = Image.frombytes("RGB", (SIDE, SIDE), decoded.pixels[0])
+    longest = max(decoded.facts.numbers)
+    shape = [max(1, round(SIDE * side / longest)) for side in decoded.facts.numbers]
+    small = square.resize((shape[0], shape[1]), Image.Resampling.LANCZOS)
+    grey = np.asarray(small.convert("L"), np.float32) / 255
+    for quality in QUALITIES:
+        out = io.BytesIO()
+        small.save(out, "JPEG", quality=quality, optimize=True)
+        if out.tell() <= MOST_BYTES:
+            break
+    edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
+    return Small(out.getvalue(), float(grey.mean()), float(grey.std()), float(edges.std()) if edges.size else 0.0)

@@ -1,0 +1,66 @@
+"""How far apart two folders are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.results.evidence import Contrast
+from imgsubset.results.records import Result
+
+ROUNDING = 1e-9  # relative: two sets dealt out again as they are may sum up otherwise
+
+
+@dataclass(frozen=True)
+class Distance:
+    """One divergence between two folders.
+
+    value        of the second from the first, float64
+    floor_mean   the mean between two random folders of these sizes from one distribution
+    floor_limit  what 99 of 100 such pairs stay below
+    p_value      how probable a value this high is for such a pair: at least 1 / 1,001
+    """
+
+    value: float
+    floor_mean: float
+    floor_limit: float
+    p_value: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the value lies outside the noise floor."""
+        return self.value > self.floor_limit * (1 + ROUNDING)
+
+    @property
+    def ratio(self) -> float:
+        """The value in units of the floor's mean; 0 where that is 0."""
+        return self.value / self.floor_mean if self.floor_mean else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Result):
+    """Two folders compared. It also tells what every `Result` does.
+
+    first        the reference, whose variance is the unit
+    second       the other one
+    size         resolution at which pixels reached the networks
+    sizes        how many usable images they have
+    divergences  each divergence of the second from the first, by name
+    loss         the weighted mix, each divergence in units of its floor's mean: 1 is two samples of one distribution
+    rejected     files of the one and of the other that are not usable, with reasons
+    contrast     what a report shows, where that was asked for
+    """
+
+    first: Listing
+    second: Listing
+    size: int | None
+    sizes: tuple[int, int]
+    divergences: dict[str, Distance]
+    loss: Distance
+    rejected: tuple[tuple[RejectedFile, ...], tuple[RejectedFile, ...]]
+    contrast: Contrast | None = None
+
+    def __repr__(self) -> str:
+        pair = zip((self.second, self.first), reversed(self.sizes), strict=True)
+        folders = " against ".join(f"{size:,} images of {listing.name!r}" for listing, size in pair)
+        return f"Comparison({folders}, loss {self.loss.value:.3g}, p {self.loss.p_value:.3g})"

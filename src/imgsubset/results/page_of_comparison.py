@@ -1,0 +1,81 @@
+"""The report of two folders: are they alike, where do they differ, which images are unlike the other folder's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from posixpath import basename
+from typing import Any
+
+from imgsubset.results import svg
+from imgsubset.results.comparison import Comparison
+from imgsubset.results.evidence import Contrast
+from imgsubset.results.lines import printable
+from imgsubset.results.page import Cell, Figure, Figures, Page, Part, Section, Table, number, sheet
+from imgsubset.results.page_parts import how_it_was_made, spread_figures
+
+
+def comparison_page(
+    record: Mapping[str, Any], comparison: Comparison, shown: Contrast, made: Sequence[tuple[str, str]]
+) -> Page:
+    """The report of a comparison.
+
+    record  of it, as JSON has it
+    made    what else is to be said of how it was made, such as the command
+    """
+    full = [printable(listing.name) for listing in (comparison.first, comparison.second)]
+    one, other = short if len({*(short := [basename(name.rstrip("/")) or name for name in full])}) == 2 else full
+    loss = comparison.loss
+    apart = "differ by more than chance" if loss.differs else "are as alike as two samples of one distribution"
+    chance = f"p {loss.p_value:.3f}" if loss.p_value > 0.001 else "p at most 0.001"
+    return Page(
+        title=f"{full[1]} against {full[0]}",
+        verdict=[f"{other} and {one} {apart}: {loss.ratio:.3g} times the distance that two random samples of these "
+                 f"sizes are apart on average ({chance})."],
+        lead=[f"{comparison.sizes[1]:,} images against {comparison.sizes[0]:,}, which are the reference."],
+        sections=[
+            _how_far(comparison, shown, other),
+            _in_what(shown, one, other),
+            _which(shown, one, other),
+            how_it_was_made(record, made),
+        ],
+    )  # fmt: skip
+
+
+def _how_far(comparison: Comparison, shown: Contrast, other: str) -> Section:
+    key = (("subset", other), ("random", "the images of both, dealt out anew at random"), ("whole", "no distance"))
+    figures = [Figure(svg.strip(strip), strip.name) for strip in shown.strips]
+    rows = [
+        [
+            Cell(name),
+            number(of.value, f"divergences.{name}.value" if name != "loss" else "loss.value"),
+            number(of.floor_mean),
+            number(of.floor_limit),
+            number(of.ratio, text=f"{of.ratio:.2f}"),
+            number(of.p_value, text=f"{of.p_value:.3f}" if of.p_value > 0.001 else "at most 0.001"),
+        ]
+        for name, of in {"loss": comparison.loss, **comparison.divergences}.items()
+    ]
+    heading = ["", "value", "by chance", "99 of 100 below", "ratio", "p"]
+    caption = "By chance: what two random samples of these sizes from one distribution show on average."
+    text = ["Right of all the dots, the folders differ by more than chance; among them, nothing tells them apart."]
+    return Section("How far apart are they?", [Figures(figures, "pair"), Table(heading, rows, "", caption)], text, key)
+
+
+def _in_what(shown: Contrast, one: str, other: str) -> Section:
+    words = f"Against {one}, {other} has or is: {'; '.join(shown.words)}." if shown.words else (
+        "Brightness, contrast, sharpness and file sizes do not differ by more than chance."
+    )  # fmt: skip
+    parts: list[Part] = spread_figures(shown.shares, f"{one} (grey) and of {other} (line)")
+    if shown.map:
+        caption = f"Grey: {one}; dots: {other}, in the two directions in which the former varies most."
+        parts.append(Figures([Figure(svg.density_map(shown.map), "Both folders", caption)], "map"))
+    return Section("In what do they differ?", parts, [words])
+
+
+def _which(shown: Contrast, one: str, other: str) -> Section:
+    parts = [
+        sheet(f"Of {mine}, the least like any of {theirs}", images)
+        for mine, theirs, images in ((other, one, shown.unlike[0]), (one, other, shown.unlike[1]))
+        if images
+    ]
+    return Section("Which images are unlike the other folder?", parts)

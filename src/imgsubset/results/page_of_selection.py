@@ -1,0 +1,139 @@
+"""The report of a subset: how good is it, where does it still differ, what is in it, how was it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from imgsubset.results import svg
+from imgsubset.results.as_text import verdict
+from imgsubset.results.evidence import Evidence
+from imgsubset.results.lines import printable
+from imgsubset.results.page import Cell, Figure, Figures, Page, Part, Section, Table, number, sheet
+from imgsubset.results.page_parts import ROWS, how_it_was_made, spread_figures
+from imgsubset.results.scores import Measured, Score
+
+KEY = (("subset", "the subset"), ("random", "random subsets of the same size"), ("whole", "the whole"))
+
+
+def selection_page(
+    record: Mapping[str, Any], score: Score, evidence: Evidence, made: Sequence[tuple[str, str]]
+) -> Page:
+    """The report of a subset.
+
+    record  of it, as JSON has it
+    made    what else is to be said of how it was made, such as the command
+    """
+    n, total = record["n"], record["counts"]["usable"]
+    source = printable(str(record["source"]))
+    return Page(
+        title=f"{n:,} of {total:,} images of {source}",
+        verdict=[" ".join(verdict(score, n).split())],
+        lead=_closeness(score, evidence),
+        sections=[
+            _how_good(evidence),
+            _where_it_differs(score, evidence),
+            _what_is_in_it(evidence),
+            how_it_was_made(record, made),
+        ],
+    )
+
+
+def _closeness(score: Score, evidence: Evidence) -> list[str]:
+    best = evidence.strips[0]
+    closer = sum(one < best.subset for one in best.random)
+    unseen = "in networks that the search did not see" if score.held_out else "in what was searched"
+    return [
+        f"Its loss is {score.loss:.3g} {unseen}, where an average random subset has 1; of {len(best.random)} random "
+        f"subsets of this size {closer:,} are closer. The size is about what pictures look like, not about how well a "
+        "classifier does on them."
+    ]
+
+
+def _how_good(evidence: Evidence) -> Section:
+    figures = [
+        Figure(svg.strip(strip), f"Mean of {printable(strip.name)}" if strip.unit == "mean" else strip.name)
+        for strip in evidence.strips
+    ]
+    text = ["The nearer the dashed line, which is the whole folder, the better. Each dot is a random subset."]
+    return Section("How good is this subset?", [Figures(figures, "pair")], text, KEY)
+
+
+def _where_it_differs(score: Score, evidence: Evidence) -> Section:
+    means, ratios = score.random_mean, score.ratios()
+    divergences = Table(
+        ["divergence", "subset", "average random", "ratio"],
+        [
+            [
+                Cell(name),
+                number(value, f"score.divergences.{name}.value"),
+                number(means[name], f"score.divergences.{name}.random_mean"),
+                Cell(
+                    f"{ratios[name]:.3f}", min(1.0, ratios[name]), f"score.divergences.{name}.ratio", repr(ratios[name])
+                ),
+            ]
+            for name, value in score.divergences.items()
+        ],
+        caption="Raw distances from the whole, which random subsets of this size have too; the ratio is what counts.",
+    )
+    parts: list[Part] = [divergences]
+    if score.held_out:
+        parts.append(
+            Table(
+                ["network that only measured", "loss", "like so many random images"],
+                [[Cell(one.name), number(one.loss), number(one.effective_size, text=f"{one.effective_size:,.0f}")]
+                 for one in score.held_out],
+            )
+        )  # fmt: skip
+    parts.append(
+        Table(
+            ["matched", "weight", "loss"],
+            [[Cell(printable(one.name)), number(one.weight), number(one.loss)] for one in score.searched],
+        )
+    )
+    parts += _columns(score.searched)
+    parts += spread_figures(evidence.shares, "the subset, and of one random subset (dashed)")
+    return Section("Where does it still differ?", parts)
+
+
+def _columns(searched: Sequence[Measured]) -> list[Part]:
+    found = sorted(
+        ((one, block.name) for block in searched for one in block.columns), key=lambda pair: -abs(pair[0].off)
+    )
+    if not found:
+        return []
+    rows = [
+        [
+            Cell(f"{printable(one.name)} ({printable(name)})"),
+            number(one.source, text=svg.plain(one.source)),
+            number(one.subset, text=svg.plain(one.subset)),
+            number(one.random_std, text=f"\u00b1 {one.random_std:,.2g}"),
+            number(one.off, text=f"{one.off:+.2f}"),
+        ]
+        for one, name in found[:ROWS]
+    ]
+    more = f"{len(found) - ROWS:,} more columns are met more closely." if len(found) > ROWS else ""
+    caption = "Means; off is in units of the spread that random subsets have, so that 1 is as far as a random one."
+    heading = ["known of the images", "all", "subset", "random", "off"]
+    return [Table(heading, rows, "What is known of the images, the worst first", caption, more)]
+
+
+def _what_is_in_it(evidence: Evidence) -> Section:
+    parts: list[Part] = []
+    if evidence.map:
+        caption = (
+            f"Grey: all images; dots: the chosen. The two directions hold {evidence.map.explained:.0%} of the variance "
+            "of what was searched."
+        )
+        parts.append(Figures([Figure(svg.density_map(evidence.map), "All images and the chosen ones", caption)], "map"))
+    count = len(evidence.chosen)
+    text = "In rank order: every beginning of it represents the whole well too."
+    parts.append(
+        sheet(f"The first {count:,} of the chosen" if count > 1 else "The chosen image", evidence.chosen, text)
+    )
+    if evidence.worst:
+        text = "Of a sample, those least like any chosen image: unusual pictures, and what a small subset leaves out."
+        parts.append(sheet("What it represents worst", evidence.worst, text))
+    for place, copies in enumerate(evidence.copies, 1):
+        parts.append(sheet(f"Exact copies, set {place}", copies))
+    return Section("What is in it?", parts)

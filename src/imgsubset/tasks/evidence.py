@@ -1,0 +1,141 @@
+"""What a report shows of a subset, gathered while the moments of its source are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgsubset.features.source import Source
+from imgsubset.reading.labels import class_names
+from imgsubset.results.evidence import Evidence, Map, Strip
+from imgsubset.search.quadratic import quadratic_form
+from imgsubset.statistics.dice import dice
+from imgsubset.statistics.objective import Objective, random_subsets
+from imgsubset.tasks.duplicates import exact_duplicates
+from imgsubset.tasks.looks import classes, looks_of, pictures_of, shown_of, spreads
+
+RANDOM, RANDOM_ROWS = 200, 4_000_000  # random subsets, and their rows in all
+SAMPLE = 2000  # images that stand for all where pixels are looked at
+MAPPED = 20_000  # images that a map is drawn of
+CELLS = 40
+SHOWN, WORST, SETS, OF_SET = 200, 24, 8, 4  # thumbnails
+COLUMNS = 5  # that are shown among random subsets
+PART = 512  # of the sample whose distances are held at once
+
+
+def evidence(
+    source: Source, objective: Objective, judges: Sequence[Objective], rows: Tensor, ranking: Sequence[int]
+) -> Evidence:
+    """Gather it: of a standardised source, the objectives by which a subset (n,) was judged, and its rows in order of
+    rank."""
+    sample = torch.randperm(len(source.paths), generator=dice(torch.device("cpu"), "report"))[:SAMPLE].tolist()
+    other = sample[: len(rows)]  # as good a random subset as any
+    shown = [*ranking[:SAMPLE]]
+    apart = nearest(_features(source, torch.tensor(sample, device=rows.device)), _features(source, rows))
+    worst = [sample[place] for place in np.argsort(-apart, kind="stable")[:WORST] if apart[place] > 0]
+    twins = exact_duplicates(source)[:SETS]
+    pictures = pictures_of(source, {*sample, *shown, *(row for rows in twins for row in rows[:OF_SET])})
+    chosen, names = {int(row) for row in rows}, class_names(source.paths)
+    return Evidence(
+        strips=_strips(source, objective, judges, rows),
+        shares=(
+            *spreads([looks_of(source, pictures, some) for some in (sample, shown, other)]),
+            *classes([[names[row] for row in some] for some in (range(len(names)), chosen, other)]),
+        ),
+        map=_map(source, rows),
+        chosen=shown_of(source, pictures, shown[:SHOWN]),
+        worst=shown_of(source, pictures, worst),
+        copies=tuple(
+            shown_of(source, pictures, rows[:OF_SET], {row: "chosen" for row in rows if row in chosen})
+            for rows in twins
+        ),
+        paths=source.paths,
+        ranked=tuple(source.paths[row] for row in ranking),
+        contributions=_contributions(source, objective, rows),
+    )
+
+
+def _strips(source: Source, objective: Objective, judges: Sequence[Objective], rows: Tensor) -> tuple[Strip, ...]:
+    """The losses, held-out and searched, and the columns that are met worst."""
+    n, total = len(rows), len(source.paths)
+    count = max(2, min(RANDOM, RANDOM_ROWS // n))
+    random = random_subsets(total, n, count, dice(rows.device, "report", 1))
+    strips = []
+    if judges:
+        held_out = torch.stack([judge.loss(torch.cat([rows[None], random])) for judge in judges]).median(0).values
+        strips.append(_strip("Loss in networks that the search did not see", "", held_out.tolist()))
+    searched = objective.loss(torch.cat([rows[None], random]))
+    strips.append(_strip("Loss in what was searched", "", searched.tolist()))
+    columns = []
+    for name, known in source.known.items():
+        means = known.values[random.cpu().numpy()].mean(1)
+        here, everywhere = known.values[rows.cpu().numpy()].mean(0), known.values.mean(0)
+        for place, column in enumerate(known.names):
+            spread = means[:, place].std()
+            off = abs(here[place] - everywhere[place]) / spread if spread else 0.0
+            strip = _strip(f"{column} ({name})", "mean", [here[place], *means[:, place]], everywhere[place])
+            columns.append((off, strip))
+    columns.sort(key=lambda pair: -pair[0])
+    return (*strips, *(strip for _, strip in columns[:COLUMNS]))
+
+
+def _strip(name: str, unit: str, values: Sequence[float], whole: float = 0.0) -> Strip:
+    subset, *random = map(float, values)
+    return Strip(name, unit, subset, tuple(random), float(whole))
+
+
+def _features(source: Source, rows: Tensor) -> Tensor:
+    """The standardised features of pixels, or embeddings, of these rows, in all blocks: (R, D)."""
+    means = [block.images.mean[rows] for block in source.blocks if not block.numbers]
+    return torch.cat(means or [source.blocks[0].images.mean[rows]], 1)
+
+
+def nearest(features: Tensor, others: Tensor) -> np.ndarray:
+    """How far each row of features (R, D) is from that of others (Q, D) which is most like it: (R,)."""
+    parts = [torch.cdist(some, others).amin(1) for some in torch.split(features, PART)]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _map(source: Source, rows: Tensor) -> Map | None:
+    total = len(source.paths)
+    spread = torch.arange(0, total, max(1, -(-total // MAPPED)), device=rows.device)
+    return map_of(_features(source, spread), _features(source, rows[:SAMPLE]))
+
+
+def map_of(features: Tensor, others: Tensor) -> Map | None:
+    """Features (R, D) as a density in the plane of their first two principal components, and others (Q, D) as points;
+    None where they do not vary in two directions."""
+    features, others = (some.double().cpu() for some in (features, others))
+    center = features.mean(0)
+    values, vectors = torch.linalg.eigh((features - center).T @ (features - center) / len(features))
+    if len(values) < 2 or values[-2] <= 1e-9 * values[-1]:
+        return None
+    axes = vectors[:, [-1, -2]]
+    plane, points = ((some - center) @ axes for some in (features, others))
+    low, high = plane.quantile(0.005, 0), plane.quantile(0.995, 0)
+    plane, points = (((some - low) / (high - low)).clamp(0, 1) for some in (plane, points))
+    cells = np.histogram2d(1 - plane[:, 1].numpy(), plane[:, 0].numpy(), CELLS, [(0, 1), (0, 1)])[0]
+    density = np.sqrt(cells / cells.max())
+    return Map(
+        tuple(map(tuple, density.round(2).tolist())),
+        tuple((round(x, 3), round(1 - y, 3)) for x, y in points.tolist()),
+        float(values[-2:].sum() / values.sum()),
+    )
+
+
+def _contributions(source: Source, objective: Objective, rows: Tensor) -> dict[str, float]:
+    """By how much the loss, to second order, would rise without each of the chosen: |(n r - z) / (n - 1)|^2 - |r|^2,
+    with r the mean of their z."""
+    n = len(rows)
+    if n < 2 or objective.is_flat:
+        return {}
+    form = quadratic_form(objective)
+    residual = form.residual(rows[None])[0]
+    rises = [
+        ((n * residual - form.embed(some).double()) / (n - 1)).square().sum(1) - residual.square().sum()
+        for some in torch.split(rows, PART)
+    ]
+    return dict(zip((source.paths[int(row)] for row in rows), torch.cat(rises).tolist(), strict=True))

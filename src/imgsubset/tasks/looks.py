@@ -1,0 +1,122 @@
+"""What images look like, for a report: small pictures, how their looks are spread, what sets some apart in words."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from imgsubset.features.source import Source
+from imgsubset.reading.thumbnails import Small, thumbnails
+from imgsubset.results.evidence import Shares, Thumbnail
+
+BINS = 24
+MOST_CLASSES, CLASSES_TOLD = 50, 5
+LOOKS = {  # what each number of an image is called, its unit, and what more and less of it is in words
+    "brightness": ("", "brighter", "darker"),
+    "contrast": ("", "more contrast", "less contrast"),
+    "sharpness": ("", "sharper", "blurrier"),
+    "file size": ("log10 bytes", "larger files", "smaller files"),
+}
+TELLING = 3.0  # standard errors beyond which a difference of means is told
+STRIKING = 1.5  # standard deviations from the mean beyond which a look of an image is told
+Looks = dict[str, np.ndarray]
+
+
+def pictures_of(source: Source, rows: Iterable[int]) -> dict[int, Small]:
+    """The small pictures of rows of a source, but for those that cannot be read any more."""
+    wanted = sorted(rows)
+    files = [os.fsencode(source.listing.locate(source.paths[row])) for row in wanted]
+    found = zip(wanted, thumbnails(files), strict=True)
+    return {row: small for row, small in found if small is not None}
+
+
+def shown_of(
+    source: Source, pictures: Mapping[int, Small], rows: Iterable[int], notes: Mapping[int, str] | None = None
+) -> tuple[Thumbnail, ...]:
+    """Those of these rows that there are pictures of, to be shown."""
+    notes = notes or {}
+    return tuple(
+        Thumbnail(source.paths[row], pictures[row].jpeg, notes.get(row, "")) for row in rows if row in pictures
+    )
+
+
+def looks_of(source: Source, pictures: Mapping[int, Small], rows: Iterable[int]) -> Looks:
+    """The numbers of these rows, (R,) each, by the names in LOOKS."""
+    seen = [row for row in rows if row in pictures]
+    return {
+        "brightness": np.array([pictures[row].brightness for row in seen]),
+        "contrast": np.array([pictures[row].contrast for row in seen]),
+        "sharpness": np.array([pictures[row].sharpness for row in seen]),
+        "file size": np.log10([max(1, source.stamps[row].size) for row in seen]),
+    }
+
+
+def spreads(sets: Sequence[Looks]) -> list[Shares]:
+    """How the looks of all, of a subset, and perhaps of a random one, are spread."""
+    found = []
+    for title, (unit, _, _) in LOOKS.items():
+        numbers = [looks[title] for looks in sets]
+        if not all(map(len, numbers)) or np.ptp(np.concatenate(numbers)) == 0:
+            continue
+        edges = np.linspace(min(map(np.min, numbers)), max(map(np.max, numbers)), BINS + 1)
+        shares = [tuple((np.histogram(some, edges)[0] / len(some)).tolist()) for some in numbers]
+        names = tuple(f"{edge:.3g}" for edge in edges)
+        found.append(Shares(title, unit, names, shares[0], shares[1], (*shares, ())[2], len(numbers[0])))
+    return found
+
+
+def classes(sets: Sequence[Sequence[str]]) -> list[Shares]:
+    """The shares of classes, given as one an image, of all, of a subset, and perhaps of a random one."""
+    everywhere = Counter(name for some in sets for name in set(some))
+    if not 1 < len(everywhere) <= MOST_CLASSES:
+        return []
+    counts = [Counter(some) for some in sets]
+    order = sorted(everywhere, key=lambda name: (-counts[0][name], name))
+    shares = [tuple(count[name] / max(1, count.total()) for name in order) for count in counts]
+    return [Shares("folders", "", tuple(order), shares[0], shares[1], (*shares, ())[2], len(sets[0]))]
+
+
+def differences(one: Looks, other: Looks) -> list[str]:
+    """In which directions the looks of the other set differ from those of the one, in words, the clearest first."""
+    told = []
+    for name, (_, more, less) in LOOKS.items():
+        first, second = one[name], other[name]
+        error = np.sqrt(first.var() / max(1, len(first)) + second.var() / max(1, len(second)))
+        gap = second.mean() - first.mean() if len(first) and len(second) else 0.0
+        if error > 0 and abs(gap) > TELLING * error:
+            low, high = (10**mean if name == "file size" else mean for mean in (first.mean(), second.mean()))
+            told.append((abs(gap) / error, f"{more if gap > 0 else less} ({name} {high:,.3g} against {low:,.3g})"))
+    return [words for _, words in sorted(told, reverse=True)]
+
+
+def class_differences(one: Sequence[str], other: Sequence[str]) -> list[str]:
+    """Of which classes, given as one an image, the other set has more or less than the one, the clearest first."""
+    told = []
+    counts = Counter(one), Counter(other)
+    if len(counts[0] | counts[1]) > MOST_CLASSES:
+        return []
+    for name in counts[0] | counts[1]:
+        first, second = (count[name] / count.total() for count in counts)
+        error = np.sqrt(
+            sum(share * (1 - share) / count.total() for share, count in zip((first, second), counts, strict=True))
+        )
+        if abs(second - first) > TELLING * error:
+            gap = "more" if second > first else "less"
+            told.append((abs(second - first), f"{gap} of class {name} ({second:.0%} against {first:.0%})"))
+    return [words for _, words in sorted(told, reverse=True)][:CLASSES_TOLD]
+
+
+def striking(looks: Looks, place: int, usual: Looks) -> str:
+    """What sets an image, by its place, most apart from usual ones, in a word or two; empty if nothing does."""
+    offs = {}
+    for name, numbers in usual.items():
+        if len(numbers) and (spread := numbers.std()) > 0:
+            offs[name] = (looks[name][place] - numbers.mean()) / spread
+    if not offs:
+        return ""
+    name = max(offs, key=lambda one: abs(offs[one]))
+    _, more, less = LOOKS[name]
+    return (more if offs[name] > 0 else less) if abs(offs[name]) > STRIKING else ""

@@ -1,0 +1,105 @@
+"""Reports, figures and tables of a result, written beside it or anywhere else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgsubset.errors import OutputError, UsageError
+from imgsubset.files import write_whole
+from imgsubset.reading.labels import class_names
+from imgsubset.results.as_html import html
+from imgsubset.results.as_json import describe, describe_comparison, describe_scored
+from imgsubset.results.comparison import Comparison
+from imgsubset.results.evidence import Evidence
+from imgsubset.results.lines import printable
+from imgsubset.results.page import Page
+from imgsubset.results.page_of_comparison import comparison_page
+from imgsubset.results.page_of_selection import selection_page
+from imgsubset.results.plot import plot
+from imgsubset.results.records import Export, Scored, Selection
+
+PLOTS = (".png", ".svg", ".pdf")
+NOTHING = "the result was made without evidence=True, and has nothing to show"
+
+
+def write_report(
+    result: Selection | Scored | Comparison,
+    file: str | os.PathLike[str],
+    exported: Export | None = None,
+    made: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write one self-contained page about a result: readable offline, without scripts, on a phone and on paper.
+
+    result    of `select`, `score` or `compare` with evidence=True
+    exported  what `export` wrote of a selection
+    made      what else is to be said of how it was made, names with values
+
+    Raises UsageError without evidence or Jinja2, and OutputError where it cannot be written.
+    """
+    if isinstance(result, Comparison):
+        if result.contrast is None:
+            raise UsageError(NOTHING)
+        page = comparison_page(describe_comparison(result), result, result.contrast, made)
+    else:
+        evidence = _evidence(result)
+        record = describe(result, exported) if isinstance(result, Selection) else describe_scored(result)
+        page = selection_page(record, result.score, evidence, made)
+    write_page(page, file)
+
+
+def write_page(page: Page, file: str | os.PathLike[str]) -> None:
+    """Write a page. Raises UsageError without Jinja2, and OutputError where it cannot be written."""
+    _write(file, html(page).encode("utf-8", "surrogateescape"))
+
+
+def write_plot(result: Selection | Scored, file: str | os.PathLike[str]) -> None:
+    """Write the one figure of a subset, for a paper or a pull request: a PNG, SVG or PDF file by its suffix.
+
+    Raises UsageError for another suffix, without evidence or Matplotlib, and OutputError where it cannot be written.
+    """
+    check_plot(file)
+    _write(file, plot(result.score, _evidence(result), Path(file).suffix.lower()[1:]))
+
+
+def check_plot(file: str | os.PathLike[str]) -> None:
+    """Raise UsageError for a file that is no picture by its suffix."""
+    if Path(file).suffix.lower() not in PLOTS:
+        raise UsageError(f"plot '{os.fspath(file)}' is none of {', '.join(PLOTS)} files")
+
+
+def write_csv(result: Selection | Scored, file: str | os.PathLike[str]) -> None:
+    """Write a line an image: its path, its class by folder, whether it is chosen, its rank, and its contribution: how
+    much the searched loss would rise without it.
+
+    Raises UsageError without evidence, and OutputError where it cannot be written.
+    """
+    evidence = _evidence(result)
+    ranks = {path: rank for rank, path in enumerate(evidence.ranked, 1)}
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["path", "class", "chosen", "rank", "contribution"])
+    for path, name in zip(evidence.paths, class_names(evidence.paths), strict=True):
+        share = evidence.contributions.get(path)
+        rank = ranks.get(path)
+        lines.writerow([path, name, int(rank is not None), rank, None if share is None else f"{share:.6g}"])
+    _write(file, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _evidence(result: Selection | Scored) -> Evidence:
+    if result.evidence is None:
+        raise UsageError(NOTHING)
+    return result.evidence
+
+
+def _write(file: str | os.PathLike[str], content: bytes) -> None:
+    path = Path(file)
+    try:
+        if path.is_dir():
+            raise OutputError(f"'{printable(str(path))}' is a folder, not a file to write")
+        write_whole(path, content)
+    except OSError as error:
+        raise OutputError(f"cannot write '{printable(str(path))}': {error.strerror or error}") from None
