@@ -171,6 +171,8 @@ def has_manifest(subset: AnySource) -> bool:
 def _without_changed_tables(manifest: Manifest) -> tuple[Options, tuple[str, ...]]:
     """The recorded options without tables that are not what they were, and what to know of these."""
     mix, notes = manifest.options.mix, []
+    if "hardness" in manifest.record["options"].get("match", ()) and "hardness" not in dict(mix.match):
+        notes.append("the subset was matched to hardness too, which is left out: its classes were in memory")
     for table in manifest.record.get("tables", ()):
         path, name = table["path"], shortened(str(table["name"]))
         try:
