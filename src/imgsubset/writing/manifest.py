@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgsubset.declared import LOSS
 from imgsubset.errors import InputError
-from imgsubset.options import LOSS, Options
+from imgsubset.options import Options
 from imgsubset.results.as_json import FORMAT
 
 NAME = "manifest.json"
