@@ -31,6 +31,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from imgsubset.statistics.dice import dice
+from imgsubset.statistics.moments import BLOCK
 
 LEVEL = 0.95  # of the intervals
 FOLDS = 10
@@ -71,7 +72,7 @@ def estimates(
 
     The subset must have two units at least. Its folds are drawn by a constant seed.
     """
-    results, covariates = results.double(), covariates.double()
+    results = results.double()
     drawn = _drawn(rows, len(covariates), classes, groups)
     y = results - results[0]  # so that the mean of a constant is that constant, exactly
     unit = y.abs().amax(0)
@@ -204,9 +205,8 @@ def _residuals(y: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
     best, least, kept = y, plain.sum(0), plain
     if not covariates.shape[1]:
         return best
-    others = torch.ones(len(covariates), dtype=torch.bool)
-    others[drawn.rows] = False
-    x = covariates[drawn.rows] - _means(covariates[others], drawn.everyone[others], len(drawn.units))[drawn.stratum]
+    x = covariates[drawn.rows].double()
+    x -= _of_others(x, covariates, drawn)[drawn.stratum]
     fitted = [(held, *_fit(x, y, drawn, held)) for held in drawn.folds()]
     for penalty in PENALTIES:
         left = y.clone()
@@ -220,6 +220,15 @@ def _residuals(y: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
     gain = plain - kept
     certain = gain.sum(0) > len(gain) ** 0.5 * gain.std(0)
     return torch.where(certain, best, y)
+
+
+def _of_others(x: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
+    """Means (H, D) of covariates over the images of each stratum that were not drawn; x (n, D) are of those drawn."""
+    sums, count = -_sums(x, drawn.stratum, len(drawn.units)), len(drawn.units)
+    for values, place in zip(torch.split(covariates, BLOCK), torch.split(drawn.everyone, BLOCK), strict=True):
+        sums += _sums(values.double(), place, count)
+    left = torch.bincount(drawn.everyone, minlength=count) - torch.bincount(drawn.stratum, minlength=count)
+    return sums / left.clamp(min=1)[:, None]
 
 
 def _fit(x: Tensor, y: Tensor, drawn: _Drawn, held: Tensor) -> tuple[Tensor, Tensor, Tensor]:
