@@ -17,6 +17,7 @@ from imgsubset.results.comparison import Comparison, Distance
 from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 from imgsubset.tasks.compare import compare
+from imgsubset.tasks.hardness import hardness
 from imgsubset.tasks.score import score
 from imgsubset.tasks.select import select, select_into
 from imgsubset.tasks.split import split, split_into
@@ -46,6 +47,7 @@ __all__ = [
     "Weights",
     "compare",
     "export",
+    "hardness",
     "score",
     "select",
     "select_into",

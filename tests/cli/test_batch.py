@@ -100,7 +100,7 @@ def test_the_jobs_after_a_failing_one_are_done_and_a_rerun_does_what_is_left(
     assert " failed: two: cannot read source" in lines[3]
     assert len(lines) == 4
     rows = [line.split() for line in first.out.splitlines()]
-    assert rows[0] == ["job", "status", "n", "loss"]
+    assert rows[0] == ["job", "status", "n", "loss", "size"]
     assert [row[:3] for row in rows[1:4]] == [["one", "done", "3"], ["two", "failed"], ["three", "done", "5"]]
     assert "absent': No such file" in first.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one", "three"]

@@ -106,7 +106,8 @@ def compared(p_values: Mapping[str, float]) -> Comparison:
 
 def test_a_probability_at_its_floor_is_said_to_be_no_more_than_that() -> None:
     lines = comparison_summary(compared({"kl": 1 / 1001, "js": 2 / 1001, "frechet": 1.0})).splitlines()
-    assert [line.split()[-1] for line in lines[2:7]] == ["p", "<=0.001", "0.002", "1.000", "0.500"]
+    assert lines[2].startswith("The two are 1 times as far apart as two random samples")
+    assert [line.split()[-1] for line in lines[5:10]] == ["p", "<=0.001", "0.002", "1.000", "0.500"]
     assert max(map(len, lines)) <= 80
 
 
@@ -115,7 +116,7 @@ def test_an_interrupted_job_is_no_done_one(selection: Selection) -> None:
     records = [{"name": name, "status": name, "error": None, "result": found} for name in ("done", "interrupted")]
     heading, *rows = batch_summary(records).splitlines()
     assert [row.split() for row in rows] == [
-        ["done", "done", "2", "1.000"],
-        ["interrupted", "interrupted", "2", "1.000"],
+        ["done", "done", "2", "1.000", "2"],
+        ["interrupted", "interrupted", "2", "1.000", "2"],
     ]
     assert {len(row) for row in rows} == {len(heading)}

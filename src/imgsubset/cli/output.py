@@ -21,6 +21,7 @@ from imgsubset.cli.options import collect
 from imgsubset.errors import ImgsubsetError, OutputError, VerdictError
 from imgsubset.options import REMOVED, unknown
 from imgsubset.results.lines import printable
+from imgsubset.results.score_lines import EIGHTHS, FULL
 
 PRINTING = ("as_json", "fields", "quiet", "verbose")
 
@@ -78,7 +79,12 @@ class Command(WithHelp):
 
 
 def fitted(text: str, stream: TextIO | None) -> str:
-    """Text whose lines end between words, where a terminal would break them within one."""
+    """Text whose lines end between words, where a terminal would break them within one; bars are of characters that
+    the stream can have."""
+    try:
+        FULL.encode(getattr(stream, "encoding", None) or "ascii")
+    except (UnicodeError, LookupError):
+        text = text.translate({ord(FULL): "#", **{ord(part): None for part in EIGHTHS[1:]}})
     if stream is None or not stream.isatty():
         return text
     columns = shutil.get_terminal_size().columns

@@ -7,11 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.errors import shortened
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.lines import SHOWN, files, first, names, notes, printable, table, times
 from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
-from imgsubset.results.scores import Score
+from imgsubset.results.score_lines import comparison_verdict, known_lines, score_lines
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
@@ -41,7 +40,7 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", *_cut_off(selection), ""]
-    lines += [*_score(selection.score, n), *_known(selection.score, verbose)]
+    lines += [*score_lines(selection.score, n, verbose), *known_lines(selection.score, verbose)]
     lines += [*notes((*selection.warnings, *(exported.warnings if exported else ())))]
     if exported and exported.labels:
         lacking = f"; {exported.unlabelled:,} images have none of their own" if exported.unlabelled else ""
@@ -152,8 +151,9 @@ def scored_summary(scored: Scored, verbose: bool = False) -> str:
     lines = [
         f"{n:,} of {scored.total:,} images of {printable(scored.source.name)}: {printable(scored.subset)}",
         "",
-        *_score(scored.score, n),
-        *_known(scored.score, verbose),
+        *score_lines(scored.score, n, verbose),
+        *known_lines(scored.score, verbose),
+        "",
         f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer.",
         *notes(scored.warnings),
         "",
@@ -164,82 +164,22 @@ def scored_summary(scored: Scored, verbose: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _score(score: Score, n: int) -> list[str]:
-    """Each divergence with its random mean and their ratio, the calibrated loss, and what it means for n images."""
-    ratios, means = score.ratios(), score.random_mean
-    return [
-        f"{'':<12}{'subset':>12}{'random':>12}{'ratio':>9}",
-        *(
-            f"{name:<12}{value:>12.3g}{means[name]:>12.3g}{ratios[name]:>9.3f}"
-            for name, value in score.divergences.items()
-        ),
-        f"{'loss':<12}{'':>12}{'':>12}{score.loss:>9.3f}   (1 = an average random subset)",
-        "",
-        verdict(score, n),
-    ]
-
-
-def _known(score: Score, verbose: bool) -> list[str]:
-    """How close the subset is in each space that was matched, and in each column of what is known of the images."""
-    if not any(block.columns for block in score.searched):
-        return []
-    of_features = [block for block in score.searched if not block.columns]
-    weight = sum(block.weight for block in of_features)
-    rows = [("features", weight, sum(block.weight * block.loss for block in of_features) / weight)] if weight else []
-    rows += [(block.name, block.weight, block.loss) for block in score.searched if block.columns]
-    summed = {
-        "matched": [printable(name) for name, _, _ in rows],
-        "weight": [f"{weight:.2f}" for _, weight, _ in rows],
-        "loss": [f"{loss:.3f}" for _, _, loss in rows],
-    }
-    columns = sorted((one for block in score.searched for one in block.columns), key=lambda one: -abs(one.off))
-    each = {
-        "column": [printable(shortened(one.name, 40)) for one in columns],
-        "all": [f"{one.source:.4g}" for one in columns],
-        "subset": [f"{one.subset:.4g}" for one in columns],
-        "random": [f"+- {one.random_std:.2g}" for one in columns],
-        "off": [f"{one.off:+.2f}" for one in columns],
-    }
-    heading, *lines = table(each)
-    more = "... and {:,} more columns, met more closely; -v shows all"
-    return ["", *table(summed), "", heading, *first(lines, len(lines), more, verbose)]
-
-
-def verdict(score: Score, n: int) -> str:
-    """What a score means, in a sentence or two."""
-    these = f"These {n:,} images represent" if n > 1 else "This image represents"
-    if score.effective_size is None or score.effective_range is None:
-        names = " and ".join(one.name for one in score.searched)
-        return (
-            f"{these} the folder, in the {names} that they were matched in, like {score.searched_size:,.0f} random "
-            "ones. No network that the search did not see has measured it; --held-out does."
-        )
-    low, high = score.effective_range
-    return (
-        f"{these} the look of the folder like about {score.effective_size:,.0f} random ones\n"
-        f"({low:,.0f} to {high:,.0f} in {len(score.held_out)} networks that the search did not see)."
-    )
-
-
 def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:
     """The summary of a comparison."""
     names = [printable(listing.name) for listing in (comparison.first, comparison.second)]
-    outside = [name for name, one in comparison.divergences.items() if one.differs]
     lines = [
         f"{comparison.sizes[1]:,} images of {names[1]} against {comparison.sizes[0]:,} of {names[0]}",
         "",
-        f"{'':<12}{'value':>12}{'floor':>12}{'floor 99%':>12}{'ratio':>9}{'p':>8}",
+        comparison_verdict(comparison),
+        "",
+        f"{'':<12}{'distance':>12}{'by chance':>12}{'99% below':>12}{'ratio':>9}{'p':>8}",
         *(
             f"{name:<12}{one.value:>12.3g}{one.floor_mean:>12.3g}{one.floor_limit:>12.3g}"
             f"{one.ratio:>9.2f}{_probability(one.p_value):>8}"
             for name, one in {**comparison.divergences, "loss": comparison.loss}.items()
         ),
         "",
-        "floor: what two random samples of these sizes from one distribution show;",
-        "99 of 100 are below floor 99%.",
-        f"The two differ by more than chance in {', '.join(outside)}."
-        if outside
-        else "Nothing here tells the two from samples of one distribution.",
+        "by chance: what two random samples of these sizes from one distribution show.",
         *notes(comparison.warnings),
         "",
         times(comparison.seconds, verbose),
@@ -279,12 +219,14 @@ def _recipe(recipe: Mapping[str, object]) -> str:
 
 
 def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
-    """One line a job, of their records: its name, what became of it, n and loss; then the errors."""
+    """One line a job, of their records: its name, what became of it, n, loss and size; then the errors."""
     width = max(8, *(len(printable(job["name"])) for job in records)) + 2
-    lines = [f"{'job':<{width}}{'status':<12}{'n':>9}{'loss':>9}"]
+    lines = [f"{'job':<{width}}{'status':<12}{'n':>9}{'loss':>9}{'size':>9}"]
     for job in records:
         found = job["result"]
+        size = found["score"]["effective_size"] if found else None
         figures = f"{found['n']:>9,}{found['score']['loss']:>9.3f}" if found else ""
+        figures += "" if size is None else f"{size:>9,.0f}"
         lines.append(f"{printable(job['name']):<{width}}{job['status']:<12}{figures}".rstrip())
     return "\n".join(
         lines + [f"{printable(job['name'])}: {printable(job['error'])}" for job in records if job["error"]]

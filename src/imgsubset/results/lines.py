@@ -54,6 +54,11 @@ def first(lines: Iterable[str], count: int, more: str, verbose: bool, most: int 
     return [*islice(lines, shown), *([more.format(count - shown)] if shown < count else [])]
 
 
+def plain(value: float) -> str:
+    """A number of four digits, without an exponent where people would write none."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
 def printable(text: str) -> str:
     """Text without control characters or bytes that are no UTF-8: a terminal acts on them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

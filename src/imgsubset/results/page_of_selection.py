@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imgsubset.results import svg
-from imgsubset.results.as_text import verdict
 from imgsubset.results.evidence import Evidence
-from imgsubset.results.lines import printable
+from imgsubset.results.lines import plain, printable
 from imgsubset.results.page import Cell, Figure, Figures, Page, Part, Section, Table, number, sheet
 from imgsubset.results.page_parts import ROWS, how_it_was_made, spread_figures
+from imgsubset.results.score_lines import verdict
 from imgsubset.results.scores import Measured, Score
 
 KEY = (("subset", "the subset"), ("random", "random subsets of the same size"), ("whole", "the whole"))
@@ -105,8 +105,8 @@ def _columns(searched: Sequence[Measured]) -> list[Part]:
     rows = [
         [
             Cell(f"{printable(one.name)} ({printable(name)})"),
-            number(one.source, text=svg.plain(one.source)),
-            number(one.subset, text=svg.plain(one.subset)),
+            number(one.source, text=plain(one.source)),
+            number(one.subset, text=plain(one.subset)),
             number(one.random_std, text=f"\u00b1 {one.random_std:,.2g}"),
             number(one.off, text=f"{one.off:+.2f}"),
         ]

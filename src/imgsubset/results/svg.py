@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from imgsubset.results.evidence import Map, Shares, Strip
+from imgsubset.results.lines import plain
 
 WIDTH = 460.0
 
@@ -36,11 +37,6 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= most)
     return [step * number for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def plain(value: float) -> str:
-    """A number of four digits, without an exponent where people would write none."""
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def strip(of: Strip) -> str:

@@ -1,0 +1,80 @@
+"""How close a subset is, as text: the verdict, then what differs most."""
+
+from __future__ import annotations
+
+from imgsubset.errors import shortened
+from imgsubset.results.comparison import Comparison
+from imgsubset.results.lines import first, plain, printable, table
+from imgsubset.results.scores import Score
+
+FULL, EIGHTHS = "\u2588", " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"  # of a block
+UNIT, LONGEST = 24, 40  # blocks of an average random subset, and at most
+
+
+def bar(ratio: float) -> str:
+    """A ratio as a bar of blocks, of which an average random subset has 24."""
+    eighths = round(8 * min(ratio * UNIT, LONGEST))
+    return (FULL * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip() + (">" if ratio * UNIT > LONGEST else "")
+
+
+def score_lines(score: Score, n: int, verbose: bool = False) -> list[str]:
+    """The verdict, and each distance in units of an average random subset's, the largest first."""
+    ratios, means = score.ratios(), score.random_mean
+    raw = f"{'value':>12}{'random':>12}" if verbose else ""
+    lines = [verdict(score, n), "", f"{'distance':<12}{raw}{'ratio':>8}   1 = an average random subset"]
+    for name, ratio in sorted(ratios.items(), key=lambda pair: -pair[1]):
+        raw = f"{score.divergences[name]:>12.3g}{means[name]:>12.3g}" if verbose else ""
+        lines.append(f"{name:<12}{raw}{ratio:>8.3f}   {bar(ratio)}".rstrip())
+    raw = " " * 24 * verbose
+    return [*lines, f"{'loss':<12}{raw}{score.loss:>8.3f}   {bar(score.loss)}".rstrip()]
+
+
+def known_lines(score: Score, verbose: bool) -> list[str]:
+    """How close the subset is in each space that was matched, and in each column of what is known of the images."""
+    if not any(block.columns for block in score.searched):
+        return []
+    of_features = [block for block in score.searched if not block.columns]
+    weight = sum(block.weight for block in of_features)
+    rows = [("features", weight, sum(block.weight * block.loss for block in of_features) / weight)] if weight else []
+    rows += [(block.name, block.weight, block.loss) for block in score.searched if block.columns]
+    summed = {
+        "matched": [printable(name) for name, _, _ in rows],
+        "weight": [f"{weight:.2f}" for _, weight, _ in rows],
+        "loss": [f"{loss:.3f}" for _, _, loss in rows],
+    }
+    columns = sorted((one for block in score.searched for one in block.columns), key=lambda one: -abs(one.off))
+    each = {
+        "column": [printable(shortened(one.name, 40)) for one in columns],
+        "all": [plain(one.source) for one in columns],
+        "subset": [plain(one.subset) for one in columns],
+        "random": [f"+- {one.random_std:,.2g}" for one in columns],
+        "off": [f"{one.off:+.2f}" for one in columns],
+    }
+    heading, *lines = table(each)
+    more = "... and {:,} more columns, met more closely; -v shows all"
+    return ["", *table(summed), "", heading, *first(lines, len(lines), more, verbose)]
+
+
+def verdict(score: Score, n: int) -> str:
+    """What a score means, in a sentence or two."""
+    these = f"These {n:,} images represent" if n > 1 else "This image represents"
+    if score.effective_size is None or score.effective_range is None:
+        names = " and ".join(one.name for one in score.searched)
+        return (
+            f"{these} the folder, in the {names} that they were matched in, like {score.searched_size:,.0f} random "
+            "ones. No network that the search did not see has measured it; --held-out does."
+        )
+    low, high = score.effective_range
+    return (
+        f"{these} the look of the folder like about {score.effective_size:,.0f} random ones\n"
+        f"({low:,.0f} to {high:,.0f} in {len(score.held_out)} networks that the search did not see)."
+    )
+
+
+def comparison_verdict(comparison: Comparison) -> str:
+    """What a comparison means, in a sentence."""
+    outside = [name for name, one in comparison.divergences.items() if one.differs]
+    ratio = f"{comparison.loss.ratio:.3g} times as far apart as two random samples of one distribution"
+    if outside:
+        return f"The two are {ratio},\nand differ by more than chance in {', '.join(outside)}."
+    return f"The two are {ratio}:\nnothing here tells them from that."

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from conftest import score_like
+
+from imgsubset.cli.output import fitted
+from imgsubset.results.score_lines import EIGHTHS, FULL, bar, score_lines
+
+
+@pytest.mark.parametrize(
+    ("ratio", "blocks", "eighths"),
+    [(0, 0, 0), (1, 24, 0), (0.5, 12, 0), (1 / 24 / 8, 0, 1), (0.1, 2, 3), (1.25, 30, 0)],
+)
+def test_a_bar_is_as_long_as_its_ratio(ratio: float, blocks: int, eighths: int) -> None:
+    assert bar(ratio) == (FULL * blocks + EIGHTHS[eighths]).rstrip()
+
+
+def test_a_bar_of_many_is_cut_and_says_so() -> None:
+    assert bar(7) == FULL * 40 + ">"
+    assert bar(float("inf")) == FULL * 40 + ">"
+
+
+def test_the_verdict_comes_first_then_what_differs_most() -> None:
+    score = score_like(0.25, 400)
+    lines = score_lines(score, 100)
+    assert lines[0].startswith("These 100 images represent the look of the folder like about 400 random ones")
+    assert [line.split()[0] for line in lines[3:-1]] == [*score.divergences]  # all as large
+    assert lines[-1].split()[:2] == ["loss", "0.250"]
+    assert len(score_lines(score, 100, verbose=True)[3].split()) == 5
+
+
+@pytest.mark.parametrize(
+    ("encoding", "drawn"), [("utf-8", f"{FULL}{FULL}{EIGHTHS[3]}"), ("ascii", "##"), ("latin-1", "##")]
+)
+def test_bars_are_of_characters_that_there_are(encoding: str, drawn: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    assert fitted(f"kl {FULL}{FULL}{EIGHTHS[3]}", stream) == f"kl {drawn}"
+    assert fitted(FULL, None) == "#"
