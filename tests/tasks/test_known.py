@@ -139,6 +139,61 @@ def test_looks_are_those_of_the_files(pictures: Path, tmp_path: Path) -> None:
     assert values["aspect"] == pytest.approx(values["width"] / values["height"])
 
 
+def test_hardness_is_of_the_classes_that_are_known(pictures: Path, tmp_path: Path) -> None:
+    found = select(pictures, N, match="hardness", stratify=True, **SMALL)
+    columns = block(found, "hardness").columns
+    assert len(columns) == 16
+    assert all(column.source == pytest.approx(0, abs=1e-9) for column in columns)
+    assert any("hardness is weaker for few images a class: there are 40" in note for note in found.warnings)
+    labels = {str(path.relative_to(pictures)): path.stem[-1] for path in pictures.rglob("*.png")}
+    other = select(pictures, N, match="hardness", labels=labels, **SMALL)
+    assert other.classes == {}  # known, but no class need keep its share
+    by_folder, by_digit = (
+        with_known(read_source(list_candidates(pictures, options.reading), options, seen=("hardness",)), options, N)
+        for options in (
+            Options(match="hardness", **SMALL),
+            Options(match="hardness", stratify_by=r"(\d)\.png", **SMALL),
+        )
+    )
+    assert not np.allclose(by_folder.known["hardness"].values, by_digit.known["hardness"].values)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in pictures.rglob("*.png"):
+        (flat / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match="match 'hardness' needs at least two classes"):
+        select(flat, N, match="hardness", **SMALL)
+    with pytest.raises(UsageError, match=r"labels .* is not of use without stratify"):
+        select(pictures, N, labels=labels, **SMALL)
+
+
+@pytest.mark.parametrize("by", ["folder", "pattern", "labels", "memory"])
+def test_a_selection_is_scored_by_the_classes_that_its_hardness_is_of(
+    pictures: Path, tmp_path: Path, by: str, imgsubset: Callable[..., Run]
+) -> None:
+    labels = {str(path.relative_to(pictures)): path.stem[-1] for path in pictures.rglob("*.png")}
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{path},{name}\n" for path, name in labels.items()))
+    words: dict[str, Any] = {
+        "folder": {},
+        "pattern": {"stratify_by": r"(\d)\.png"},
+        "labels": {"labels": str(tmp_path / "labels.csv")},
+        "memory": {"labels": labels},
+    }[by]
+    placed = select_into(pictures, N, tmp_path / "out", match="hardness", **words, **SMALL)
+    found = score(pictures, tmp_path / "out")
+    assert placed.selection is not None
+    if by == "memory":  # which are gone
+        assert [one.name for one in found.score.searched] == ["random-cnn 1", "random-cnn 2"]
+        assert any("hardness too, which is left out" in note for note in found.warnings)
+        return
+    assert found.score == placed.selection.score
+    run = imgsubset("score", pictures, tmp_path / "out", "--json", "--workers=0")
+    assert strict_json(run.out)["score"]["searched"]["loss"] == placed.selection.score.searched_loss
+    if by == "labels":
+        run = imgsubset("score", pictures, tmp_path / "out" / "class0", "--json", "--match=hardness", "--workers=0",
+                        "--labels", tmp_path / "labels.csv", "--size=16")  # fmt: skip
+        assert run.code == 0, run.err
+
+
 def test_a_selection_is_scored_by_its_tables_as_long_as_they_are_what_they_were(
     pictures: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from imgsubset.tasks.verify import verify
 @click.command("score", cls=Command, short_help="Say how close a subset is to its source.")
 @click.argument("source", metavar="SRC", type=opt.PATH)
 @click.argument("subset", metavar="SUBSET", type=opt.PATH)
-@opt.add(opt.FEATURES, opt.MATCH, opt.WHICH, opt.EMBEDDINGS)
+@opt.add(opt.FEATURES, opt.MATCH, opt.OF_CLASSES, opt.WHICH, opt.EMBEDDINGS)
 @opt.add(opt.GATE, opt.SIZE_GATE)
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
 @opt.add(opt.SHOWN)

@@ -125,6 +125,8 @@ FEATURES: list[Decorator] = [
 MATCH = [*map(_option, ("match", "match_columns"))]
 WHICH = [*map(_option, ("include", "exclude", "sidecars", "follow_labels"))]
 CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
+OF_CLASSES = [*map(_option, ("stratify_by", "labels"))]
+DRAWN = [*map(_option, ("stratify", "stratify_by", "labels", "group_by"))]
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
 SEARCH = [
@@ -223,7 +225,7 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def given(options: Options) -> dict[str, Any]:
     """The options that go before those in a manifest: the user's own, and what a manifest does not say."""
     context = click.get_current_context()
-    recorded = {*options.that_decide(LOSS)}
+    recorded = {*options.that_decide(LOSS), "stratify", "stratify_by", "labels", "group_by"}
     if context.params["embeddings"] is not None:
         recorded -= {*vars(options.extraction)}
     return {

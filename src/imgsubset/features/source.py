@@ -133,6 +133,7 @@ def read_source(
         else:
             weight = wanted["embeddings"]
             read = _from_embeddings(listing, options, spaces, weight, embeddings, device, clock, progress)
+    read = replace(read, size=size if spaces else None)  # of the run: an extractor may want another for itself
     if read.rejected and options.reading.strict:
         count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
         raise BadFilesError(f"{count} of source '{listing.name}' cannot be used{first_of(read.rejected)}")
@@ -181,7 +182,6 @@ def _from_images(
         blocks=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == MATCHED),
         held_out=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == JUDGE),
         seen={space.name: block.images for block, space in zip(blocks, spaces, strict=True) if space.role == SEEN},
-        size=max(space.size for space in spaces),
         paths=tuple(listing.paths[place] for place in usable),
         stamps=tuple(done.stamps[place] for place in usable),
         rejected=in_order(listing.rejected + reasons),

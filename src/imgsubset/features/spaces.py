@@ -33,8 +33,16 @@ HELD_OUT = ((16, 32, 64), (32, 64, 128), (16, 32, 32, 48))
 MATCHED, JUDGE, SEEN = "matched", "held-out", "seen"  # what spaces are for
 MEASURING = {"kernel_size": (3,), "seed": 0, "stride": (2,), "activation": "leaky", "pool": (), "taps": "last"}
 
+
+def _view(name: str) -> Extractor:
+    made: Extractor = module("views").VIEWS[name]()
+    return made
+
+
 VIEWS: dict[str, tuple[tuple[str, int | None, Callable[[], Extractor]], ...]] = {
     "image": (("image", None, lambda: module("appearance").Appearance()),),
+    # At twice the size, what they see takes four times as long.
+    "hardness": tuple((name, 32, partial(_view, name)) for name in ("layout", "colours", "edges", "textures")),
 }
 """Of what may be matched the extractors that it needs: each one's name, its size (None: that of the run), what makes
 it."""

@@ -17,7 +17,6 @@ from imgsubset.features.colour import colour
 from imgsubset.features.pixels import grey_maps, pixel_maps
 from imgsubset.features.random_cnn import Extractor, RandomCNN
 
-SIZE = 32  # pixels a side; twice that takes four times as long
 FILTERS = 32
 DIRECTIONS, CELLS = 8, 4
 LEAST_NORM = 0.02  # added, so that the noise of flat pictures is not taken for edges; see features.hog
@@ -76,10 +75,10 @@ def _vector(maps: Tensor) -> Tensor:
     return maps.flatten(1)[:, :, None, None]
 
 
-VIEWS: tuple[tuple[str, int, Callable[[], Extractor]], ...] = (
-    ("layout", SIZE, lambda: layout),
-    ("colours", SIZE, lambda: colours),
-    ("edges", SIZE, lambda: edges),
-    ("textures", SIZE, Textures),
-)
-"""Of each view its name, the side of the square of pixels that it wants, and what makes the extractor."""
+VIEWS: dict[str, Callable[[], Extractor]] = {
+    "layout": lambda: layout,
+    "colours": lambda: colours,
+    "edges": lambda: edges,
+    "textures": Textures,
+}
+"""By name what makes each of them; `features.spaces` names them too, at 32 pixels a side, without importing torch."""

@@ -10,6 +10,7 @@ from imgsubset.errors import shortened
 from imgsubset.reading.listing import RejectedFile
 
 LONGEST = 3  # stages whose time is told
+NOTHING = 1e-12  # a mean that is no more than this is 0, but for rounding
 SHOWN = 10  # names, unless all are asked for
 
 
@@ -56,6 +57,7 @@ def first(lines: Iterable[str], count: int, more: str, verbose: bool, most: int 
 
 def plain(value: float) -> str:
     """A number of four digits, without an exponent where people would write none."""
+    value = 0.0 if abs(value) < NOTHING else value
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 

@@ -60,7 +60,12 @@ class Estimates:
 
 
 def estimates(
-    results: Tensor, covariates: Tensor, rows: Tensor, classes: Tensor | None = None, groups: Tensor | None = None
+    results: Tensor,
+    covariates: Tensor,
+    rows: Tensor,
+    classes: Tensor | None = None,
+    groups: Tensor | None = None,
+    shares: Tensor | None = None,
 ) -> Estimates:
     """Estimate the means of results over all images from those of a subset.
 
@@ -69,6 +74,7 @@ def estimates(
     rows        (n,) of the images of the subset, each once
     classes     (N,) numbers of the classes by which the subset was drawn, at whatever rates; None: by none
     groups      (N,) numbers of the groups of which the subset has all images or none; None: single images were drawn
+    shares      (R,) whether a result is 0 or 1 of every image, so that its mean is a share; None: of none it is known
 
     The subset must have two units at least. Its folds are drawn by a constant seed.
     """
@@ -84,23 +90,22 @@ def estimates(
     # Unbiased, of the population: E(plain^2) is the square of its mean and its variance.
     population = drawn.mean((y - plain) ** 2) + drawn.terms(y).square().sum(0)
     terms = drawn.terms(left).square()
-    equivalent = population / terms.sum(0)
+    equivalent = torch.where(terms.sum(0) > 0, population / terms.sum(0), torch.inf)
     parts = drawn.by_stratum(terms) * drawn.unsampled[:, None]
     variance = parts.sum(0)
     # Satterthwaite's, in Cochran, Sampling Techniques, 1977, equation 5.16
     degrees = variance**2 / (parts**2 / (drawn.units[:, None] - 1)).sum(0)
-    shares = ((results == 0) | (results == 1)).all(0)
+    shares = torch.zeros_like(value, dtype=torch.bool) if shares is None else shares
     value, error = results[0] + unit * value, unit * variance.sqrt()
     value = torch.where(shares, value.clamp(0, 1), value)
     low, high = _interval(value, error, degrees, shares, len(rows))
-    exact = torch.full_like(equivalent, torch.inf)
     return Estimates(
         mean=results[0] + unit * y.mean(0),
         value=value,
         error=error,
         low=low,
         high=high,
-        equivalent=torch.where(terms.sum(0) > 0, equivalent, exact),
+        equivalent=equivalent,
     )
 
 

@@ -9,11 +9,14 @@ from dataclasses import replace
 from posixpath import basename
 
 import numpy as np
+import torch
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.appearance import NAMES
 from imgsubset.features.channels import Channels, channels
+from imgsubset.features.hardness import hardness, too_few
 from imgsubset.features.source import Source
+from imgsubset.features.spaces import VIEWS
 from imgsubset.options import Options
 from imgsubset.reading.columns import Column, columns_of
 from imgsubset.reading.tables import read_table
@@ -101,7 +104,12 @@ def _hardness(source: Source, options: Options) -> Found:
     names = classes_of(source.paths, options.constraints)
     if len(set(names)) < 2:
         raise InputError("match 'hardness' needs at least two classes; the images of the source are all of one")
-    raise UsageError("match 'hardness' is not there yet")
+    labels = torch.from_numpy(np.unique(np.array(names, object).astype(str), return_inverse=True)[1])
+    views = [source.seen[part].mean.cpu() for part, _, _ in VIEWS["hardness"]]
+    numbers = hardness(views, labels)
+    note = too_few(labels)
+    columns = [Column(f"hardness {place}", numbers[:, place].numpy().copy()) for place in range(numbers.shape[1])]
+    return columns, (note,) if note else ()
 
 
 TERMS: dict[str, Callable[[Source, Options], Found]] = {

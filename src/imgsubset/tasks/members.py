@@ -24,6 +24,8 @@ from imgsubset.writing.manifest import NAME, Manifest, read_manifest
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor
 
+NO_CLASSES = "the subset was drawn by classes {}; without --labels they are not used"
+
 
 @dataclass(frozen=True)
 class Existing:
@@ -113,16 +115,20 @@ def existing(
     Raises UsageError and InputError.
     """
     manifest, notes = _recorded(subset)
+    in_memory = False
     if options is None and manifest is not None:
         options = manifest.options
         if "match" not in words:
             options, gone = _without_changed_tables(manifest)
             notes += gone
         if drawn:
-            recorded, gone = _as_drawn(manifest, words)
-            options, notes = merged(options, recorded), notes + gone
+            options, gone, in_memory = _as_drawn(manifest, options, words)
+            notes += gone
     options = merged(options, words)
     listing, options, given_embeddings = given(source, options, embeddings)
+    if in_memory and options.constraints.stratify and options.constraints.labels is None:  # nor has a data set them
+        options = merged(options, {"stratify": False})
+        notes += (NO_CLASSES.format("that were in memory"),)
     members: AnySource | Manifest = subset
     if manifest is not None and _is_manifest(subset):
         members = manifest
@@ -136,31 +142,35 @@ def has_manifest(subset: AnySource) -> bool:
     return _recorded(subset)[0] is not None
 
 
-def _as_drawn(manifest: Manifest, words: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The recorded options of classes and groups by which a subset was drawn, and what to know where they are lost.
+def _as_drawn(manifest: Manifest, options: Options, words: Mapping[str, Any]) -> tuple[Options, tuple[str, ...], bool]:
+    """Options with the classes and groups by which a subset was drawn, what to know of lost ones, and whether the classes
+    were in memory.
 
-    words  the caller's, which go before them
+    words  the caller's options, which go before these
     """
     recorded = manifest.record["options"]
-    found: dict[str, Any] = {}
-    if recorded.get("group_by") and "group_by" not in words:
-        found["group_by"] = recorded["group_by"]
-    if not recorded.get("stratify") or words.keys() & {"stratify", "stratify_by", "labels"}:
-        return found, ()
+    if recorded.get("group_by"):
+        options = merged(options, {"group_by": recorded["group_by"]})
+    if not recorded.get("stratify") or "stratify" in words:
+        return options, (), False
+    options = merged(options, {"stratify": True})
+    if words.keys() & {"stratify_by", "labels"}:
+        return options, (), False
     labels = recorded.get("labels")
-    if labels is None:
-        return found | {"stratify": True, "stratify_by": recorded.get("stratify_by", "first")}, ()
-    files = manifest.record["request"].get("files") or {}
-    file = files.get("labels") or {}
-    if isinstance(labels, str) and "path" in file and identity(file["path"]) == file:
-        return found | {"stratify": True, "labels": file["path"]}, ()
-    why = f"labels '{shortened(labels)}', which have changed" if isinstance(labels, str) else "labels in memory"
-    return found, (f"the subset was drawn by class, by {why}; without labels the classes are not used",)
+    if not isinstance(labels, str):
+        return merged(options, {"stratify_by": recorded.get("stratify_by", "first")}), (), labels is not None
+    file = (manifest.record["request"].get("files") or {}).get("labels") or {}
+    if "path" in file and identity(file["path"]) == file:
+        return merged(options, {"labels": file["path"]}), (), False
+    lost = NO_CLASSES.format(f"of labels '{shortened(labels)}', which have changed")
+    return merged(options, {"stratify": False}), (lost,), False
 
 
 def _without_changed_tables(manifest: Manifest) -> tuple[Options, tuple[str, ...]]:
     """The recorded options without tables that are not what they were, and what to know of these."""
     mix, notes = manifest.options.mix, []
+    if "hardness" in manifest.record["options"].get("match", ()) and "hardness" not in dict(mix.match):
+        notes.append("the subset was matched to hardness too, which is left out: its classes were in memory")
     for table in manifest.record.get("tables", ()):
         path, name = table["path"], shortened(str(table["name"]))
         try:

@@ -96,6 +96,7 @@ def _options(record: dict[str, Any]) -> Options:
         seed = 0 if record["request"]["embeddings"] else recorded["seed"]
         recorded |= FIRST | {"feature_seed": seed, "kernel_size": [recorded["kernel_size"]]}
     recorded |= _tables(record)
+    classes = _classes(record, recorded)
     defaults = Options().that_decide(LOSS)
     values = {name: recorded[name] for name in defaults}
     for name, default in defaults.items():
@@ -109,7 +110,19 @@ def _options(record: dict[str, Any]) -> Options:
         inner = values[name] if name in ("channels", "kernel_size", "stride", "pool") else ()
         if type(values[name]) not in wanted or not all(type(one) is int for one in inner):
             raise TypeError(f"{name} {values[name]!r} makes no sense")
-    return Options(**values)
+    return Options(**values, **classes)
+
+
+def _classes(record: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """The recorded options that say the classes, if these are matched; else hardness is no longer one that is."""
+    if "hardness" not in recorded["match"]:
+        return {}
+    if isinstance(recorded["labels"], dict):  # they were in memory
+        recorded["match"] = {name: weight for name, weight in recorded["match"].items() if name != "hardness"}
+        return {}
+    if recorded["labels"] is not None:
+        return {"labels": record["request"]["files"]["labels"]["path"]}
+    return {"stratify_by": recorded["stratify_by"]}
 
 
 def _tables(record: dict[str, Any]) -> dict[str, Any]:
