@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,13 @@ from imgsubset.options import Constraints, Options
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
 from imgsubset.reading.labels import group_names
-from imgsubset.reading.outcomes import AnyOutcomes, read_outcomes
+from imgsubset.reading.outcomes import AnyOutcomes, Outcomes, read_outcomes
 from imgsubset.results.estimates import Difference, Estimate, Estimated
 from imgsubset.results.records import Selection
 from imgsubset.tasks.given import check_callable
 from imgsubset.tasks.lineup import lined_up
 from imgsubset.tasks.matching import Matched
-from imgsubset.tasks.members import existing
+from imgsubset.tasks.members import Existing, existing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,31 +82,35 @@ def estimate(
 
     def work(device: str, notes: tuple[str, ...]) -> Estimated:
         read, matched = asked.read(device, clock, tell, skip_foreign=skip_foreign, extractor=extractor, measured=False)
-        n, total = len(matched.rows), len(read.paths)
-        with clock.stage("estimate"):
-            values, lined = lined_up(outcomes, matched, read)
-            drawn, lone = _drawn(asked.options.constraints, read, matched)
-            pairs, many = _pairs(values)
-            found, differences = _estimates(values, pairs, read, matched, drawn)
-        as_chosen = asked.manifest is not None and len(asked.manifest.hashes) == n
-        more = (*read.warnings, *outcomes.notes, *lined, *lone, *many, *_alike(found, n, total))
-        return Estimated(
-            source=read.listing,
-            subset="the selection" if isinstance(subset, Selection) else asked.name,
-            paths=tuple(read.paths[row] for row in matched.rows),
-            total=total,
-            chosen=as_chosen or isinstance(subset, Selection),
-            estimates=found,
-            differences=differences,
-            foreign=matched.foreign,
-            rejected=read.rejected,
-            warnings=more + notes,
-            options=asked.options,
-            device=read.device,
-            seconds=clock.seconds,
-        )
+        estimated = _estimated(outcomes, asked, read, matched, clock)
+        estimated = replace(estimated, warnings=estimated.warnings + notes)
+        return replace(estimated, subset="the selection", chosen=True) if isinstance(subset, Selection) else estimated
 
     return or_on_cpu(asked.options.running.device, work, asked.options.running.workers)
+
+
+def _estimated(outcomes: Outcomes, asked: Existing, source: Source, matched: Matched, clock: Clock) -> Estimated:
+    with clock.stage("estimate"):
+        results, lined = lined_up(outcomes, matched, source)
+        drawn, lone = _drawn(asked.options.constraints, source, matched)
+        pairs, many = _pairs(results)
+        found, differences = _estimates(results, pairs, source, matched, drawn)
+    n, total = len(matched.rows), len(source.paths)
+    return Estimated(
+        source=source.listing,
+        subset=asked.name,
+        paths=tuple(source.paths[row] for row in matched.rows),
+        total=total,
+        chosen=asked.manifest is not None and len(asked.manifest.hashes) == n,
+        estimates=found,
+        differences=differences,
+        foreign=matched.foreign,
+        rejected=source.rejected,
+        warnings=(*source.warnings, *outcomes.notes, *lined, *lone, *many, *_alike(found, n, total)),
+        options=asked.options,
+        device=source.device,
+        seconds=clock.seconds,
+    )
 
 
 def _drawn(wanted: Constraints, source: Source, matched: Matched) -> tuple[Drawn, list[str]]:

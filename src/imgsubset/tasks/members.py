@@ -143,8 +143,8 @@ def has_manifest(subset: AnySource) -> bool:
 
 
 def _as_drawn(manifest: Manifest, options: Options, words: Mapping[str, Any]) -> tuple[Options, tuple[str, ...], bool]:
-    """Options with the classes and groups by which a subset was drawn, what to know of lost ones, and whether the classes
-    were in memory.
+    """Options with the classes and groups by which a subset was drawn, what to know where these are lost, and whether
+    classes were in memory.
 
     words  the caller's options, which go before these
     """
