@@ -190,7 +190,18 @@ def test_public_names_resolve_and_are_functions_records_and_errors() -> None:
     assert len(names) == len(set(names))
     functions = {name for name in names if inspect.isfunction(getattr(imgsubset, name))}
     assert functions == {
-        *("select", "select_into", "split", "split_into", "score", "compare", "verify", "export", "hardness"),
+        *(
+            "select",
+            "select_into",
+            "split",
+            "split_into",
+            "score",
+            "compare",
+            "estimate",
+            "verify",
+            "export",
+            "hardness",
+        ),
     }
     assert all(inspect.isclass(getattr(imgsubset, name)) for name in {*names} - functions)
     for name in names:

@@ -14,9 +14,11 @@ from imgsubset.errors import BadFilesError, GateError, ImgsubsetError, InputErro
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
 from imgsubset.results.comparison import Comparison, Distance
+from imgsubset.results.estimates import Difference, Estimate, Estimated
 from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 from imgsubset.tasks.compare import compare
+from imgsubset.tasks.estimate import estimate
 from imgsubset.tasks.hardness import hardness
 from imgsubset.tasks.score import score
 from imgsubset.tasks.select import select, select_into
@@ -29,8 +31,11 @@ __version__ = "0.1.0"
 __all__ = [
     "BadFilesError",
     "Comparison",
+    "Difference",
     "Distance",
     "Embeddings",
+    "Estimate",
+    "Estimated",
     "Export",
     "GateError",
     "ImgsubsetError",
@@ -46,6 +51,7 @@ __all__ = [
     "Verification",
     "Weights",
     "compare",
+    "estimate",
     "export",
     "hardness",
     "score",

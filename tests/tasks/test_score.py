@@ -20,7 +20,8 @@ from imgsubset.errors import BadFilesError, InputError, UsageError
 from imgsubset.results.as_json import describe_scored
 from imgsubset.statistics.dice import dice
 from imgsubset.statistics.objective import BASELINE_DRAWS, Objective, effective_size, random_subsets
-from imgsubset.tasks.score import has_manifest, score_of
+from imgsubset.tasks.measuring import score_of
+from imgsubset.tasks.members import has_manifest
 from imgsubset.weights import DIVERGENCE_NAMES
 
 TOTAL, N = 40, 8

@@ -17,6 +17,7 @@ from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
 from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
+from imgsubset.cli.estimate import estimate_command
 from imgsubset.cli.help import WithHelpGroup
 from imgsubset.cli.output import complain, discard_stdout, say
 from imgsubset.cli.scarce import scarcity
@@ -27,7 +28,7 @@ from imgsubset.errors import EXIT_CODES, ImgsubsetError, OutputError
 from imgsubset.results.lines import printable
 
 COMMANDS = [
-    *(select_command, split_command, score_command, compare_command, verify_command),
+    *(select_command, split_command, score_command, estimate_command, compare_command, verify_command),
     *(batch_command, cache_group, demo_command),
 ]
 CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items())])
@@ -42,6 +43,7 @@ def program() -> None:
     imgsubset select photos subset -n 500    the 500 closest, copied to subset/
     imgsubset split photos sets train=80% test=20%
     imgsubset score photos subset            how close any subset is
+    imgsubset estimate photos subset results.csv    what results on it say of all
     imgsubset compare real generated         how far apart two folders are
     imgsubset demo trial                     try it on pictures that it draws
     """

@@ -16,7 +16,8 @@ from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import KEYS, describe_comparison, describe_scored, describe_verification
 from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
 from imgsubset.tasks.compare import compare
-from imgsubset.tasks.score import check_gates, has_manifest, score
+from imgsubset.tasks.members import has_manifest
+from imgsubset.tasks.score import check_gates, score
 from imgsubset.tasks.verify import verify
 
 

@@ -18,7 +18,7 @@ OF_RECORDS = {
 # Of options that belong elsewhere than their record, or to none; of others that is the output.
 OF_OPTIONS = {
     **{name: OF_RECORDS[record] for record, kind in RECORDS.items() for name in kind.__dataclass_fields__},
-    **dict.fromkeys(("skip_foreign",), "Source"),
+    **dict.fromkeys(("skip_foreign", "columns"), "Source"),
     **dict.fromkeys(("n", "target_loss", "target_size"), "How many"),
     **dict.fromkeys(("embeddings", "paths", "pca"), "Match"),
     **dict.fromkeys(("sidecars", "coco"), "Output"),

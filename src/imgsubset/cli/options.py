@@ -137,6 +137,7 @@ MATCH = [*map(_option, ("match", "match_columns"))]
 WHICH = [*map(_option, ("include", "exclude", "sidecars", "follow_labels"))]
 CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
 OF_CLASSES = [*map(_option, ("stratify_by", "labels", "coco"))]
+DRAWN = [*map(_option, ("stratify", "stratify_by", "labels", "group_by", "coco"))]
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
 _EACH = "; ".join(f"{name}, {preset.meaning}" for name, preset in PRESETS.items())
@@ -247,7 +248,7 @@ def _by_default(name: str) -> bool:
 def given(options: Options) -> dict[str, Any]:
     """The options that go before those in a manifest: the user's own, and what a manifest does not say."""
     context = click.get_current_context()
-    recorded = {*options.that_decide(LOSS), "stratify_by", "labels", "coco"}
+    recorded = {*options.that_decide(LOSS), "stratify", "stratify_by", "labels", "group_by", "coco"}
     if context.params["embeddings"] is not None:
         recorded -= {*vars(options.extraction)}
     return {

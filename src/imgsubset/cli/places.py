@@ -11,8 +11,8 @@ from imgsubset.errors import UsageError
 
 SOURCES = ("source", "first", "second", "subset")
 WRITTEN = ("list_file", "report", "plot", "csv")
-NAMES = dict.fromkeys(SOURCES, "SRC") | {"destination": "DST", "list_file": "--list"}
-READ = ("keep", "drop", "labels", "coco", "embeddings", "paths")
+NAMES = dict.fromkeys(SOURCES, "SRC") | {"destination": "DST", "list_file": "--list", "results": "RESULTS"}
+READ = ("keep", "drop", "labels", "coco", "embeddings", "paths", "results")
 
 
 def check_places(arguments: Mapping[str, Any]) -> None:

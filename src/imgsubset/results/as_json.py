@@ -16,6 +16,7 @@ from imgsubset.inputs import Labels
 from imgsubset.options import KNOWN, Options
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.comparison import Comparison
+from imgsubset.results.estimates import Estimate, Estimated
 from imgsubset.results.records import Export, Placed, Result, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 
@@ -29,6 +30,8 @@ KEYS = {  # of the records that the functions below make
                "interrupted", "rejected", "trace", "files", "extras", "destination"),
     "scored": (*_ANY, "source", "subset", "n", "counts", "score", "rejected", "foreign", "files"),
     "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "rejected"),
+    "estimated": (*_ANY, "source", "subset", "n", "counts", "chosen", "estimates", "differences", "rejected", "foreign",
+                  "files"),
     "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
 }  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
@@ -172,6 +175,30 @@ def describe_scored(scored: Scored) -> dict[str, Any]:
         "foreign": _named(scored.foreign),
         "files": [{"path": path} for path in scored.paths],
     }
+
+
+def describe_estimated(estimated: Estimated) -> dict[str, Any]:
+    """The record of what results on a subset say of the whole, for json.dumps."""
+    return {
+        **_describe_any(estimated),
+        "source": _folder(estimated.source),
+        "subset": estimated.subset,
+        "n": len(estimated.paths),
+        "counts": {"usable": estimated.total, "rejected": len(estimated.rejected), "foreign": len(estimated.foreign)},
+        "chosen": estimated.chosen,
+        "estimates": [{"name": one.name} | _describe_estimate(one) for one in estimated.estimates],
+        "differences": [
+            {"first": one.first, "second": one.second} | _describe_estimate(one) | {"decided": one.decided}
+            for one in estimated.differences
+        ],
+        "rejected": _named(estimated.rejected),
+        "foreign": _named(estimated.foreign),
+        "files": [{"path": path} for path in estimated.paths],
+    }
+
+
+def _describe_estimate(one: Estimate) -> dict[str, float | None]:
+    return {name: getattr(one, name) for name in ("subset", "value", "error", "low", "high", "equivalent")}
 
 
 def describe_comparison(comparison: Comparison) -> dict[str, Any]:

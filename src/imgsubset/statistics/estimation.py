@@ -31,6 +31,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from imgsubset.statistics.dice import dice
+from imgsubset.statistics.moments import BLOCK
 
 LEVEL = 0.95  # of the intervals
 FOLDS = 10
@@ -59,7 +60,12 @@ class Estimates:
 
 
 def estimates(
-    results: Tensor, covariates: Tensor, rows: Tensor, classes: Tensor | None = None, groups: Tensor | None = None
+    results: Tensor,
+    covariates: Tensor,
+    rows: Tensor,
+    classes: Tensor | None = None,
+    groups: Tensor | None = None,
+    shares: Tensor | None = None,
 ) -> Estimates:
     """Estimate the means of results over all images from those of a subset.
 
@@ -68,10 +74,11 @@ def estimates(
     rows        (n,) of the images of the subset, each once
     classes     (N,) numbers of the classes by which the subset was drawn, at whatever rates; None: by none
     groups      (N,) numbers of the groups of which the subset has all images or none; None: single images were drawn
+    shares      (R,) whether a result is 0 or 1 of every image, so that its mean is a share; None: of none it is known
 
     The subset must have two units at least. Its folds are drawn by a constant seed.
     """
-    results, covariates = results.double(), covariates.double()
+    results = results.double()
     drawn = _drawn(rows, len(covariates), classes, groups)
     y = results - results[0]  # so that the mean of a constant is that constant, exactly
     unit = y.abs().amax(0)
@@ -83,23 +90,22 @@ def estimates(
     # Unbiased, of the population: E(plain^2) is the square of its mean and its variance.
     population = drawn.mean((y - plain) ** 2) + drawn.terms(y).square().sum(0)
     terms = drawn.terms(left).square()
-    equivalent = population / terms.sum(0)
+    equivalent = torch.where(terms.sum(0) > 0, population / terms.sum(0), torch.inf)
     parts = drawn.by_stratum(terms) * drawn.unsampled[:, None]
     variance = parts.sum(0)
     # Satterthwaite's, in Cochran, Sampling Techniques, 1977, equation 5.16
     degrees = variance**2 / (parts**2 / (drawn.units[:, None] - 1)).sum(0)
-    shares = ((results == 0) | (results == 1)).all(0)
+    shares = torch.zeros_like(value, dtype=torch.bool) if shares is None else shares
     value, error = results[0] + unit * value, unit * variance.sqrt()
     value = torch.where(shares, value.clamp(0, 1), value)
     low, high = _interval(value, error, degrees, shares, len(rows))
-    exact = torch.full_like(equivalent, torch.inf)
     return Estimates(
         mean=results[0] + unit * y.mean(0),
         value=value,
         error=error,
         low=low,
         high=high,
-        equivalent=torch.where(terms.sum(0) > 0, equivalent, exact),
+        equivalent=equivalent,
     )
 
 
@@ -204,9 +210,8 @@ def _residuals(y: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
     best, least, kept = y, plain.sum(0), plain
     if not covariates.shape[1]:
         return best
-    others = torch.ones(len(covariates), dtype=torch.bool)
-    others[drawn.rows] = False
-    x = covariates[drawn.rows] - _means(covariates[others], drawn.everyone[others], len(drawn.units))[drawn.stratum]
+    x = covariates[drawn.rows].double()
+    x -= _of_others(x, covariates, drawn)[drawn.stratum]
     fitted = [(held, *_fit(x, y, drawn, held)) for held in drawn.folds()]
     for penalty in PENALTIES:
         left = y.clone()
@@ -220,6 +225,15 @@ def _residuals(y: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
     gain = plain - kept
     certain = gain.sum(0) > len(gain) ** 0.5 * gain.std(0)
     return torch.where(certain, best, y)
+
+
+def _of_others(x: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
+    """Means (H, D) of covariates over the images of each stratum that were not drawn; x (n, D) are of those drawn."""
+    sums, count = -_sums(x, drawn.stratum, len(drawn.units)), len(drawn.units)
+    for values, place in zip(torch.split(covariates, BLOCK), torch.split(drawn.everyone, BLOCK), strict=True):
+        sums += _sums(values.double(), place, count)
+    left = torch.bincount(drawn.everyone, minlength=count) - torch.bincount(drawn.stratum, minlength=count)
+    return sums / left.clamp(min=1)[:, None]
 
 
 def _fit(x: Tensor, y: Tensor, drawn: _Drawn, held: Tensor) -> tuple[Tensor, Tensor, Tensor]:

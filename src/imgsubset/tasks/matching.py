@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from posixpath import basename
 
 from imgsubset.features.source import Source
@@ -21,10 +23,16 @@ class Matched:
 
     rows     positions in the source's paths, ascending
     foreign  the files that are no image of the source, with reasons
+    root     the folder that paths of the subset start from
+    places   the position of each member by its path in the subset
+    order    the paths of the subset in the order in which it names them, those of no member too
     """
 
     rows: tuple[int, ...]
     foreign: tuple[RejectedFile, ...]
+    root: Path
+    places: Mapping[str, int]
+    order: tuple[str, ...]
 
 
 def match_files(subset: Listing, source: Source) -> Matched:
@@ -34,18 +42,20 @@ def match_files(subset: Listing, source: Source) -> Matched:
     """
     index = _Index(source)
     foreign = {file.path: file.reason for file in subset.rejected}
-    taken: set[int] = set()
+    places: dict[str, int] = {}
     later = []
     if subset.listed:
         inside = [path for path in foreign if path in index.place]
-        taken.update(index.place[path] for path in inside)
+        places |= {path: index.place[path] for path in inside}
         foreign = {path: why for path, why in foreign.items() if path not in index.place}
     with ThreadPoolExecutor(READERS) as readers:
         found = readers.map(partial(index.same_path, subset), subset.paths)
+        taken = {*places.values()}
         for path, row in zip(subset.paths, found, strict=True):
             if row is None or row in taken:
                 later.append(path)
             else:
+                places[path] = row
                 taken.add(row)
     for path in later:
         try:
@@ -55,10 +65,17 @@ def match_files(subset: Listing, source: Source) -> Matched:
             continue
         free = [row for row in equal if row not in taken]
         if free:
+            places[path] = free[0]
             taken.add(free[0])
         else:
             foreign[path] = f"another copy of '{source.paths[equal[0]]}'" if equal else index.why_not(path)
-    return Matched(tuple(sorted(taken)), tuple(RejectedFile(*item) for item in sorted(foreign.items())))
+    return Matched(
+        rows=tuple(sorted(taken)),
+        foreign=tuple(RejectedFile(*item) for item in sorted(foreign.items())),
+        root=subset.root,
+        places=places,
+        order=subset.paths if subset.order is None else subset.order,
+    )
 
 
 def match_manifest(manifest: Manifest, source: Source) -> Matched:
@@ -77,8 +94,14 @@ def match_manifest(manifest: Manifest, source: Source) -> Matched:
 
     with ThreadPoolExecutor(READERS) as readers:
         reasons = dict(zip(manifest.hashes, readers.map(check, manifest.hashes.items()), strict=True))
-    rows = sorted(index.place[path] for path, reason in reasons.items() if reason is None)
-    return Matched(tuple(rows), tuple(RejectedFile(path, why) for path, why in sorted(reasons.items()) if why))
+    places = {path: index.place[path] for path, reason in reasons.items() if reason is None}
+    return Matched(
+        rows=tuple(sorted(places.values())),
+        foreign=tuple(RejectedFile(path, why) for path, why in sorted(reasons.items()) if why),
+        root=manifest.path.parent,
+        places=places,
+        order=tuple(manifest.hashes),
+    )
 
 
 class _Index:

@@ -1,0 +1,196 @@
+"""What results on a subset say of the whole source."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from imgsubset.devices import or_on_cpu, single_threaded
+from imgsubset.errors import InputError, shortened
+from imgsubset.features.source import Source
+from imgsubset.inputs import AnyEmbeddings, of_kind
+from imgsubset.options import Constraints, Options
+from imgsubset.progress import Clock, Progress, teller
+from imgsubset.reading.given import AnySource
+from imgsubset.reading.labels import group_names
+from imgsubset.reading.outcomes import AnyOutcomes, Outcomes, read_outcomes
+from imgsubset.results.estimates import Difference, Estimate, Estimated
+from imgsubset.results.records import Selection
+from imgsubset.tasks.given import check_callable
+from imgsubset.tasks.lineup import lined_up
+from imgsubset.tasks.matching import Matched
+from imgsubset.tasks.members import Existing, existing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from imgsubset.features.random_cnn import Extractor
+
+NUMBERS = ("subset", "value", "error", "low", "high", "equivalent")  # of an Estimate
+MOST_COMPARED = 12  # results of a kind, each of which is compared with each
+Drawn = tuple["list[str] | None", "list[str] | None"]  # the class, and the group, of each image of a source
+
+
+def estimate(
+    source: AnySource,
+    subset: AnySource | Selection,
+    results: AnyOutcomes,
+    options: Options | None = None,
+    *,
+    columns: Sequence[str] = (),
+    skip_foreign: bool = False,
+    extractor: Extractor | None = None,
+    embeddings: AnyEmbeddings = None,
+    progress: Progress | bool = False,
+    **words: Any,
+) -> Estimated:
+    """Estimate means of results over all images of a source from those on a subset, see `statistics.estimation`.
+
+    What is known of all images, the features that the subset was matched in and what `match` adds, makes the estimates
+    more exact than the plain means, and says how exact they are.
+
+    source        as in `select`
+    subset        as in `score`, or what `select` gave. If this program chose it, its manifest says how; of others
+                  `stratify` and `group_by` say how they were drawn at random
+    results       a table with a row an image, its path in the first column or one called path, file or image, and
+                  columns of numbers; or a dict of lists by name, in the order of `Selection.indices`, or of the list
+                  that the subset is, or of its sorted paths; or a dict of numbers by path
+    columns       which of them; () for all
+    options       None: those in the manifest of the subset
+    words         options by name, which go before all others
+
+    Raises UsageError, InputError or, with options.strict, BadFilesError. Images of the subset without a result are an
+    InputError.
+    """
+    tell = teller(progress)
+    check_callable(extractor=extractor)
+    skip_foreign = of_kind("skip_foreign", "bool", skip_foreign)
+    wanted = of_kind("columns", "tuple[str, ...]", (columns,) if isinstance(columns, str) else columns)
+    clock = Clock()
+    with clock.stage("list"):
+        outcomes = read_outcomes(results, wanted)
+        if isinstance(subset, Selection):
+            members: AnySource = [subset.source.locate(path) for path in subset.chosen]
+            options = options or subset.options
+        else:
+            members = subset
+        asked = existing(source, members, options, embeddings, words, drawn=True)
+
+    def work(device: str, notes: tuple[str, ...]) -> Estimated:
+        read, matched = asked.read(device, clock, tell, skip_foreign=skip_foreign, extractor=extractor, measured=False)
+        estimated = _estimated(outcomes, asked, read, matched, clock)
+        estimated = replace(estimated, warnings=estimated.warnings + notes)
+        return replace(estimated, subset="the selection", chosen=True) if isinstance(subset, Selection) else estimated
+
+    return or_on_cpu(asked.options.running.device, work, asked.options.running.workers)
+
+
+def _estimated(outcomes: Outcomes, asked: Existing, source: Source, matched: Matched, clock: Clock) -> Estimated:
+    with clock.stage("estimate"):
+        results, lined = lined_up(outcomes, matched, source)
+        drawn, lone = _drawn(asked.options.constraints, source, matched)
+        pairs, many = _pairs(results)
+        found, differences = _estimates(results, pairs, source, matched, drawn)
+    n, total = len(matched.rows), len(source.paths)
+    return Estimated(
+        source=source.listing,
+        subset=asked.name,
+        paths=tuple(source.paths[row] for row in matched.rows),
+        total=total,
+        chosen=asked.manifest is not None and len(asked.manifest.hashes) == n,
+        estimates=found,
+        differences=differences,
+        foreign=matched.foreign,
+        rejected=source.rejected,
+        warnings=(*source.warnings, *outcomes.notes, *lined, *lone, *many, *_alike(found, n, total)),
+        options=asked.options,
+        device=source.device,
+        seconds=clock.seconds,
+    )
+
+
+def _drawn(wanted: Constraints, source: Source, matched: Matched) -> tuple[Drawn, list[str]]:
+    """By what the subset was drawn, and what a user should know.
+
+    Raises InputError for fewer than two of what was drawn.
+    """
+    from imgsubset.tasks.constraints import classes_of
+
+    classes = classes_of(source.paths, wanted) if wanted.stratify else None
+    groups = group_names(source.paths, wanted.group_by) if wanted.group_by else None
+    units = matched.rows if groups is None else {groups[row] for row in matched.rows}
+    if len(units) < 2:
+        what = "image" if groups is None else "group"
+        raise InputError(f"the subset is one {what}; how exact an estimate is shows in two at least")
+    counts = Counter(classes[row] for row in matched.rows) if classes else Counter[str]()
+    few = [name for name in {*(classes or ())} if counts[name] < 2]
+    notes = [f"{len(few):,} of the classes have fewer than two images in the subset, and no mean of their own"]
+    return (classes, groups), notes if few else []
+
+
+def _estimates(
+    results: dict[str, list[float]], pairs: list[tuple[str, str]], source: Source, matched: Matched, drawn: Drawn
+) -> tuple[tuple[Estimate, ...], tuple[Difference, ...]]:
+    """Of each result, and of the difference of each pair."""
+    import torch
+
+    from imgsubset.statistics.covariates import covariates
+    from imgsubset.statistics.estimation import estimates
+
+    columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in results.items()}
+    values = torch.stack([*columns.values(), *(columns[one] - columns[other] for one, other in pairs)], 1)
+    known, rows = covariates(source.blocks), torch.tensor(matched.rows)
+    shares = torch.tensor([*map(_is_share, results.values()), *(False for _ in pairs)])
+    with single_threaded():  # so that sums have one order
+        classes, groups = map(_numbered, drawn)
+        found = estimates(values, known, rows, classes, groups, shares)
+    fields = [getattr(found, name).tolist() for name in ("mean", "value", "error", "low", "high", "equivalent")]
+    made = [
+        dict(zip(NUMBERS, (*numbers, equal if math.isfinite(equal) else None), strict=True))
+        for *numbers, equal in zip(*fields, strict=True)
+    ]
+    return (
+        tuple(Estimate(name=name, **one) for name, one in zip(results, made, strict=False)),
+        tuple(
+            Difference(name=f"{one} - {other}", first=one, second=other, **numbers)
+            for (one, other), numbers in zip(pairs, made[len(results) :], strict=True)
+        ),
+    )
+
+
+def _pairs(results: dict[str, list[float]]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Each two results of a kind: both are of zeros and ones, or both are not. And what to know of too many."""
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for name, values in results.items():
+        kinds[_is_share(values)].append(name)
+    many = max(map(len, kinds.values()))
+    notes = [f"{many:,} results are too many to compare each with each; {MOST_COMPARED} are the most"]
+    pairs = [pair for names in kinds.values() if len(names) <= MOST_COMPARED for pair in combinations(names, 2)]
+    return pairs, notes if many > MOST_COMPARED else []
+
+
+def _is_share(values: Sequence[float]) -> bool:
+    return {*values} <= {0.0, 1.0}
+
+
+def _numbered(names: list[str] | None) -> Tensor | None:
+    import torch
+
+    numbers: dict[str, int] = {}
+    return None if names is None else torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
+
+
+def _alike(found: Sequence[Estimate], n: int, total: int) -> list[str]:
+    """What to know of results that are 0, or 1, of all of a subset: the interval tells nothing of what was missed.
+
+    Of n random images none is of a kind whose share is above 1 - 0.05^(1 / n), but in 5 of 100 cases.
+    """
+    names = [one.name for one in found if one.error == 0 and one.subset in (0, 1)]
+    if not names or n == total:
+        return []
+    these, missed = shortened(", ".join(map(repr, names)), 300), 1 - 0.05 ** (1 / n)
+    return [f"{these}: all {n:,} images are alike; up to {missed:.2g} of the whole may be otherwise and not show"]

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sources import made_up_source
+
+from imgsubset.statistics import covariates as module
+from imgsubset.statistics.covariates import COMPONENTS, covariates
+from imgsubset.statistics.moments import Block, ImageMoments
+
+
+def numbers(count: int, channels: int, seed: int = 0) -> ImageMoments:
+    mean = torch.randn(count, channels, generator=torch.Generator().manual_seed(seed))
+    mean = (mean - mean.mean(0)) / mean.std(0, correction=0)
+    return ImageMoments(torch.cat([mean, mean.square()], 1), 1)
+
+
+def test_features_give_their_first_components_and_numbers_themselves() -> None:
+    one, other, known = made_up_source(300, 24), made_up_source(300, 5, seed=1), numbers(300, 4)
+    blocks = [Block("a", one), Block("b", other), Block("c", known, numbers=True)]
+    found = covariates(blocks)
+    assert found.shape == (300, COMPONENTS + 5 + 4)
+    assert torch.equal(found[:, -4:], known.mean)
+    for images, mine in ((one, found[:, :COMPONENTS]), (other, found[:, COMPONENTS:-4])):
+        values = images.mean.double().numpy()
+        left, spreads, _ = np.linalg.svd(values)
+        expected = left[:, : mine.shape[1]] * spreads[: mine.shape[1]] * np.sqrt(300 / 2 / (spreads**2).sum())
+        signs = np.sign((expected * mine.numpy()).sum(0))
+        np.testing.assert_allclose(mine.numpy(), expected * signs, atol=1e-5)
+
+
+def test_very_many_numbers_give_components() -> None:
+    known = numbers(200, module.MOST_NUMBERS + 4)
+    found = covariates([Block("c", known, numbers=True)])
+    assert found.shape == (200, module.MOST_NUMBERS)
+    # 200 images span 200 directions: nothing of them is lost.
+    products = known.mean.double() @ known.mean.double().mT
+    torch.testing.assert_close(found.double() @ found.double().mT, products, atol=0.02, rtol=1e-3)
+
+
+def test_what_does_not_vary_is_0() -> None:
+    still = ImageMoments(torch.zeros(50, 6), 4)
+    assert torch.equal(covariates([Block("a", still)]), torch.zeros(50, 3))
