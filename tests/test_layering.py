@@ -16,7 +16,21 @@ import imgsubset
 
 ROOT = Path(inspect.getfile(imgsubset)).parent
 # Each may import those before it.
-GROUND = ("checks", "errors", "progress", "files", "weights", "inputs", "options", "cores", "devices")
+GROUND = (
+    *(
+        "checks",
+        "errors",
+        "progress",
+        "files",
+        "weights",
+        "inputs",
+        "declared",
+        "presets",
+        "options",
+        "cores",
+        "devices",
+    ),
+)
 ROOMS = ("reading", "statistics", "features", "search", "results", "writing", "tasks", "cli")
 MATHEMATICS = ("statistics", "search")
 FILES = {

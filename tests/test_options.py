@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from conftest import selection_of
 
+from imgsubset.declared import CHOICE, LOSS, NOTHING
 from imgsubset.errors import InputError, UsageError
-from imgsubset.options import CHOICE, FIELDS, LOSS, NOTHING, REMOVED, Extraction, Mix, Options, Search, merged
+from imgsubset.options import FIELDS, REMOVED, Extraction, Mix, Options, Search, merged
 from imgsubset.results.as_json import describe, request
 from imgsubset.tasks.sizes import part_sizes, subset_size
 from imgsubset.weights import DIVERGENCE_NAMES, Weights

@@ -42,6 +42,8 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "paths.txt").write_text("\n".join(paths[:120]))
     labels = [f"{path},{'night' if number % 5 else 'day'}" for number, path in enumerate(paths[:120])]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *labels]))
+    known = [f"{path},{number % 90},{'fm'[number % 2]}" for number, path in enumerate(paths[:120])]
+    (tmp_path / "patients.csv").write_text("\n".join(["path,age,sex", *known]))
     results = [f"{path},{number % 3 > 0:d},{number % 2}" for number, path in enumerate(paths[:120])]
     (tmp_path / "results.csv").write_text("\n".join(["path,large,small", *results]))
     (tmp_path / "keep.txt").write_text(paths[0])

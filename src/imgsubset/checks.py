@@ -43,6 +43,10 @@ SIDE: Check = (
     lambda value: value == "auto" or 8 <= value <= 4096,
     "'auto' or between 8 and 4096 pixels",
 )
+CANDIDATES: Check = (
+    lambda value: value == "all" or (not isinstance(value, str) and 1 <= value <= 1_000_000),
+    "'all' or a whole number from 1 to 1,000,000",
+)
 DEVICE: Check = (
     lambda value: bool(re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value)),
     "one of auto, cpu, cuda, or a certain GPU as in cuda:1",

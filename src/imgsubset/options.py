@@ -10,20 +10,33 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.checks import ABOVE_0, DEVICE, PAIR, SECONDS, SEED, SIDE, SWITCH, Check, number, one_of, whole, wholes
+from imgsubset.checks import (
+    ABOVE_0,
+    CANDIDATES,
+    DEVICE,
+    PAIR,
+    SECONDS,
+    SEED,
+    SIDE,
+    SWITCH,
+    number,
+    one_of,
+    whole,
+    wholes,
+)
+from imgsubset.declared import CHOICE, LOSS, NOTHING, Record, opt
 from imgsubset.errors import UsageError, shown
 from imgsubset.inputs import Labels, of_kind
+from imgsubset.presets import preset_of
 from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights, terms
 
-# What an option decides: what the loss of a given subset is; or which subset comes out, or what is written beside it;
-# or nothing but how long it takes. Each level includes those before it.
-LOSS, CHOICE, NOTHING = range(3)
 ACTIVATIONS = ("leaky", "relu", "abs")
 TAPS = ("last", "all")
 STRATIFY = ("share", "equal")
+SCHEDULES = ("cool", "hold", "rise")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 KNOWN = ("hardness", "objects", "image")  # what `match` takes beside tables
 REMOVED = {  # what became of options of earlier versions
@@ -32,67 +45,41 @@ REMOVED = {  # what became of options of earlier versions
 }
 
 
-def _opt(default: Any, decides: int, meaning: str, check: Check | None = None) -> Any:
-    return field(default=default, metadata={"decides": decides, "meaning": meaning, "check": check})
-
-
-class _Record:
-    """Options, each checked; None makes sense where it is the default."""
-
-    def __post_init__(self) -> None:
-        for option in dataclasses.fields(self):  # type: ignore[arg-type]  # what derives from this is a dataclass
-            value = getattr(self, option.name)
-            if value is None and option.default is None:
-                continue
-            makes_sense, wanted = option.metadata["check"] or (None, "")
-            plain = of_kind(option.name, str(option.type).removesuffix(" | None"), value, wanted)
-            object.__setattr__(self, option.name, plain)
-            if makes_sense is not None:
-                try:
-                    self._check(makes_sense(plain), option.name, wanted)
-                except (TypeError, ValueError):  # of a kind that is not in KINDS, an array
-                    self._check(False, option.name, wanted)
-
-    def _check(self, good: bool, name: str, wanted: str) -> None:
-        if not good:
-            raise UsageError(f"{name} {shown(getattr(self, name))} is not {wanted}")
-
-
 @dataclass(frozen=True)
-class Reading(_Record):
+class Reading(Record):
     """Which images there are, and what belongs to them."""
 
-    include: tuple[str, ...] = _opt((), LOSS, "Only images that match count, by the rules of .gitignore")
-    exclude: tuple[str, ...] = _opt((), LOSS, "Images that match do not count, as if they were not there")
-    sidecars: str = _opt("auto", LOSS, "Label files that travel with their image: of the same name beside it, or in "
+    include: tuple[str, ...] = opt((), LOSS, "Only images that match count, by the rules of .gitignore")
+    exclude: tuple[str, ...] = opt((), LOSS, "Images that match do not count, as if they were not there")
+    sidecars: str = opt("auto", LOSS, "Label files that travel with their image: of the same name beside it, or in "
         "the trees of YOLO and VOC; or templates as in 'labels/{dir}/{stem}.txt', separated by commas")  # fmt: skip
-    follow_labels: bool = _opt(False, CHOICE, "Take label files along too that are links out of the source")
-    coco: str | None = _opt(None, CHOICE, "Write the part of this COCO instances file that is about the chosen images")
-    strict: bool = _opt(False, CHOICE, "Fail (exit 4) if any image cannot be decoded, not skip it")
+    follow_labels: bool = opt(False, CHOICE, "Take label files along too that are links out of the source")
+    coco: str | None = opt(None, CHOICE, "Write the part of this COCO instances file that is about the chosen images")
+    strict: bool = opt(False, CHOICE, "Fail (exit 4) if any image cannot be decoded, not skip it")
 
 
 @dataclass(frozen=True)
-class Extraction(_Record):
+class Extraction(Record):
     """What is measured of an image."""
 
-    features: tuple[tuple[str, float], ...] = _opt((("random-cnn", 1.0),), LOSS, "What the subset is matched in, each "
+    features: tuple[tuple[str, float], ...] = opt((("random-cnn", 1.0),), LOSS, "What the subset is matched in, each "
         "with its weight, as in 'random-cnn=1,colour=2'")  # fmt: skip
-    size: int | str = _opt("auto", LOSS, "Side of the square that images are resized to; auto is 32 for images of at "
+    size: int | str = opt("auto", LOSS, "Side of the square that images are resized to; auto is 32 for images of at "
         "most 40 pixels, else 64", SIDE)  # fmt: skip
-    networks: int = _opt(4, LOSS, "Random CNNs that are matched together", whole(1, 64))
-    channels: tuple[int, ...] = _opt(
+    networks: int = opt(4, LOSS, "Random CNNs that are matched together", whole(1, 64))
+    channels: tuple[int, ...] = opt(
         (16, 32, 32), LOSS, "Output channels of each layer of a random CNN", wholes(1, 1024, 16)
     )
-    kernel_size: tuple[int, ...] = _opt((3,), LOSS, "Of its convolutions, odd: one number, or one a layer",
+    kernel_size: tuple[int, ...] = opt((3,), LOSS, "Kernel size of a random CNN, odd: one number, or one a layer",
         wholes(1, 63, 16, odd=True))  # fmt: skip
-    stride: tuple[int, ...] = _opt((2,), LOSS, "Of its convolutions: one number, or one a layer", wholes(1, 64, 16))
-    activation: str = _opt("leaky", LOSS, "What follows each of them: LeakyReLU of slope 0.2, ReLU, or the absolute "
+    stride: tuple[int, ...] = opt((2,), LOSS, "Stride of a random CNN: one number, or one a layer", wholes(1, 64, 16))
+    activation: str = opt("leaky", LOSS, "Activation of a random CNN: LeakyReLU of slope 0.2, ReLU, or the absolute "
         "value", one_of(*ACTIVATIONS))  # fmt: skip
-    pool: tuple[int, ...] = _opt((), LOSS, "Window and stride of an average over its last maps", PAIR)
-    taps: str = _opt("last", LOSS, "Whether its last layer or all layers are matched", one_of(*TAPS))
-    weights_file: str | None = _opt(None, LOSS, "The weights of torchvision:NAME, in place of those that it downloads")
-    feature_seed: int = _opt(0, LOSS, "Of the random CNNs: losses of other networks cannot be compared", SEED)
-    held_out: bool = _opt(False, LOSS, "Decode the images beside --embeddings too, to measure in the networks that no "
+    pool: tuple[int, ...] = opt((), LOSS, "Window and stride of an average over the last maps of a random CNN", PAIR)
+    taps: str = opt("last", LOSS, "Whether the last layer of a random CNN is matched, or all layers", one_of(*TAPS))
+    weights_file: str | None = opt(None, LOSS, "The weights of torchvision:NAME, in place of those that it downloads")
+    feature_seed: int = opt(0, LOSS, "Seed of the random CNNs: losses of other networks cannot be compared", SEED)
+    held_out: bool = opt(False, LOSS, "Decode the images beside --embeddings too, to measure in the networks that no "
         "search sees")  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -101,18 +88,18 @@ class Extraction(_Record):
 
 
 @dataclass(frozen=True)
-class Mix(_Record):
+class Mix(Record):
     """What closeness is."""
 
-    weights: Weights = _opt(Weights(), LOSS,  # noqa: RUF009 (frozen)
+    weights: Weights = opt(Weights(), LOSS,  # noqa: RUF009 (frozen)
         "How much each divergence counts: by name, as in 'kl=1,frechet=0.5' (the unnamed are 0), or five numbers in "
         f"the order {','.join(DIVERGENCE_NAMES)}")  # fmt: skip
 
-    match: tuple[tuple[str, float], ...] = _opt((), LOSS, "Match what is known of the images too, of this weight: a "
+    match: tuple[tuple[str, float], ...] = opt((), LOSS, "Match what is known of the images too, of this weight: a "
         "table (.csv, .tsv, .jsonl, .parquet) of numbers and texts with a row an image; hardness, how hard it is to "
         "tell its class; objects, those in its label file; or image, its size, brightness, contrast and the like",
         )  # fmt: skip
-    match_columns: tuple[str, ...] = _opt((), LOSS, "Which columns of a table, as in 'a,b' or 'FILE.csv:a,b'; "
+    match_columns: tuple[str, ...] = opt((), LOSS, "Which columns of a table, as in 'a,b' or 'FILE.csv:a,b'; "
         "hour@24 comes round after 24")  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -127,27 +114,27 @@ class Mix(_Record):
                 known = f"neither a table ({', '.join(TABLES)}) nor one of {', '.join(KNOWN)}"
                 near = "".join(f"; did you mean '{one}'?" for one in difflib.get_close_matches(name, KNOWN, 1))
                 raise UsageError(f"match '{name}' is {known}{near}")
-        self._check(bool(tables) or not self.match_columns, "match_columns", "of use without a table to match")
-        self._check(isinstance(self.weights, Weights), "weights", "a dict of numbers by the names of divergences")
+        self.check(bool(tables) or not self.match_columns, "match_columns", "of use without a table to match")
+        self.check(isinstance(self.weights, Weights), "weights", "a dict of numbers by the names of divergences")
 
 
 @dataclass(frozen=True)
-class Constraints(_Record):
+class Constraints(Record):
     """Which images may be chosen."""
 
-    stratify: bool = _opt(False, CHOICE, "Every class keeps its share of n", SWITCH)
-    stratify_by: str = _opt("first", CHOICE, "What the class of an image is: the first folder in its path; parent, the "
+    stratify: bool = opt(False, CHOICE, "Every class keeps its share of n", SWITCH)
+    stratify_by: str = opt("first", CHOICE, "What the class of an image is: the first folder in its path; parent, the "
         "last; or what the expression captures in the path")  # fmt: skip
-    stratify_as: str = _opt("share", CHOICE, "How many images a class gets: its share, or as many as any other",
+    stratify_as: str = opt("share", CHOICE, "How many images a class gets: its share, or as many as any other",
         one_of(*STRATIFY))  # fmt: skip
-    labels: str | Labels | None = _opt(None, CHOICE,   # noqa: RUF009 (frozen)
+    labels: str | Labels | None = opt(None, CHOICE,   # noqa: RUF009 (frozen)
         "A file of the classes for --stratify, with columns path,label")  # fmt: skip
-    group_by: str | None = _opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
+    group_by: str | None = opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
-    keep: tuple[str, ...] = _opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json of an "
+    keep: tuple[str, ...] = opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json of an "
         "earlier selection, to let it grow")  # fmt: skip
-    drop: tuple[str, ...] = _opt((), CHOICE, "Images that must not be chosen, one path a line; or a manifest.json")
-    dedupe: bool = _opt(False, CHOICE, "Choose at most one of images that are copies, exact or near")
+    drop: tuple[str, ...] = opt((), CHOICE, "Images that must not be chosen, one path a line; or a manifest.json")
+    dedupe: bool = opt(False, CHOICE, "Choose at most one of images that are copies, exact or near")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,35 +142,39 @@ class Constraints(_Record):
             object.__setattr__(self, "labels", os.fspath(self.labels))
         elif not (self.labels is None or isinstance(self.labels, str)):
             object.__setattr__(self, "labels", Labels.of(self.labels))
-        self._check(self.stratify_as == "share" or self.stratify, "stratify_as", "of use without stratify")
+        self.check(self.stratify_as == "share" or self.stratify, "stratify_as", "of use without stratify")
         both = self.labels is not None and self.stratify_by != "first"
-        self._check(not both, "stratify_by", "of use with labels, which say the classes")
-        self._check(not (self.dedupe and self.group_by), "dedupe", "possible with group_by, which takes groups whole")
+        self.check(not both, "stratify_by", "of use with labels, which say the classes")
+        self.check(not (self.dedupe and self.group_by), "dedupe", "possible with group_by, which takes groups whole")
 
 
 @dataclass(frozen=True)
-class Search(_Record):
+class Search(Record):
     """How the subset is looked for."""
 
-    seed: int = _opt(0, CHOICE, "Of the search alone: the same seed chooses the same images", SEED)
-    candidates: int = _opt(1024, CHOICE, "Random subsets to score; of more than 16,384 images each, fewer "
-        "in proportion", whole(1, 1_000_000))  # fmt: skip
-    chains: int = _opt(2, CHOICE, "How many of the best draws are improved side by side", whole(1, 1024))
-    steps: int = _opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", whole(0, 10_000_000))
-    time_limit: float | None = _opt(None, CHOICE, "End the search after this long, as in '30s' or '5m', with the best "
+    seed: int = opt(0, CHOICE, "Seed of the search alone: the same seed chooses the same images", SEED)
+    candidates: int | str = opt(1024, CHOICE, "Random subsets to score, or all: as many as there are images; of more "
+        "than 16,384 images each, fewer in proportion", CANDIDATES)  # fmt: skip
+    rounds: int = opt(8, CHOICE, "Rounds that the candidates are drawn in, at least", whole(1, 1000))
+    schedule: str = opt("cool", CHOICE, "How the temperature of the noise goes from round to round: cool, to 0; hold; "
+        "or rise, by 0.1", one_of(*SCHEDULES))  # fmt: skip
+    chains: int = opt(2, CHOICE, "How many of the best draws are improved side by side", whole(1, 1024))
+    steps: int = opt(100, CHOICE, "Steps of annealed exchanges; 0 keeps the best draw", whole(0, 10_000_000))
+    time_limit: float | None = opt(None, CHOICE, "End the search after this long, as in '30s' or '5m', with the best "
         "found by then", SECONDS)  # fmt: skip
-    temperature: float = _opt(1.0, CHOICE, "Temperature kT of the Langevin noise at the start, in units of the "
+    temperature: float = opt(1.0, CHOICE, "Temperature kT of the Langevin noise at the start, in units of the "
         "source's variance", number(1000))  # fmt: skip
-    friction: float = _opt(1.0, CHOICE, "Friction gamma of the Langevin noise", number(1000))
-    langevin_time: float = _opt(0.1, CHOICE, "How long the Langevin noise acts", number(1000))
-    target_loss: float | None = _opt(None, CHOICE, "With '-n auto': the smallest n with at most this loss", ABOVE_0)
-    target_size: float | None = _opt(None, CHOICE, "With '-n auto': the smallest n that is as close as M random images",
+    friction: float = opt(1.0, CHOICE, "Friction gamma of the Langevin noise", number(1000))
+    langevin_time: float = opt(0.1, CHOICE, "How long the Langevin noise acts", number(1000))
+    target_loss: float | None = opt(None, CHOICE, "With '-n auto': the smallest n with at most this loss", ABOVE_0)
+    target_size: float | None = opt(None, CHOICE, "With '-n auto': the smallest n that is as close as M random images",
         ABOVE_0)  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check(self.temperature > 0 or self.schedule != "rise", "schedule", "possible at a temperature of 0")
         both = self.target_loss is not None and self.target_size is not None
-        self._check(not both, "target_size", "to be given together with a target_loss; choose one of them")
+        self.check(not both, "target_size", "to be given together with a target_loss; choose one of them")
 
     @property
     def has_target(self) -> bool:
@@ -192,19 +183,19 @@ class Search(_Record):
 
 
 @dataclass(frozen=True)
-class Running(_Record):
+class Running(Record):
     """Where the work is done. Other processors round otherwise, and draw other random numbers."""
 
-    device: str = _opt("auto", CHOICE, "Where the network and the search run; auto is a CUDA GPU if there is one; "
+    device: str = opt("auto", CHOICE, "Where the network and the search run; auto is a CUDA GPU if there is one; "
         "cuda:1 is the second",
         DEVICE)  # fmt: skip
-    workers: int | None = _opt(
+    workers: int | None = opt(
         None,
         NOTHING,
         "Decoding processes, and threads that compute; 0 decodes in this process and computes in one thread",
         whole(0, 1024),
     )
-    cache: str | None = _opt(None, NOTHING, "Where the moments of images are kept between runs")
+    cache: str | None = opt(None, NOTHING, "Where the moments of images are kept between runs")
 
 
 @dataclass(frozen=True, init=False)
@@ -212,7 +203,8 @@ class Options:
     """Everything that decides which images are chosen, but for the source and n.
 
     Given by name, whichever record an option belongs to: `Options(steps=100, weights={"kl": 1})`; a whole record may
-    be given by its own name. They are read either way: `options.search.steps`, `options.steps`.
+    be given by its own name. They are read either way: `options.search.steps`, `options.steps`. A `preset` stands for
+    options, see `imgsubset.presets`, before which those go that are given beside it.
 
     Raises UsageError that names the value at fault, or the word that is none of the options.
     """
@@ -225,6 +217,8 @@ class Options:
     running: Running
 
     def __init__(self, **given: Any) -> None:
+        if "preset" in given:
+            given = {**preset_of(given.pop("preset")), **given}
         for name, kind in RECORDS.items():
             own = {option: given.pop(option) for option in kind.__dataclass_fields__ if option in given}
             record = given.pop(name, None)
@@ -239,7 +233,7 @@ class Options:
         if not self.by_class:
             for name in ("labels", "stratify_by"):
                 unused = getattr(self.constraints, name) == FIELDS[name].default
-                self.constraints._check(unused, name, "of use without stratify")
+                self.constraints.check(unused, name, "of use without stratify")
 
     @property
     def by_class(self) -> bool:

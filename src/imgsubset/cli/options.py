@@ -14,11 +14,13 @@ from platformdirs import user_cache_path
 
 from imgsubset.cli.places import check_places
 from imgsubset.cli.shown import Shown
+from imgsubset.declared import LOSS
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
 from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings
-from imgsubset.options import ACTIVATIONS, FIELDS, LOSS, STRATIFY, TAPS, Options
+from imgsubset.options import ACTIVATIONS, FIELDS, SCHEDULES, STRATIFY, TAPS, Options
+from imgsubset.presets import PRESETS, preset_of
 from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 from imgsubset.writing.manifest import read_manifest
@@ -46,6 +48,14 @@ def parse_size(text: str) -> int | str:
         return text if text == "auto" else int(text)
     except ValueError:
         raise UsageError(f"size '{text}' is neither a number of pixels nor 'auto'") from None
+
+
+def parse_candidates(text: str) -> int | str:
+    """A number of candidates, or all."""
+    try:
+        return text if text == "all" else int(text)
+    except ValueError:
+        raise UsageError(f"candidates '{text}' is neither a whole number nor 'all'") from None
 
 
 def parse_seconds(text: str) -> float:
@@ -93,7 +103,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "keep": {"parse": read_paths, "type": PATH, "metavar": "FILE"},
     "target_loss": {"metavar": "X"},
     "target_size": {"metavar": "M"},
-    "candidates": {"metavar": "K"},
+    "candidates": {"parse": parse_candidates, "metavar": "K|all", "type": str},
+    "schedule": {"type": click.Choice(SCHEDULES)},
     "chains": {"metavar": "R"},
     "time_limit": {"parse": parse_seconds, "metavar": "TIME", "type": str},
 }
@@ -125,13 +136,17 @@ FEATURES: list[Decorator] = [
 MATCH = [*map(_option, ("match", "match_columns"))]
 WHICH = [*map(_option, ("include", "exclude", "sidecars", "follow_labels"))]
 CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
-OF_CLASSES = [*map(_option, ("stratify_by", "labels"))]
-DRAWN = [*map(_option, ("stratify", "stratify_by", "labels", "group_by"))]
+OF_CLASSES = [*map(_option, ("stratify_by", "labels", "coco"))]
+DRAWN = [*map(_option, ("stratify", "stratify_by", "labels", "group_by", "coco"))]
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
-SEARCH = [
-    *map(_option, ("seed", "candidates", "chains", "steps", "time_limit", "temperature", "friction", "langevin_time")),
-]
+_EACH = "; ".join(f"{name}, {preset.meaning}" for name, preset in PRESETS.items())
+SEARCH: list[Decorator] = [
+    click.option("--preset", metavar="NAME", help="Options under one name, before which those go that are given: "
+                 f"{_EACH}."),
+    *map(_option, ("seed", "candidates", "rounds", "schedule", "chains", "steps", "time_limit")),
+    *map(_option, ("temperature", "friction", "langevin_time")),
+]  # fmt: skip
 EMBEDDINGS: list[Decorator] = [
     click.option("--embeddings", type=PATH, metavar="FILE.npy",
                  help="Features computed elsewhere, a row an image, in place of the random CNN's."),
@@ -200,6 +215,8 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
         for name, special in SPECIAL.items():
             if name in values and "parse" in special:
                 values[name] = special["parse"](values[name])
+        if (name := rest.pop("preset", None)) is not None:
+            values = {**values, **{key: value for key, value in preset_of(name).items() if _by_default(key)}}
         folder = values.get("cache") or str(user_cache_path("imgsubset"))
         values["cache"] = None if rest.pop("no_cache") else folder
         rest["options"] = Options(**values)
@@ -222,16 +239,20 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
+def _by_default(name: str) -> bool:
+    """Whether nobody gave this parameter of the command at work."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source in (None, ParameterSource.DEFAULT)
+
+
 def given(options: Options) -> dict[str, Any]:
     """The options that go before those in a manifest: the user's own, and what a manifest does not say."""
     context = click.get_current_context()
-    recorded = {*options.that_decide(LOSS), "stratify", "stratify_by", "labels", "group_by"}
+    recorded = {*options.that_decide(LOSS), "stratify", "stratify_by", "labels", "group_by", "coco"}
     if context.params["embeddings"] is not None:
         recorded -= {*vars(options.extraction)}
     return {
-        name: value
-        for name, value in options.that_decide().items()
-        if name not in recorded or context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+        name: value for name, value in options.that_decide().items() if name not in recorded or not _by_default(name)
     }
 
 

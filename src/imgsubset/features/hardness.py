@@ -20,8 +20,8 @@ FOLDS = 5
 RIDGE = 0.03  # of the mean eigenvalue
 TEMPERATURES = range(2, 15)  # that scores, which are about 0 or 1, are multiplied by
 SAMPLE = 4096  # images, at least, that the temperature is chosen by
-NUMBERS, KEPT = 8, 16  # of a view; of all views
-LEAST_LOG = -1.5  # where one of the numbers ends: images that are beyond hope are alike
+NUMBERS, KEPT = 4, 16  # of a view; of all views
+LEAST_SHARE = 0.05  # of 1 / classes, in logarithms
 RANK = 1e-6  # of the largest eigenvalue: directions below it are rounding
 ENOUGH = 100  # images a class
 BLOCK_NUMBERS = 1 << 21  # in float64, at once
@@ -39,8 +39,8 @@ def hardness(views: Sequence[Tensor], labels: Tensor) -> Tensor:
     mean eigenvalue (Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2009, 3.4.1, 4.2). It judges
     images that it has not seen: of five folds, over which each class is spread evenly, at random. A softmax makes
     probabilities of its scores, at that of the temperatures 2 to 14 with the least log-loss (Guo et al., ICML 2017).
-    With p that of the image's class, each view has eight numbers: whether p is the largest; log p; p; p less the
-    largest other; the largest; that less the second; the entropy; log p, but at least -1.5. The first principal
+    With p that of the image's class, each view has four numbers: whether p is the largest; p; log p, of at least a
+    20th of 1 / classes, since images beyond hope are alike; the entropy of all, with a minus. The first principal
     components of all of these are kept, each scaled to variance 1.
 
     Raises ValueError if a view has not a row for each label.
@@ -88,7 +88,7 @@ class _Model(NamedTuple):
 
 
 def _judged(view: Tensor, labels: Tensor, fold: Tensor) -> Tensor:
-    """The eight numbers (N, 8) of each image, by models that have not seen it."""
+    """The four numbers (N, 4) of each image, by models that have not seen it."""
     models = _models(view, labels, fold)
     members = [(fold == number).nonzero()[:, 0] for number in range(FOLDS)]
     height = max(1, BLOCK_NUMBERS // max(view.shape[1], len(models[0].share)))
@@ -144,17 +144,13 @@ def _ridge(count: Tensor, sums: Tensor, outer: Tensor, shift: Tensor) -> _Model:
 
 
 def _of_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """The eight numbers (B, 8) of logits (B, classes)."""
+    """The four numbers (B, 4) of logits (B, classes)."""
     logs = logits.log_softmax(1)
     shares = logs.exp()
-    log = logs.gather(1, labels[:, None])
-    own = log.exp()
+    own = shares.gather(1, labels[:, None])
     other = shares.scatter(1, labels[:, None], -1.0).amax(1, keepdim=True)
-    first, second = torch.split(shares.topk(2).values, 1, 1)
-    entropy = -(shares * logs).sum(1, keepdim=True)
-    return torch.cat(
-        [(own > other).double(), log, own, own - other, first, first - second, entropy, log.clamp(min=LEAST_LOG)], 1
-    )
+    log = own.clamp(min=LEAST_SHARE / logs.shape[1]).log()
+    return torch.cat([(own > other).double(), own, log, (shares * logs).sum(1, keepdim=True)], 1)
 
 
 def _whitened(numbers: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Collection
 from posixpath import normpath
+from typing import Any
 
 from imgsubset.errors import InputError
 from imgsubset.files import read_named
@@ -17,6 +18,20 @@ from imgsubset.files import read_named
 
 def filtered_coco(file: str | os.PathLike[str], chosen: Collection[str], everything: Collection[str]) -> bytes:
     """A COCO file with only the chosen images and their annotations; ids, order and other entries are kept.
+
+    See `named_images`, which says what it raises too.
+    """
+    record, ids = named_images(file, chosen, everything)
+    record["images"] = [image for image in record["images"] if image["id"] in ids]
+    if "annotations" in record:
+        record["annotations"] = [entry for entry in record["annotations"] if entry["image_id"] in ids]
+    return json.dumps(record).encode()
+
+
+def named_images(
+    file: str | os.PathLike[str], chosen: Collection[str], everything: Collection[str]
+) -> tuple[dict[str, Any], dict[Any, str]]:
+    """What a COCO file holds, and by their ids in it the paths of the chosen images.
 
     everything  the images of the source, which decide what a file name can mean
 
@@ -35,14 +50,11 @@ def filtered_coco(file: str | os.PathLike[str], chosen: Collection[str], everyth
     except (TypeError, LookupError):
         raise InputError(f"'{file}' is no COCO file: images need 'id', 'file_name', annotations 'image_id'") from None
     kept = _kept(dict.fromkeys(name for _, name in named), frozenset(chosen), frozenset(everything), str(file))
-    ids = {key for key, name in named if name in kept}
+    ids = {key: kept[name] for key, name in named if name in kept}
     for key, name in named:
         if key in ids and name not in kept:  # nobody can tell whose the annotations are
             raise InputError(f"'{name}' and a chosen image have the same id {key!r} in '{file}'")
-    record["images"] = [image for image in record["images"] if normpath(image["file_name"]) in kept]
-    if "annotations" in record:
-        record["annotations"] = [entry for entry in record["annotations"] if entry["image_id"] in ids]
-    return json.dumps(record).encode()
+    return record, ids
 
 
 def _tails(path: str, longest: int) -> list[tuple[int, str]]:
@@ -51,8 +63,8 @@ def _tails(path: str, longest: int) -> list[tuple[int, str]]:
     return [(dropped, path[at:]) for dropped, at in enumerate(starts) if len(path) - at <= longest]
 
 
-def _kept(names: Collection[str], chosen: Collection[str], everything: Collection[str], file: str) -> set[str]:
-    """The names that mean a chosen image."""
+def _kept(names: Collection[str], chosen: Collection[str], everything: Collection[str], file: str) -> dict[str, str]:
+    """The names that mean a chosen image, with its path."""
     longest = max(map(len, everything), default=0)  # no longer tail fits, and all of a long path would fill the memory
     wanted = {tail for name in names for _, tail in _tails(name, longest)}
     fits: defaultdict[str, list[str]] = defaultdict(list)
@@ -69,5 +81,5 @@ def _kept(names: Collection[str], chosen: Collection[str], everything: Collectio
         elif hit is not None and not dropped:
             other = next(path for path in found if path != hit)
             raise InputError(f"'{name}' in '{file}' can be '{hit}' or '{other}'")
-    closest = [ranks[min(ranks)] for ranks in claims.values()]
-    return {own[0] for own in closest if len(own) == 1}
+    closest = {hit: ranks[min(ranks)] for hit, ranks in claims.items()}
+    return {own[0]: hit for hit, own in closest.items() if len(own) == 1}

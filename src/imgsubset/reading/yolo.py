@@ -21,6 +21,7 @@ HEADER = "# Written by imgsubset for the images in this folder."
 _PLACES = ("path", "train", "val", "test", "download")  # keys of the source's description that are not true of a subset
 _KEY = re.compile(r"([A-Za-z_][\w-]*)\s*:")
 _PART = re.compile(r"(train|val|test)(?:ing|id|idation)?[0-9]*", re.IGNORECASE)
+_KEYPOINTS = re.compile(r"kpt_shape\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]")
 _MOST = 1 << 20  # bytes of a description: what is longer is some other file
 
 
@@ -103,3 +104,43 @@ def _text(source: Listing, path: str) -> str:
             return os.fsdecode(file.read()).removeprefix("\ufeff")
     except OSError:
         return ""
+
+
+def class_list(source: Listing) -> dict[str, str]:
+    """The names of classes by their number, as the description of the source or its list of names has them."""
+    _, lines = _described(source) or (DESCRIPTION, _from_names(source))
+    start = next((place for place, line in enumerate(lines) if line.startswith("names:")), None)
+    if start is None:
+        return {}
+    inline = lines[start].partition(":")[2].strip()
+    if inline.startswith("["):
+        listed = " ".join([inline, *(line for line in lines[start + 1 :] if not _KEY.match(line))]).partition("]")[0]
+        names = [_bare(word) for word in listed.strip("[").split(",")]
+        return {str(number): name for number, name in enumerate(names) if name}
+    found: dict[str, str] = {}
+    for line in lines[start + 1 :]:
+        word = line.strip()
+        if word and not word.startswith("#"):
+            if not (line[0].isspace() or word.startswith("-")):
+                break
+            number, colon, name = word.partition(":")
+            if word.startswith("-"):
+                found[str(len(found))] = _bare(word[1:])
+            elif colon:
+                found[number.strip()] = _bare(name)
+    return found
+
+
+def _bare(word: str) -> str:
+    """A name of YAML without quotes and comment."""
+    word = word.strip()
+    if word[:1] in ("'", '"') and word[:1] in word[1:]:
+        return word[1 : word.index(word[0], 1)]
+    return word.partition(" #")[0].strip()
+
+
+def number_of_keypoints(source: Listing) -> int | None:
+    """How many numbers the keypoints of an object are, if the description of the source says so."""
+    _, lines = _described(source) or ("", [])
+    match = next((found for line in lines if (found := _KEYPOINTS.match(line))), None)
+    return match and int(match[1]) * int(match[2])

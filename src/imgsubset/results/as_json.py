@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.declared import CHOICE, NOTHING
 from imgsubset.files import identity
 from imgsubset.inputs import Labels
-from imgsubset.options import CHOICE, KNOWN, NOTHING, Options
+from imgsubset.options import KNOWN, Options
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.estimates import Estimate, Estimated

@@ -12,36 +12,55 @@ from imgsubset.statistics.dice import dice
 from imgsubset.statistics.noised import Batch, Noised
 from imgsubset.statistics.objective import Objective
 
-ROUNDS = 8  # at least, and more where a round would hold more than
+ROUNDS = 8  # at least, unless asked otherwise, and more where a round would hold more than
 ROUND_BYTES = 256 << 20  # of rows and moments
 EXACT = 16  # candidates of a round that are looked at without noise, or fewer that have
 EXACT_ROWS = 1 << 20  # rows in all
 # A draw costs what it has rows, and gives the exchanges the less the more there are: candidates above this many rows
 # are made fewer in proportion, so that they take no longer.
 FULL_ROWS = 16384
+RISE = 0.1  # of kT from round to round, where it rises
 
 
 class RandomDraws:
-    """Draws `candidates` subsets in all, in equal shares a round, while the noise cools linearly.
+    """Draws `candidates` subsets in all, in equal shares a round, under noise whose temperature follows a schedule.
 
-    Those of more than 16,384 rows are fewer: as many as make equally many rows.
+    candidates  as many as there are images, if it is 'all'; those of more than 16,384 rows are fewer: as many as make
+                equally many rows
+    rounds      at least
+    schedule    cool: linearly to 0 at the end; hold: at its start; rise: by 0.1 from round to round
     """
 
     name = "draws"
 
-    def __init__(self, objective: Objective, candidates: int, seed: int, choices: Choices) -> None:
-        self.objective, self.seed, self.choices = objective, seed, choices
-        self.candidates = max(1, candidates * min(FULL_ROWS, choices.n) // choices.n)
+    def __init__(
+        self,
+        objective: Objective,
+        candidates: int | str,
+        seed: int,
+        choices: Choices,
+        rounds: int = ROUNDS,
+        schedule: str = "cool",
+    ) -> None:
+        self.objective, self.seed, self.choices, self.schedule = objective, seed, choices, schedule
+        wanted = objective.total if isinstance(candidates, str) else candidates
+        self.candidates = max(1, wanted * min(FULL_ROWS, choices.n) // choices.n)
         each = 8 * (choices.n + sum(term.block.images.channels**2 for term in objective.terms))
         most = max(1, ROUND_BYTES // each)
-        self.rounds = self.patience = max(min(ROUNDS, self.candidates), -(-self.candidates // most))
+        self.rounds = self.patience = max(min(rounds, self.candidates), -(-self.candidates // most))
         self.number = 0  # of the next round
+
+    def temperature(self, fraction: float) -> float:
+        """kT of the next round, when this much of the search is over."""
+        start = self.objective.langevin.temperature
+        return {"cool": (1 - fraction) * start, "hold": start, "rise": start + RISE * self.number}[self.schedule]
 
     def step(self, fraction: float) -> Round:
         """Draw a share and rank it by its loss under the noise."""
         first, last = (self.candidates * number // self.rounds for number in (self.number, self.number + 1))
         count, size = last - first, self.objective.batch
-        noised = Noised(self.objective, 1 - fraction)
+        temperature, start = self.temperature(fraction), self.objective.langevin.temperature
+        noised = Noised(self.objective, temperature / start if start else 0.0)
 
         def draw(number: int) -> tuple[Tensor, Batch]:
             own = dice(self.objective.device, "draws", self.seed, self.number, number)
@@ -52,4 +71,4 @@ class RandomDraws:
         exact = min(count, EXACT, max(1, EXACT_ROWS // self.choices.n))
         lowest = noised.lowest(batches, exact)
         self.number += 1
-        return Round(torch.cat(drawn)[lowest], count, (1 - fraction) * self.objective.langevin.temperature)
+        return Round(torch.cat(drawn)[lowest], count, temperature)

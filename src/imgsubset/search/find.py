@@ -44,7 +44,7 @@ def find(
         order = losses.argsort(stable=True)
         found = Found(start[order].sort(1).values, losses[order], (), stopped=False)
     else:
-        draws = RandomDraws(objective, options.candidates, options.seed, choices)
+        draws = RandomDraws(objective, options.candidates, options.seed, choices, options.rounds, options.schedule)
         found = search(
             draws,
             objective.loss,

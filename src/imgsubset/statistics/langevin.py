@@ -30,10 +30,10 @@ class Langevin:
     friction: float = 1.0
     time: float = 0.1
 
-    def coefficients(self, cooling: float) -> tuple[float, float]:
-        """alpha and sigma^2 when the temperature has fallen to `cooling` times its start."""
+    def coefficients(self, heat: float) -> tuple[float, float]:
+        """alpha and sigma^2 when the temperature is `heat` times that at the start."""
         alpha = math.exp(-self.friction * self.time)
-        return alpha, cooling * self.temperature * -math.expm1(-2 * self.friction * self.time)
+        return alpha, heat * self.temperature * -math.expm1(-2 * self.friction * self.time)
 
 
 def noised_source(source: Moments, positions: int, alpha: float, sigma2: float) -> Moments:

@@ -19,6 +19,7 @@ from imgsubset.features.source import Source
 from imgsubset.features.spaces import VIEWS
 from imgsubset.options import Options
 from imgsubset.reading.columns import Column, columns_of
+from imgsubset.reading.objects import objects
 from imgsubset.reading.tables import read_table
 from imgsubset.tasks.constraints import classes_of
 
@@ -97,7 +98,7 @@ def _image(source: Source, options: Options) -> Found:
 
 
 def _objects(source: Source, options: Options) -> Found:
-    raise UsageError("match 'objects' is not there yet")
+    return objects(source.listing, source.paths, options.reading)
 
 
 def _hardness(source: Source, options: Options) -> Found:

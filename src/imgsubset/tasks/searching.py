@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from imgsubset.errors import InputError
 from imgsubset.features.source import Source
 from imgsubset.inputs import Embeddings
-from imgsubset.options import Options, merged
+from imgsubset.options import Options, Search, merged
 from imgsubset.progress import Clock, Progress
 from imgsubset.results.records import Selection
 from imgsubset.tasks.measuring import judged_loss, judges, score_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     from imgsubset.tasks.constraints import Allowed
 
 Stop = Callable[[], bool]
+FEW = 3  # times n images, below which random draws cannot differ much
 
 
 def never() -> bool:
@@ -166,7 +167,11 @@ def selection_of(
         ranked_rows=tuple(ranking.tolist()),
         score=score,
         rejected=source.rejected,
-        warnings=source.warnings + allowed.notes + notes + run.notes,
+        warnings=source.warnings
+        + allowed.notes
+        + notes
+        + overlap_notes(len(source.paths), len(chosen), run.options.search)
+        + run.notes,
         classes=allowed.shares(chosen),
         copies=allowed.copies,
         trace=result.found.trace,
@@ -180,6 +185,16 @@ def selection_of(
         cached=source.cached,
         evidence=gathered,
         seconds=dict(run.clock.seconds),
+    )
+
+
+def overlap_notes(total: int, n: int, search: Search) -> tuple[str, ...]:
+    """What to know where draws alone choose from few images."""
+    if search.steps or total >= FEW * n:
+        return ()
+    return (
+        f"random draws of {n:,} of {total:,} images share many of them, so that the best is little better than any; "
+        "exchanges (--steps above 0) find better ones",
     )
 
 

@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from types import NoneType
 
+from imgsubset.declared import CHOICE
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
 from imgsubset.files import Stamp, files_in
-from imgsubset.options import CHOICE, Options, Reading
+from imgsubset.options import Options, Reading
 from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.listing import Listing
 from imgsubset.reading.metadata import filtered_metadata, metadata_files

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgsubset.declared import LOSS
 from imgsubset.errors import InputError
-from imgsubset.options import LOSS, Options
+from imgsubset.options import Options
 from imgsubset.results.as_json import FORMAT
 
 NAME = "manifest.json"
@@ -114,15 +115,18 @@ def _options(record: dict[str, Any]) -> Options:
 
 
 def _classes(record: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
-    """The recorded options that say the classes, if these are matched; else hardness is no longer one that is."""
+    """The recorded options that say the classes and the objects, where these are matched; hardness no longer is where
+    its classes were in memory."""
+    labels = record["request"]["files"]["coco"] if "objects" in recorded["match"] else None
+    words = {"coco": labels["path"]} if labels else {}
     if "hardness" not in recorded["match"]:
-        return {}
+        return words
     if isinstance(recorded["labels"], dict):  # they were in memory
         recorded["match"] = {name: weight for name, weight in recorded["match"].items() if name != "hardness"}
-        return {}
+        return words
     if recorded["labels"] is not None:
-        return {"labels": record["request"]["files"]["labels"]["path"]}
-    return {"stratify_by": recorded["stratify_by"]}
+        return words | {"labels": record["request"]["files"]["labels"]["path"]}
+    return words | {"stratify_by": recorded["stratify_by"]}
 
 
 def _tables(record: dict[str, Any]) -> dict[str, Any]:

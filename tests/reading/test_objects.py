@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Run, create, listing_of, smooth, strict_json
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgsubset import Options, score, select
+from imgsubset.errors import ImgsubsetError, InputError
+from imgsubset.options import Reading
+from imgsubset.reading.boxes import Box, voc_boxes, yolo_boxes
+from imgsubset.reading.objects import objects
+from imgsubset.reading.yolo import class_list, number_of_keypoints
+from imgsubset.tasks.select import select_into
+
+VOC = """<annotation><size><width>200</width><height>100</height><depth>3</depth></size>
+<object><name>dog</name><difficult>1</difficult>
+<bndbox><xmin>20</xmin><ymin>10</ymin><xmax>120</xmax><ymax>60</ymax></bndbox></object>
+<object><name>cat</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>200</xmax><ymax>100</ymax></bndbox></object>
+</annotation>"""
+
+
+def found(
+    folder: Path, files: dict[str, str | bytes], images: Sequence[str], **reading: Any
+) -> tuple[dict[str, list[float]], tuple[str, ...]]:
+    """The columns of images in a folder with these files."""
+    for path in images:
+        create(folder / path)
+    for path, content in files.items():
+        create(folder / path, content.encode() if isinstance(content, str) else content)
+    columns, notes = objects(listing_of(folder, images), images, Reading(**reading))
+    return {column.name: column.numbers.tolist() for column in columns if column.numbers is not None}, notes
+
+
+@pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        ("3 0.5 0.4 0.2 0.1", Box("3", 0.5, 0.4, 0.2, 0.1)),
+        ("3 0.5 0.4 0.2 0.1 0.93", Box("3", 0.5, 0.4, 0.2, 0.1)),  # with a confidence
+        ("0 0.1 0.2 0.5 0.2 0.3 0.6", Box("0", 0.3, 0.4, 0.4, 0.4)),  # an outline of three points
+        ("1 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5", Box("1", 0.2, 0.3, 0.2, 0.4)),  # a turned box
+        ("0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.9 0.9 0", Box("0", 0.5, 0.5, 0.2, 0.2)),  # two keypoints, seen and not
+        ("2.0 0.5 0.4 0.2 0.1", Box("2", 0.5, 0.4, 0.2, 0.1)),
+    ],
+)
+def test_a_line_is_a_box(line: str, box: Box) -> None:
+    (read,), odd = yolo_boxes(f"\n{line}\n\n")
+    assert odd == []
+    assert read.name == box.name
+    assert read[1:] == pytest.approx(box[1:])
+
+
+def test_keypoints_are_told_from_outlines_by_the_data_set() -> None:
+    line = "0 0.5 0.5 0.2 0.2 0.1 0.1 0.9 0.9"  # of two keypoints without a third number, or of four points
+    assert yolo_boxes(line, 4)[0] == [Box("0", 0.5, 0.5, 0.2, 0.2)]
+    assert yolo_boxes(line)[0][0][1:] == pytest.approx((0.5, 0.5, 0.8, 0.8))
+
+
+@pytest.mark.parametrize(
+    "line", ["x 1 2 3 4", "0 1 2 3", "0", "0 0.5 nan 0.2 0.1", "0 1 2 3 4 5 6 7", "inf 1 1 1 1", "0 a b c d"]
+)
+def test_lines_that_say_no_object_are_counted(line: str) -> None:
+    assert yolo_boxes(f"0 0.5 0.5 0.1 0.1\n{line}") == ([Box("0", 0.5, 0.5, 0.1, 0.1)], [2])
+
+
+def test_voc_boxes_are_parts_of_the_image() -> None:
+    dog, cat = voc_boxes(VOC.encode())
+    assert (dog.name, *dog[1:]) == (
+        "dog",
+        pytest.approx(0.35),
+        pytest.approx(0.35),
+        pytest.approx(0.5),
+        pytest.approx(0.5),
+    )
+    assert cat == Box("cat", 0.5, 0.5, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<annotation>",
+        b"<html></html>",
+        b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>',
+        b"<annotation><object><name>a</name></object></annotation>",
+        VOC.replace("<width>200", "<width>0").encode(),
+        VOC.replace("dog", "").encode(),
+        VOC.replace("<xmin>20", "<xmin>inf").encode(),
+        b"<annotation>" * 100_000,
+        b"\xff\xfe" + VOC.encode("utf-16-le")[:99],
+    ],
+)
+def test_what_is_no_voc_label(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        voc_boxes(content)
+
+
+@given(st.binary(max_size=100), st.text(max_size=100))
+@settings(max_examples=200, deadline=None)
+def test_no_label_is_too_odd(content: bytes, text: str) -> None:
+    boxes, odd = yolo_boxes(text)
+    assert len(boxes) + len(odd) <= len(text) + 1
+    with contextlib.suppress(ValueError):
+        voc_boxes(content)
+
+
+def test_columns_count_objects_and_sum_up_their_boxes(tmp_path: Path) -> None:
+    images = ("images/a.jpg", "images/b.jpg", "images/c.jpg")
+    files = {
+        "labels/a.txt": "0 0.5 0.5 0.2 0.2\n0 0.1 0.2 0.1 0.3\n1 0.5 0.6 1 0.5\n",
+        "labels/b.txt": "",
+        "data.yaml": "train: images\nnames:\n  0: dog\n  1: 'big cat'\n",
+    }
+    columns, notes = found(tmp_path, files, images)
+    assert columns == {
+        "number of objects": [3, 0, 0],
+        "number of dog": [2, 0, 0],
+        "any dog": [1, 0, 0],
+        "number of big cat": [1, 0, 0],
+        "sum of box x": [pytest.approx(1.1), 0, 0],
+        "sum of box y": [pytest.approx(1.3), 0, 0],
+        "sum of box width": [pytest.approx(1.3), 0, 0],
+        "sum of box height": [1, 0, 0],
+    }
+    assert notes == ("1 of 3 images have no label file, and count as without objects",)
+
+
+def test_voc_labels_lie_in_annotations(tmp_path: Path) -> None:
+    images = ("JPEGImages/a.jpg", "JPEGImages/b.jpg")
+    columns, notes = found(tmp_path, {"Annotations/a.xml": VOC, "Annotations/b.xml": "<annotation>"}, images)
+    assert columns["number of dog"] == [1, 0]
+    assert "any dog" not in columns  # the same
+    assert notes[0].startswith("1 labels cannot be read and are left out: 'Annotations/b.xml': not XML")
+
+
+def coco(names: Sequence[str]) -> str:
+    record = {
+        "images": [{"id": number, "file_name": name, "width": 100, "height": 50} for number, name in enumerate(names)],
+        "categories": [{"id": 7, "name": "dog"}],
+        "annotations": [
+            {"image_id": 0, "category_id": 7, "bbox": [10, 10, 20, 20]},
+            {"image_id": 0, "category_id": 9, "bbox": [0, 0, 100, 50]},
+            {"image_id": 1, "category_id": 7},
+            {"image_id": 77, "category_id": 7, "bbox": [0, 0, 1, 1]},
+        ],
+    }
+    return json.dumps(record)
+
+
+@pytest.mark.parametrize("where", ["annotations/instances_train.json", "_annotations.coco.json", "given"])
+def test_coco_objects(tmp_path: Path, where: str) -> None:
+    images = ("a.jpg", "b.jpg", "c.jpg")
+    words = {"coco": str(create(tmp_path / "x.json", coco(images[:2]).encode()))} if where == "given" else {}
+    columns, notes = found(tmp_path, {} if words else {where: coco(images[:2])}, images, **words)
+    assert columns["number of dog"] == [1, 0, 0]
+    assert columns["number of 9"] == [1, 0, 0]
+    assert columns["sum of box x"] == [pytest.approx(0.7), 0, 0]
+    assert columns["sum of box height"] == [pytest.approx(1.4), 0, 0]
+    assert [note.split(" '")[0] for note in notes] == ["1 annotations in", "1 images are not in"]
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({}, "no image of source .* has a label file"),
+        ({"a.txt": "a photo of a dog\n", "b.txt": ""}, r"no label file says an object: 'a\.txt', line 1"),
+        ({"a.txt": ""}, "say no object at all"),
+        ({"instances_a.json": coco("a"), "annotations/instances_b.json": coco("a")}, "which of 'instances_a.json' and"),
+        (
+            {"instances.json": '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}'},
+            "is no COCO file of objects",
+        ),
+        ({"a.txt": b"\xff\xfe0"}, "'a.txt': not UTF-8"),
+        ({"a.txt": b"0" * (17 << 20)}, "'a.txt': more than 16 MB are no label"),
+    ],
+)
+def test_what_says_no_objects(tmp_path: Path, files: dict[str, str | bytes], why: str) -> None:
+    with pytest.raises(InputError, match=why) as raised:
+        found(tmp_path, files, ("a.jpg", "b.jpg"))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("names: [dog, 'big cat', \"x\"]\ntrain: a\n", {"0": "dog", "1": "big cat", "2": "x"}),
+        ("train: a\nnames:\n- dog\n- cat # small\n", {"0": "dog", "1": "cat"}),
+        ('train: a\nnames:\n  3: dog\n  5: "a: b"\nnc: 2\n', {"3": "dog", "5": "a: b"}),
+        ("train: a\nnames: [dog,\n  cat]\n", {"0": "dog", "1": "cat"}),
+        ("train: a\n", {}),
+    ],
+)
+def test_names_of_classes(tmp_path: Path, content: str, expected: dict[str, str]) -> None:
+    create(tmp_path / "data.yaml", content.encode())
+    assert class_list(listing_of(tmp_path, ())) == expected
+
+
+def test_keypoints_of_a_description(tmp_path: Path) -> None:
+    listing = listing_of(tmp_path, ())
+    assert number_of_keypoints(listing) is None
+    create(tmp_path / "data.yaml", b"train: a\nkpt_shape: [17, 3]\nnames: [person]\n")
+    assert number_of_keypoints(listing) == 51
+
+
+def test_a_subset_has_the_objects_of_the_whole(tmp_path: Path, imgsubset: Callable[..., Run]) -> None:
+    random = np.random.default_rng(0)
+    source = tmp_path / "source"
+    for number in range(60):
+        path = create(source / "images" / f"{number:02d}.png")
+        smooth(number, 12, 12).save(path)
+        lines = [f"{random.integers(3)} 0.5 0.5 {random.uniform(0.1, 1):.2f} 0.5\n" for _ in range(random.integers(4))]
+        create(source / "labels" / f"{number:02d}.txt", "".join(lines).encode())
+    words: dict[str, Any] = {"workers": 0, "candidates": 64, "steps": 30, "size": 16, "networks": 2, "channels": (4, 6)}
+    placed = select_into(source, 20, tmp_path / "out", match="objects", **words)
+    assert placed.selection is not None
+    (block,) = [one for one in placed.selection.score.searched if one.name == "objects"]
+    assert block.loss < 0.3
+    assert "number of 0" in [column.name for column in block.columns]
+    assert score(source, tmp_path / "out").score == placed.selection.score
+    annotations = {
+        "images": [{"id": one, "file_name": f"{one:02d}.png", "width": 9, "height": 9} for one in range(60)],
+        "annotations": [{"image_id": one, "category_id": one % 3, "bbox": [1, 1, 2, 2]} for one in range(50)],
+    }
+    create(tmp_path / "instances.json", json.dumps(annotations).encode())
+    found = select_into(source, 20, tmp_path / "coco", match="objects", coco=str(tmp_path / "instances.json"), **words)
+    assert found.selection is not None
+    run = imgsubset("score", source, tmp_path / "coco", "--json", "--workers=0")
+    assert strict_json(run.out)["score"]["searched"]["loss"] == found.selection.score.searched_loss
+    with pytest.raises(ImgsubsetError):
+        select(source / "images", 5, Options(match="objects", sidecars="none", **words))
