@@ -28,6 +28,7 @@ STARTS = {  # what makes sense, and is over soon
     "select": ["source", "out", "-n", "3", *SEARCH],
     "split": ["source", "sets", "a=2", "b=3", *SEARCH],
     "score": ["source", "list.txt", *SMALL],
+    "estimate": ["source", "list.txt", "results.csv", *SMALL],
     "compare": ["source", "list.txt", *SMALL],
     "verify": ["out"],
     "batch": ["jobs.toml"],
@@ -87,6 +88,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate("abcdefgh"):
         smooth(number, 12, 12).save(root / "source" / f"{name}.png")
     create(root / "list.txt", b"source/a.png\nsource/b.png\n")
+    create(root / "results.csv", b"path,x\na.png,1\nb.png,0\n")
     create(root / "labels.csv", b"path,label\na.png,x\n")
     create(root / "coco.json", b'{"images": [], "annotations": []}')
     keys = "n = 2\nsize = 16\nchannels = '4,4'\nworkers = 0\nsteps = 2\ncandidates = 8\nmode = 'none'\n"

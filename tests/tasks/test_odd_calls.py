@@ -140,6 +140,9 @@ def test_arguments_of_other_tasks(pictures: Path, tmp_path: Path, odd: Any) -> N
         "max_loss": lambda: imgsubset.select_into(pictures, 5, out, max_loss=[odd], **FAST),  # type: ignore[arg-type]
         "min_size": lambda: imgsubset.select_into(pictures, 5, out, min_size=[odd], **FAST),  # type: ignore[arg-type]
         "skip_foreign": lambda: imgsubset.score(pictures, pictures, skip_foreign=odd, **FAST),
+        "skip_foreign .* is not": lambda: imgsubset.estimate(pictures, pictures, {"a": [1]}, skip_foreign=odd, **FAST),
+        "results": lambda: imgsubset.estimate(pictures, pictures, odd, **FAST),
+        "column": lambda: imgsubset.estimate(pictures, pictures, {"a": [1]}, columns=[odd], **FAST),
         "folder": lambda: imgsubset.verify(odd),
         "selection": lambda: imgsubset.export(odd, out),
         "destination": lambda: imgsubset.export(selection, odd),

@@ -24,7 +24,7 @@ from imgsubset.writing.manifest import NAME, Manifest, read_manifest
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor
 
-NO_CLASSES = "the subset was drawn by classes {}; without --labels they are not used"
+NO_CLASSES = "the subset was drawn by classes {}; --stratify --labels FILE gives them again"
 
 
 @dataclass(frozen=True)
