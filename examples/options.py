@@ -18,6 +18,10 @@ HEAD = """# Commands and options
 `imgsubset COMMAND -h`, or a command without arguments, shows what most people need, `--help` everything. This page is
 made from the commands: `python examples/options.py`.
 
+Shells complete commands, options and paths after `eval "$(_IMGSUBSET_COMPLETE=bash_source imgsubset)"` in `~/.bashrc`,
+the same with `zsh_source` in `~/.zshrc`, or `_IMGSUBSET_COMPLETE=fish_source imgsubset | source` in
+`~/.config/fish/config.fish`.
+
 """
 
 

@@ -1,10 +1,11 @@
-"""The README says what the program does: its commands run as pasted, and no option is missing.
+"""The README and the pages that it leads to say what the program does: their commands run as pasted.
 
-Only the searches are smaller than those of somebody who pastes: their length is no matter of the README.
+Only the searches are smaller than those of somebody who pastes: their length is no matter of the pages.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -12,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 from conftest import Run
 from PIL import Image
 
 import imgsubset as package
-from imgsubset import cli, errors
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "examples").glob("*.md")))}
 SMALL = {"candidates": 64, "steps": 20}
 SEARCHING = ("select", "split", "demo")
 
@@ -46,6 +47,15 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "patients.csv").write_text("\n".join(["path,age,sex", *known]))
     results = [f"{path},{number % 3 > 0:d},{number % 2}" for number, path in enumerate(paths[:120])]
     (tmp_path / "results.csv").write_text("\n".join(["path,large,small", *results]))
+    scores = [f"{path},{random.uniform():.3f},{random.normal():.3f}" for path in paths[:120]]
+    (tmp_path / "scores.csv").write_text("\n".join(["path,p,margin", *scores]))
+    for path in paths[:60]:
+        image, label = (tmp_path / "yolo" / kind / Path(path).name for kind in ("images", "labels"))
+        for file in (image, label):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes((tmp_path / "photos" / path).read_bytes())
+        boxes = [f"{random.integers(2)} 0.5 0.5 0.2 {random.uniform(0.1, 1):.2f}\n" for _ in range(random.integers(3))]
+        label.with_suffix(".txt").write_text("".join(boxes))
     (tmp_path / "keep.txt").write_text(paths[0])
     (tmp_path / "drop.txt").write_text(paths[1])
     coco = {"images": [{"id": number, "file_name": path} for number, path in enumerate(paths[:120])], "annotations": []}
@@ -58,40 +68,33 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: str = "") -> list[str]:
+    """The code of a language in a page, or in all of them."""
+    texts = [PAGES[page]] if page else PAGES.values()
+    return [block for text in texts for block in re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)]
 
 
-def commands(group: click.Group, prefix: str = "imgsubset") -> dict[str, click.Command]:
-    """All commands by what a user writes."""
-    found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
-        inner = isinstance(command, click.Group)
-        found |= commands(command, f"{prefix} {name}") if inner else {f"{prefix} {name}": command}
-    return found
+def test_the_reference_of_options_is_made_from_the_commands() -> None:
+    spec = importlib.util.spec_from_file_location("options_page", ROOT / "examples" / "options.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert PAGES["options.md"] == module.page()
 
 
-@pytest.mark.parametrize(("name", "command"), commands(cli.program).items())
-def test_every_command_and_option_is_in_the_readme(name: str, command: click.Command) -> None:
-    assert f"| `{name} " in README or f", `{name}`" in README or f"| `{name}`" in README
-    rows = re.findall(r"^\| (`-[^|]*) \| ([^|]*) \|", README, flags=re.MULTILINE)
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and name != "imgsubset demo":
-            row = re.compile(rf".*`{max(parameter.opts, key=len)}[ `]")
-            of = [owner for names, owners in rows if row.match(names) for owner in owners.split(", ")]
-            assert name.removeprefix("imgsubset ") in of, parameter.opts
-
-
-def test_the_exit_codes_are_those_of_the_errors() -> None:
-    rows = dict(re.findall(r"^\| (\d+) \| ([^|]*) \|$", README, flags=re.MULTILINE))
-    codes = {error.exit_code for error in vars(errors).values() if isinstance(error, type)}
-    assert {int(code) for code in rows} == codes | {0, 129, 130, 141, 143}
-    assert {int(code): meaning.replace("`", "") for code, meaning in rows.items()} == errors.EXIT_CODES
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert README.count("\n") <= 180
+    for name, text in PAGES.items():
+        folder = ROOT if name == "README.md" else ROOT / "examples"
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert link.startswith("https://") or (folder / link).exists(), f"{name}: {link}"
 
 
 @pytest.mark.slow
-def test_the_command_lines_run_as_pasted(photos: Path, imgsubset: Callable[..., Run]) -> None:
-    lines = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+@pytest.mark.parametrize("page", [name for name in PAGES if blocks("console", name)])
+def test_the_command_lines_run_as_pasted(page: str, photos: Path, imgsubset: Callable[..., Run]) -> None:
+    lines = [line[2:] for block in blocks("console", page) for line in block.splitlines() if line.startswith("$ ")]
     assert lines
     for line in lines:
         program, *arguments = shlex.split(line)
@@ -107,9 +110,9 @@ def with_a_small_search(task: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.slow
-def test_the_python_examples_run_as_pasted(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [name for name in PAGES if blocks("python", name)])
+def test_the_python_examples_run_as_pasted(page: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("select", "select_into", "split", "split_into"):
         monkeypatch.setattr(package, name, with_a_small_search(getattr(package, name)))
-    assert blocks("python")
-    for number, code in enumerate(blocks("python")):
+    for number, code in enumerate(blocks("python", page)):
         exec(compile(code, f"example {number}", "exec"), {"__name__": "__main__"})
