@@ -104,6 +104,9 @@ def _write(file: str | os.PathLike[str], content: bytes) -> None:
     try:
         if path.is_dir():
             raise OutputError(f"'{printable(str(path))}' is a folder, not a file to write")
-        write_whole(path, content)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)  # a FIFO or a device takes it as it comes
+        else:
+            write_whole(path.resolve(), content)
     except OSError as error:
         raise OutputError(f"cannot write '{printable(str(path))}': {error.strerror or error}") from None
