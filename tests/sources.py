@@ -58,14 +58,14 @@ def searched(
     return find(goal, Search(seed=seed, **options), stop, lambda *_: None, choices=choices)
 
 
-def noised_loss(goal: Objective, rows: Tensor, cooling: float, seed: int) -> Tensor:
-    """Losses of subsets under the noise of a seed."""
-    return Noised(goal, cooling).loss(rows, torch.Generator(rows.device).manual_seed(seed))
+def noised_loss(goal: Objective, rows: Tensor, temperature: float, seed: int) -> Tensor:
+    """Losses of subsets under the noise of this temperature and a seed."""
+    return Noised(goal, temperature).loss(rows, torch.Generator(rows.device).manual_seed(seed))
 
 
-def noised_lowest(goal: Objective, rows: Tensor, count: int, cooling: float, seed: int) -> Tensor:
+def noised_lowest(goal: Objective, rows: Tensor, count: int, temperature: float, seed: int) -> Tensor:
     """Which of them are lowest."""
-    noised = Noised(goal, cooling)
+    noised = Noised(goal, temperature)
     return noised.lowest([noised.batch(rows, torch.Generator().manual_seed(seed))], count)
 
 

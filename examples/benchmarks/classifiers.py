@@ -99,17 +99,20 @@ def boosted(train: Tensor, labels: Tensor, other: Tensor) -> Tensor:
 
 def perceptron(train: Tensor, labels: Tensor, other: Tensor) -> Tensor:
     """A perceptron with two hidden layers, on pixels."""
-    width = train[0].numel()
-    layers = [nn.Flatten(), nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)]
-    return _trained(lambda: nn.Sequential(*layers), train, labels, other, seed=1)
+
+    def made(classes: int) -> nn.Module:
+        first = [nn.Flatten(), nn.Linear(train[0].numel(), 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()]
+        return nn.Sequential(*first, nn.Linear(128, classes))
+
+    return _trained(made, train, labels, other, seed=1)
 
 
 def small_cnn(train: Tensor, labels: Tensor, other: Tensor) -> Tensor:
     """Three convolutions with strides."""
 
-    def made() -> nn.Module:
+    def made(classes: int) -> nn.Module:
         convolutions = [_conv(3, 24, 2), _conv(24, 48, 2), _conv(48, 96, 2)]
-        return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(96 * 16, 10))
+        return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(96 * 16, classes))
 
     return _trained(made, train, labels, other, seed=2, flip=True)
 
@@ -117,10 +120,10 @@ def small_cnn(train: Tensor, labels: Tensor, other: Tensor) -> Tensor:
 def deep_cnn(train: Tensor, labels: Tensor, other: Tensor) -> Tensor:
     """Six convolutions, pooled over all positions, on pictures that are flipped and shifted."""
 
-    def made() -> nn.Module:
+    def made(classes: int) -> nn.Module:
         first = [_conv(3, 24, 1), nn.MaxPool2d(2), _conv(24, 48, 1), _conv(48, 48, 1), nn.MaxPool2d(2)]
         last = [_conv(48, 96, 1), _conv(96, 96, 2), _conv(96, 128, 1), nn.AdaptiveAvgPool2d(1)]
-        return nn.Sequential(*first, *last, nn.Flatten(), nn.Linear(128, 10))
+        return nn.Sequential(*first, *last, nn.Flatten(), nn.Linear(128, classes))
 
     return _trained(made, train, labels, other, seed=3, flip=True, shift=4)
 
@@ -233,7 +236,7 @@ def _conv(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 def _trained(
-    make: Callable[[], nn.Module],
+    make: Callable[[int], nn.Module],
     train: Tensor,
     labels: Tensor,
     other: Tensor,
@@ -243,7 +246,7 @@ def _trained(
 ) -> Tensor:
     """A network trained with Adam under a cosine schedule."""
     torch.manual_seed(seed)
-    dice, model, maps = _dice(seed), make().to(memory_format=torch.channels_last), _maps(train)
+    dice, model, maps = _dice(seed), make(int(labels.max()) + 1).to(memory_format=torch.channels_last), _maps(train)
     steps = EPOCHS * -(-len(maps) // BATCH)
     descent = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(descent, 4e-3, total_steps=steps)

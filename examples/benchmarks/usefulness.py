@@ -102,39 +102,41 @@ class Problem:
         }
 
 
-def problem(folder: Path, own: str, n: int, cache: Path) -> Problem:
-    """Split the folder, train on one half, and gather what is true of the other."""
+def problem(folder: Path, own: str, n: int, cache: Path, whole: bool) -> Problem:
+    """Split the folder, train on one half, and gather what is true of the other; or, of the whole, of both."""
     listing = list_images(folder)
     files = [listing.locate(path) for path in listing.paths]
     with decoded(files, [SIZE]) as chunks:
         pixels = torch.frombuffer(bytearray().join(chunk.pixels[SIZE] for chunk in chunks), dtype=torch.uint8)
     pixels = pixels.view(-1, SIZE, SIZE, 3)[: len(files)]
-    names = class_names(listing.paths)
-    labels = torch.tensor([sorted(set(names)).index(name) for name in names])
+    labels = torch.from_numpy(np.unique(class_names(listing.paths), return_inverse=True)[1])
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
     train, test = (half.sort().values for half in order.tensor_split(2))
+    sides = [(train, test), (test, train)] if whole else [(train, test)]
     known = {
-        name: predictions(name, pixels[train], labels[train], pixels[test], labels[test], cache) for name in CLASSIFIERS
+        name: np.concatenate([predictions(name, pixels, labels, *side, cache) for side in sides])
+        for name in CLASSIFIERS
     }
-    paths = tuple(os.path.abspath(files[row]) for row in test.tolist())  # noqa: PTH100
-    looks = np.concatenate([looks_of(pixels[test]), [[Path(path).stat().st_size] for path in paths]], 1)
-    return Problem(paths, labels[test].numpy(), looks, known, own, n, cache)
+    judged = torch.cat([side[1] for side in sides])
+    paths = tuple(os.path.abspath(files[row]) for row in judged.tolist())  # noqa: PTH100
+    looks = np.concatenate([looks_of(pixels[judged]), [[Path(path).stat().st_size] for path in paths]], 1)
+    return Problem(paths, labels[judged].numpy(), looks, known, own, n, cache)
 
 
 def predictions(
-    name: str, train: torch.Tensor, known: torch.Tensor, test: torch.Tensor, true: torch.Tensor, cache: Path
+    name: str, pixels: torch.Tensor, labels: torch.Tensor, train: torch.Tensor, test: torch.Tensor, cache: Path
 ) -> np.ndarray:
-    """The probabilities that a classifier gives, from the cache if it was trained on the same images before."""
+    """What a classifier makes of one half after training on the other; from the cache if it did so before."""
     content = hashlib.blake2b(Path(__file__).with_name("classifiers.py").read_bytes(), digest_size=8)
-    for part in (train, known, test):
+    for part in (pixels, labels, train, test):
         content.update(part.numpy())
     file = cache / f"{content.hexdigest()}-{name.replace(', ', '-').replace(' ', '-')}.npy"
     if not file.exists():
         start = time.perf_counter()
-        found = CLASSIFIERS[name](train, known, test).numpy()
-        right = float((found.argmax(1) == true.numpy()).mean())
+        found = CLASSIFIERS[name](pixels[train], labels[train], pixels[test])
+        right = float((found.argmax(1) == labels[test]).double().mean())
         print(f"{name}: right {right:.1%}, {time.perf_counter() - start:.0f} s", flush=True)
-        np.save(file, found)
+        np.save(file, found.numpy())
     return np.load(file, allow_pickle=False)
 
 
@@ -312,12 +314,13 @@ def main() -> None:
         "--subsets", type=int, default=100, help="that each search finds; of random ones ten times more"
     )
     parser.add_argument("--methods", help="semicolons between several; all: " + "; ".join(METHODS))
+    parser.add_argument("--whole", action="store_true", help="train on each half for the other: N is all")
     parser.add_argument("--own", default="CNN", choices=[*CLASSIFIERS], help="the classifier that a user has")
     parser.add_argument("--cache", type=Path, default=Path(".benchmark-cache"))
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    source = problem(arguments.folder, arguments.own, arguments.n, arguments.cache)
+    source = problem(arguments.folder, arguments.own, arguments.n, arguments.cache, arguments.whole)
     names = arguments.methods.split(";") if arguments.methods else [*METHODS]
     heads = ["subset", *source.quantities, "pairs in wrong order", "intervals that hold"]
     print(f"N = {len(source.paths):,}, n = {source.n:,}, {len(source.others)} classifiers and the user's own")

@@ -172,7 +172,6 @@ class Search(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check(self.temperature > 0 or self.schedule != "rise", "schedule", "possible at a temperature of 0")
         both = self.target_loss is not None and self.target_size is not None
         self.check(not both, "target_size", "to be given together with a target_loss; choose one of them")
 
@@ -204,7 +203,8 @@ class Options:
 
     Given by name, whichever record an option belongs to: `Options(steps=100, weights={"kl": 1})`; a whole record may
     be given by its own name. They are read either way: `options.search.steps`, `options.steps`. A `preset` stands for
-    options, see `imgsubset.presets`, before which those go that are given beside it.
+    options, see `imgsubset.presets`: single ones that are given beside it go before its own, and these before whole
+    records.
 
     Raises UsageError that names the value at fault, or the word that is none of the options.
     """
@@ -229,7 +229,7 @@ class Options:
                 )
             object.__setattr__(self, name, dataclasses.replace(record, **own))
         for name in given:
-            raise UsageError(unknown(name, f"unknown option '{name}'", FIELDS))
+            raise UsageError(unknown(name, f"unknown option '{name}'", {**FIELDS, "preset": None}))
         if not self.by_class:
             for name in ("labels", "stratify_by"):
                 unused = getattr(self.constraints, name) == FIELDS[name].default

@@ -65,12 +65,12 @@ def test_the_loss_of_two_blocks_is_the_weighted_mean_of_theirs(weight: float) ->
     torch.testing.assert_close(products(both), expected, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("cooling", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("count", [1, 16])
-def test_the_lowest_noised_losses_are_found_though_not_all_are_computed(cooling: float, count: int) -> None:
+def test_the_lowest_noised_losses_are_found_though_not_all_are_computed(temperature: float, count: int) -> None:
     both = goal([(ONE, 0.3), (OTHER, 0.7)])
-    losses = noised_loss(both, ROWS, cooling, 5)
-    found = noised_lowest(both, ROWS, count, cooling, 5)
+    losses = noised_loss(both, ROWS, temperature, 5)
+    found = noised_lowest(both, ROWS, count, temperature, 5)
     torch.testing.assert_close(losses[found], losses.topk(count, largest=False).values, rtol=1e-9, atol=0)
 
 

@@ -215,9 +215,9 @@ def test_the_loss_does_not_depend_on_the_global_generator_nor_disturb_it(objecti
     assert torch.equal(goal_of(images_of(MAPS), 20).loss(rows), first)
 
 
-def one_noised_loss(objective: Objective, row: Tensor, cooling: float, draws: int) -> Tensor:
+def one_noised_loss(objective: Objective, row: Tensor, temperature: float, draws: int) -> Tensor:
     """Noised losses of one subset by the parts: moments, noise, mix."""
-    alpha, sigma2 = objective.langevin.coefficients(cooling)
+    alpha, sigma2 = objective.langevin.coefficients(temperature)
     [term] = objective.terms
     images = term.block.images
     moments = subset_moments(images, row.expand(draws, -1))
@@ -227,12 +227,12 @@ def one_noised_loss(objective: Objective, row: Tensor, cooling: float, draws: in
     return mix(noised, source, term.coefficients)
 
 
-@pytest.mark.parametrize("cooling", [1.0, 0.3])
-def test_noised_losses_are_the_losses_of_noised_moments(objective: Objective, cooling: float) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_noised_losses_are_the_losses_of_noised_moments(objective: Objective, temperature: float) -> None:
     draws = 3000
     row = random_subsets(TOTAL, 20, 1, seeded(9))[0]
-    found = noised_loss(objective, row.expand(draws, -1), cooling, 1).numpy()
-    expected = one_noised_loss(objective, row, cooling, draws).numpy()
+    found = noised_loss(objective, row.expand(draws, -1), temperature, 1).numpy()
+    expected = one_noised_loss(objective, row, temperature, draws).numpy()
     assert len(np.unique(found)) > 0.99 * draws  # no two alike, though the subset is the same in all blocks
     assert found.mean() == pytest.approx(expected.mean(), abs=5 * expected.std() * math.sqrt(2 / draws))
     assert found.std() == pytest.approx(expected.std(), rel=0.15)
@@ -264,13 +264,13 @@ def test_without_temperature_or_time_the_noise_ranks_as_the_loss_does(objective:
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 5, 20, 60])
 @pytest.mark.parametrize("text", ["1,1,1,1,1", "frechet=1", "kl=1", "kl=1,frechet=0.1"])
-@pytest.mark.parametrize("cooling", [0.0, 1.0])
-def test_the_lowest_noised_losses_are_found_though_not_all_are_computed(n: int, text: str, cooling: float) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_lowest_noised_losses_are_found_though_not_all_are_computed(n: int, text: str, temperature: float) -> None:
     objective = goal_of(images_of(MAPS), n, Weights.parse(text))
     rows = random_subsets(TOTAL, n, 400, seeded(12))
     for count, seed in itertools.product((1, 3, 16, 100), (1, 2)):
-        losses = noised_loss(objective, rows, cooling, seed)
-        found = noised_lowest(objective, rows, count, cooling, seed)
+        losses = noised_loss(objective, rows, temperature, seed)
+        found = noised_lowest(objective, rows, count, temperature, seed)
         expected = losses.topk(count, largest=False).values
         torch.testing.assert_close(losses[found], expected, rtol=1e-9, atol=0)
 

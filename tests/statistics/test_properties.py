@@ -153,7 +153,7 @@ def test_noise_never_takes_two_sets_apart(
     assume(bool(((one.var / other.var).log().abs() < 10).all()))
     positions, last = sizes[3] ** 2, value(name, one, other)
     for time in (0.05, 0.2, 1.0, 5.0):
-        coefficients = Langevin(temperature, 1.0, time).coefficients(1.0)
+        coefficients = Langevin(1.0, 1.0, time).coefficients(temperature)
         now = value(name, *(noised_source(each, positions, *coefficients) for each in (one, other)))
         assert now <= last * (1 + 1e-6) + 1e-7
         last = now
@@ -172,7 +172,7 @@ def test_noise_brings_wasserstein_closer_in_units_of_the_source_before_it(
     source, subset = all_moments(scale.apply(images)), all_moments(scale.apply(images_of(one)))
     last = value("wasserstein", subset, source)
     for time in (0.05, 0.2, 1.0, 5.0):
-        coefficients = Langevin(temperature, 1.0, time).coefficients(1.0)
+        coefficients = Langevin(1.0, 1.0, time).coefficients(temperature)
         noised = [noised_source(each, sizes[3] ** 2, *coefficients) for each in (subset, source)]
         now = value("wasserstein", *noised) * float(noised[1].var[0])
         assert now <= last * (1 + 1e-6) + 1e-7

@@ -131,6 +131,33 @@ def test_a_data_set_is_a_source_whose_subset_is_right(dataset: ImageFolder, pict
 
 
 @pytest.mark.slow
+def test_a_part_of_a_data_set_is_a_source_too(dataset: ImageFolder) -> None:
+    from torch.utils.data import Subset
+
+    part = Subset(dataset, [*range(60, 10, -1)])
+    found = select(part, 9, stratify=True, **FAST)
+    assert all(dataset.samples[part.indices[index]][0].endswith(path) for index, path in
+               zip(found.indices, found.chosen, strict=True))  # fmt: skip
+    assert found.classes.keys() == {"even", "odd"}
+    with pytest.raises(UsageError, match="the data set that it is of is not one whose"):
+        select(Subset([1, 2, 3], [0]), 1)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="are not of its data set"):
+        select(Subset(dataset, [10**6]), 1)
+
+
+def test_a_cache_in_the_source_is_refused(pictures: Path) -> None:
+    for place in (pictures, pictures / "class0" / "new"):
+        with pytest.raises(UsageError, match=r"lies in source .* which is only read"):
+            select(pictures, 3, cache=str(place))
+
+
+def test_groups_of_one_image_are_told_of(pictures: Path) -> None:
+    found = select(pictures, 9, group_by="(no such name)", **FAST)
+    assert any("finds no two images of one group" in note for note in found.warnings)
+    grouped = select(pictures, 9, group_by=r"(\d\d)\d\.png", **FAST)
+    assert not any("finds no two" in note for note in grouped.warnings)
+
+
 def test_a_real_image_folder_is_one(pictures: Path) -> None:
     datasets = pytest.importorskip("torchvision.datasets")
     dataset = datasets.ImageFolder(pictures)

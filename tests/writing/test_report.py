@@ -342,6 +342,29 @@ def test_parts_and_jobs_are_a_row_each(imgsubset: Callable[..., Run], source: Pa
     assert (tmp_path / "good.html").exists()
 
 
+def test_estimates_are_a_page_too(imgsubset: Callable[..., Run], source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    selection = select(source, 20, **SMALL)
+    export(selection, out)
+    with (tmp_path / "r.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "<i>a</i>", "b"])
+        rows.writerows((path, place % 2, int(place % 3 > 0)) for place, path in enumerate(selection.chosen))
+    run = imgsubset("estimate", source, out, tmp_path / "r.csv", "--report", tmp_path / "a.html", "--json")
+    assert run.code == 0, run.err
+    record = json.loads(run.out)
+    page = Page((tmp_path / "a.html").read_text())
+    assert "<i>a</i>" in page.text
+    assert not page.of("i")
+    values = {one["data-key"]: float(one["data-value"] or "nan") for one in page.of("td") if one.get("data-key")}
+    assert values == {
+        f"{kind}.{place}.{name}": one[name]
+        for kind in ("estimates", "differences")
+        for place, one in enumerate(record[kind])
+        for name in ("subset", "value", "low", "high")
+    }
+
+
 def browse(file: Path, width: int, script: str, folder: Path) -> Any:
     """What a script finds in a page that a browser shows, as it does offline."""
     probe = folder / "probe.html"

@@ -19,6 +19,7 @@ from imgsubset.cli.signals import EndedBySignal
 from imgsubset.errors import BatchError, ImgsubsetError, UsageError
 from imgsubset.files import read_named
 from imgsubset.options import KNOWN, unknown
+from imgsubset.presets import PRESETS
 from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import batch_summary
 from imgsubset.results.lines import printable
@@ -121,7 +122,7 @@ def read_jobs(file: Path) -> dict[str, Job]:
     owners: dict[str, str] = {}
     for name, table in tables.items():
         where = f"[jobs.{name}] of '{file}'"
-        jobs[name] = job = _job(defaults | _table(table, where, KEYS), where, file.parent)
+        jobs[name] = job = _job(_merged(defaults, _table(table, where, KEYS)), where, file.parent)
         for what, place in (("destination", job.destination), ("list", job.list_file)):
             other = name if place is None else owners.setdefault(os.path.realpath(place), name)
             if other != name:
@@ -144,6 +145,13 @@ def _table(value: Any, where: str, known: Keys | set[str] | None = None) -> dict
             raise UsageError(unknown(dashed, f"unknown key '{dashed}' in {where}", known))
         table[dashed] = one
     return table
+
+
+def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a job: its own, then what its preset stands for, then the defaults."""
+    preset = PRESETS.get(str(own.get("preset")))
+    named = {name.replace("_", "-") for name in preset.options} if preset else set()
+    return {key: value for key, value in defaults.items() if key not in named} | {**own}
 
 
 def _job(values: Mapping[str, Any], where: str, folder: Path) -> Job:

@@ -10,6 +10,7 @@ import click
 
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import Command, Output
+from imgsubset.cli.shown import Shown, check_outside
 from imgsubset.errors import UsageError
 from imgsubset.options import Options
 from imgsubset.reading.listing import Listing
@@ -26,9 +27,16 @@ from imgsubset.tasks.members import has_manifest
 @click.option("--columns", metavar="A,B", help="Which columns of RESULTS count.  [default: all of numbers]")
 @opt.add(opt.FEATURES, opt.MATCH, opt.DRAWN, opt.WHICH, opt.EMBEDDINGS)
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
-@opt.add(opt.output(*KEYS["estimated"]))
+@opt.add(opt.REPORT, opt.output(*KEYS["estimated"]))
 def estimate_command(
-    source: Path, subset: Path, results: Path, columns: str | None, options: Options, out: Output, **more: Any
+    source: Path,
+    subset: Path,
+    results: Path,
+    columns: str | None,
+    options: Options,
+    shown: Shown,
+    out: Output,
+    **more: Any,
 ) -> None:
     """Estimate what a model would do on all images of SRC from its RESULTS on those of SUBSET.
 
@@ -48,9 +56,11 @@ def estimate_command(
     members: Path | Listing = opt.open_source(subset) if str(subset) == "-" else subset
     recorded = isinstance(members, Path) and has_manifest(subset)
     words = opt.given(options) if recorded else {}
+    listing = opt.open_source(source)
+    check_outside(shown.files, listing)
     with out.bars() as bars:
         estimated = estimate(
-            opt.open_source(source),
+            listing,
             members,
             results,
             None if recorded else options,
@@ -59,6 +69,7 @@ def estimate_command(
             **more,
             **words,
         )
+    shown.write(estimated)
     out.show(describe_estimated(estimated), estimated_summary(estimated, out.verbose))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 from platformdirs import user_cache_path
 
 from imgsubset.cli.places import check_places
@@ -140,10 +141,16 @@ OF_CLASSES = [*map(_option, ("stratify_by", "labels", "coco"))]
 DRAWN = [*map(_option, ("stratify", "stratify_by", "labels", "group_by", "coco"))]
 ONE_SUBSET = [_option("keep")]
 TARGET = [*map(_option, ("target_loss", "target_size"))]
+
+
+def _presets(_context: click.Context, _option: click.Parameter, begun: str) -> list[CompletionItem]:
+    return [CompletionItem(name, help=preset.meaning) for name, preset in PRESETS.items() if name.startswith(begun)]
+
+
 _EACH = "; ".join(f"{name}, {preset.meaning}" for name, preset in PRESETS.items())
 SEARCH: list[Decorator] = [
-    click.option("--preset", metavar="NAME", help="Options under one name, before which those go that are given: "
-                 f"{_EACH}."),
+    click.option("--preset", metavar="NAME", shell_complete=_presets, help="Options under one name, of which those "
+                 f"that are given beside it replace its own: {_EACH}."),
     *map(_option, ("seed", "candidates", "rounds", "schedule", "chains", "steps", "time_limit")),
     *map(_option, ("temperature", "friction", "langevin_time")),
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 from imgsubset.errors import UsageError
 from imgsubset.reading.listing import Listing
 from imgsubset.results.comparison import Comparison
+from imgsubset.results.estimates import Estimated
 from imgsubset.results.lines import printable
 from imgsubset.results.page_of_parts import parts_page
 from imgsubset.results.records import Export, Scored, Selection
@@ -48,11 +49,11 @@ class Shown:
         """The files by option."""
         return {name: file for name, file in vars(self).items() if file is not None}
 
-    def write(self, result: Selection | Scored | Comparison, exported: Export | None = None) -> None:
+    def write(self, result: Selection | Scored | Comparison | Estimated, exported: Export | None = None) -> None:
         """Write them. Raises OutputError for what cannot be written."""
         if self.report is not None:
             write_report(result, self.report, exported, made())
-        if not isinstance(result, Comparison):
+        if not isinstance(result, (Comparison, Estimated)):
             if self.plot is not None:
                 write_plot(result, self.plot)
             if self.csv is not None:

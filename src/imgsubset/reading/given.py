@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from posixpath import normpath
+from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias
 
 from imgsubset.errors import InputError, UsageError, shown
@@ -30,6 +31,8 @@ def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
     """
     if isinstance(source, (str, os.PathLike, Listing)):
         return list_images(source), None
+    if hasattr(source, "dataset") and hasattr(source, "indices"):  # torch.utils.data.Subset of one
+        return _part(source)
     samples = next((found for name in ("samples", "imgs") if (found := getattr(source, name, None)) is not None), None)
     if samples is None:
         return list_paths(_paths(source), "list of paths"), None
@@ -43,6 +46,24 @@ def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
     names: Any = getattr(source, "classes", None)
     named = isinstance(names, Sequence) and all(isinstance(kind, int) and 0 <= kind < len(names) for _, kind in pairs)
     return listing, Labels.of([names[kind] if named else kind for _, kind in pairs])
+
+
+def _part(source: Any) -> tuple[Listing, Labels | None]:
+    """Some of the images of a data set, by `dataset` and `indices`."""
+    whole = next(
+        (one for name in ("samples", "imgs") if (one := getattr(source.dataset, name, None)) is not None), None
+    )
+    if whole is None:
+        raise UsageError(
+            f"source {shown(source)}: the data set that it is of is not one whose .samples are (path, class)"
+        )
+    try:
+        samples = [whole[index] for index in source.indices]
+    except (TypeError, IndexError, KeyError):
+        raise UsageError(f"the indices of {type(source).__name__} are not of its data set") from None
+    names = getattr(source.dataset, "classes", ())
+    root = getattr(source.dataset, "root", type(source).__name__)
+    return list_source(SimpleNamespace(samples=samples, classes=names, root=root))
 
 
 def _paths(source: object) -> list[str]:

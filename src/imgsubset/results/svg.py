@@ -138,6 +138,38 @@ def density_map(of: Map) -> str:
     return _svg(side, label, [*cells, *dots], side)
 
 
+def intervals(rows: Sequence[tuple[str, float, float, float, float]], aim: float | None = None) -> str:
+    """Values with the ends of their intervals, a row each: (name, low, value, high, plain mean); the latter a dot.
+
+    aim  where there is a line to hold them against
+    """
+    left, right, row = 130.0, WIDTH - 14, 30.0
+    every = [number for _, *numbers in rows for number in numbers] + ([] if aim is None else [aim])
+    low, high = min(every), max(every)
+    room = (high - low) * 0.06 or abs(high) * 0.06 or 1.0
+    low, high, bottom = low - room, high + room, 6 + len(rows) * row
+
+    def place(value: float) -> float:
+        return left + (value - low) / (high - low) * (right - left)
+
+    parts = [] if aim is None else [_line(place(aim), 2, place(aim), bottom, "whole aim")]
+    for number, (name, start, value, end, plain_mean) in enumerate(rows):
+        y = 18 + number * row
+        short = name if len(name) <= 17 else f"{name[:15]}..."
+        parts += [
+            _text(left - 8, y + 4, short, "end"),
+            _line(place(start), y, place(end), y, "subset interval"),
+            f'<circle cx="{place(plain_mean):.1f}" cy="{y:.1f}" r="3.4" class="random dot"/>',
+            f'<path d="M{place(value):.1f} {y - 9:.1f} l6 9 l-6 9 l-6 -9 z" class="subset mark"/>',
+        ]
+    parts += [_line(left, bottom, right, bottom, "axis")]
+    for tick in _ticks(low, high):
+        parts += [_line(place(tick), bottom, place(tick), bottom + 4, "axis")]
+        parts += [_text(place(tick), bottom + 18, plain(tick), "middle")]
+    told = "; ".join(f"{name} {plain(value)}, {plain(start)} to {plain(end)}" for name, start, value, end, _ in rows)
+    return _svg(bottom + 24, f"estimates with intervals: {told}", parts)
+
+
 def curve(points: Sequence[tuple[float, float]], across: str, up: str) -> str:
     """A line through points, with axes."""
     height, left, right, top, bottom = 210.0, 60.0, WIDTH - 12, 12.0, 160.0

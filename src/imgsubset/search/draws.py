@@ -27,7 +27,7 @@ class RandomDraws:
 
     candidates  as many as there are images, if it is 'all'; those of more than 16,384 rows are fewer: as many as make
                 equally many rows
-    rounds      at least
+    rounds      at least; one that would hold too much is cut, and stays one for a temperature that rises
     schedule    cool: linearly to 0 at the end; hold: at its start; rise: by 0.1 from round to round
     """
 
@@ -47,20 +47,22 @@ class RandomDraws:
         self.candidates = max(1, wanted * min(FULL_ROWS, choices.n) // choices.n)
         each = 8 * (choices.n + sum(term.block.images.channels**2 for term in objective.terms))
         most = max(1, ROUND_BYTES // each)
-        self.rounds = self.patience = max(min(rounds, self.candidates), -(-self.candidates // most))
+        self.asked = min(rounds, self.candidates)
+        self.rounds = self.patience = max(self.asked, -(-self.candidates // most))
         self.number = 0  # of the next round
 
     def temperature(self, fraction: float) -> float:
         """kT of the next round, when this much of the search is over."""
         start = self.objective.langevin.temperature
-        return {"cool": (1 - fraction) * start, "hold": start, "rise": start + RISE * self.number}[self.schedule]
+        risen = RISE * (self.number * self.asked // self.rounds)
+        return {"cool": (1 - fraction) * start, "hold": start, "rise": start + risen}[self.schedule]
 
     def step(self, fraction: float) -> Round:
         """Draw a share and rank it by its loss under the noise."""
         first, last = (self.candidates * number // self.rounds for number in (self.number, self.number + 1))
         count, size = last - first, self.objective.batch
-        temperature, start = self.temperature(fraction), self.objective.langevin.temperature
-        noised = Noised(self.objective, temperature / start if start else 0.0)
+        temperature = self.temperature(fraction)
+        noised = Noised(self.objective, temperature)
 
         def draw(number: int) -> tuple[Tensor, Batch]:
             own = dice(self.objective.device, "draws", self.seed, self.number, number)

@@ -30,10 +30,10 @@ class Langevin:
     friction: float = 1.0
     time: float = 0.1
 
-    def coefficients(self, heat: float) -> tuple[float, float]:
-        """alpha and sigma^2 when the temperature is `heat` times that at the start."""
+    def coefficients(self, temperature: float) -> tuple[float, float]:
+        """alpha and sigma^2 at this temperature."""
         alpha = math.exp(-self.friction * self.time)
-        return alpha, heat * self.temperature * -math.expm1(-2 * self.friction * self.time)
+        return alpha, temperature * -math.expm1(-2 * self.friction * self.time)
 
 
 def noised_source(source: Moments, positions: int, alpha: float, sigma2: float) -> Moments:

@@ -33,11 +33,11 @@ class Batch:
 
 
 class Noised:
-    """An objective under Langevin noise, at so many times its starting temperature."""
+    """An objective under Langevin noise of this temperature."""
 
-    def __init__(self, objective: Objective, heat: float) -> None:
+    def __init__(self, objective: Objective, temperature: float) -> None:
         self.n, self.device = objective.n, objective.device
-        self.noise = objective.langevin.coefficients(heat)
+        self.noise = objective.langevin.coefficients(temperature)
         sources = [noised_source(term.source, term.block.images.positions, *self.noise) for term in objective.terms]
         self.terms = [replace(term, source=source) for term, source in zip(objective.terms, sources, strict=True)]
 

@@ -212,7 +212,7 @@ def constraints(source: Source, options: Constraints) -> Allowed:
         example=paths[min(keep)] if keep else "",
         copies=sum(len(rows) - 1 for rows in twins),
         twins=tuple(twins),
-        notes=_one_class(paths, names[0], options) if len(names) == 1 else (),
+        notes=(_one_class(paths, names[0], options) if len(names) == 1 else ()) + _no_group(groups, options),
     )
 
 
@@ -231,6 +231,13 @@ def _one_class(paths: Sequence[str], name: str, options: Constraints) -> tuple[s
         hint = f"--stratify-by parent finds {many:,}" if many > 1 else "--stratify-by takes an expression for others"
         note += f"; {hint}, and --labels takes a CSV file"
     return (note,)
+
+
+def _no_group(groups: Sequence[int] | None, options: Constraints) -> tuple[str, ...]:
+    """What to know where each image is a group of its own."""
+    if groups is None or len({*groups}) < len(groups) or len(groups) < 2:
+        return ()
+    return (f"--group-by '{options.group_by}' finds no two images of one group, so that it does nothing",)
 
 
 def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: Sequence[str]) -> None:

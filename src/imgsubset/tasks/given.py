@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from imgsubset.errors import UsageError, shown
@@ -25,6 +26,9 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
     """
     listing, classes = list_source(source)
     listing = candidates(listing, options.reading)
+    cache = options.running.cache
+    if cache is not None and not listing.listed and Path(os.path.realpath(listing.root)) in _ends(cache):
+        raise UsageError(f"cache '{cache}' lies in source '{listing.name}', which is only read; choose another folder")
     wanted = options.constraints
     labels = wanted.labels
     if options.by_class and labels is None and wanted.stratify_by == "first":
@@ -40,6 +44,12 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
             )
         embeddings = replace(embeddings, paths=listing.order)
     return listing, options, embeddings
+
+
+def _ends(path: str) -> tuple[Path, ...]:
+    """A place, and the folders that lead to it."""
+    real = Path(os.path.realpath(path))
+    return (real, *real.parents)
 
 
 def pixels_needed(options: Options) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     from imgsubset.tasks.constraints import Allowed
 
 Stop = Callable[[], bool]
-FEW = 3  # times n images, below which random draws cannot differ much
+ENOUGH = 3  # times n images, for which as many draws as images were meant
 
 
 def never() -> bool:
@@ -170,7 +170,7 @@ def selection_of(
         warnings=source.warnings
         + allowed.notes
         + notes
-        + overlap_notes(len(source.paths), len(chosen), run.options.search)
+        + overlap_notes(len(source.paths), result, run.options.search)
         + run.notes,
         classes=allowed.shares(chosen),
         copies=allowed.copies,
@@ -188,13 +188,13 @@ def selection_of(
     )
 
 
-def overlap_notes(total: int, n: int, search: Search) -> tuple[str, ...]:
-    """What to know where draws alone choose from few images."""
-    if search.steps or total >= FEW * n:
+def overlap_notes(total: int, result: Result, search: Search) -> tuple[str, ...]:
+    """What to know where as many subsets are drawn as there are images, and these are few."""
+    if search.candidates != "all" or total >= ENOUGH * result.n or not result.found.trace:
         return ()
     return (
-        f"random draws of {n:,} of {total:,} images share many of them, so that the best is little better than any; "
-        "exchanges (--steps above 0) find better ones",
+        f"as many candidates as images are meant for at least {ENOUGH} images for each to choose: of {total:,} images, "
+        f"random draws of {result.n:,} have {result.n / total:.0%} in common",
     )
 
 

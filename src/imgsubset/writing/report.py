@@ -12,12 +12,14 @@ from imgsubset.errors import OutputError, UsageError
 from imgsubset.files import write_whole
 from imgsubset.reading.labels import class_names
 from imgsubset.results.as_html import html
-from imgsubset.results.as_json import describe, describe_comparison, describe_scored
+from imgsubset.results.as_json import describe, describe_comparison, describe_estimated, describe_scored
 from imgsubset.results.comparison import Comparison
+from imgsubset.results.estimates import Estimated
 from imgsubset.results.evidence import Evidence
 from imgsubset.results.lines import printable
 from imgsubset.results.page import Page
 from imgsubset.results.page_of_comparison import comparison_page
+from imgsubset.results.page_of_estimate import estimate_page
 from imgsubset.results.page_of_selection import selection_page
 from imgsubset.results.plot import plot
 from imgsubset.results.records import Export, Scored, Selection
@@ -27,20 +29,22 @@ NOTHING = "the result was made without evidence=True, and has nothing to show"
 
 
 def write_report(
-    result: Selection | Scored | Comparison,
+    result: Selection | Scored | Comparison | Estimated,
     file: str | os.PathLike[str],
     exported: Export | None = None,
     made: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write one self-contained page about a result: readable offline, without scripts, on a phone and on paper.
 
-    result    of `select`, `score` or `compare` with evidence=True
+    result    of `select`, `score` or `compare` with evidence=True, or of `estimate`
     exported  what `export` wrote of a selection
     made      what else is to be said of how it was made, names with values
 
     Raises UsageError without evidence or Jinja2, and OutputError where it cannot be written.
     """
-    if isinstance(result, Comparison):
+    if isinstance(result, Estimated):
+        page = estimate_page(describe_estimated(result), result, made)
+    elif isinstance(result, Comparison):
         if result.contrast is None:
             raise UsageError(NOTHING)
         page = comparison_page(describe_comparison(result), result, result.contrast, made)
