@@ -12,23 +12,16 @@ iterative-stratification, in the extra `bench`; it sees the classes, and no pict
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 
-from imgsubset import Options
-from imgsubset.features.channels import channels
-from imgsubset.features.source import Source, read_source
-from imgsubset.progress import Clock, silent
-from imgsubset.reading.columns import Column
-from imgsubset.reading.filters import list_candidates
-from imgsubset.tasks.constraints import constraints
-from imgsubset.tasks.searching import Run, never, of_size
+from imgsubset import select
 
 CLASSES, LEAST = 20, 5
 Chooser = Callable[[int], np.ndarray]
@@ -56,19 +49,25 @@ def error(counts: np.ndarray, rows: np.ndarray) -> float:
     return float(np.sqrt(np.mean(off**2 / (n * share * (1 - share)))))
 
 
-def searched(read: Source, counts: np.ndarray, n: int) -> Chooser:
-    """What `select --match objects` chooses."""
-    columns = [Column(f"number {place}", counts[:, place].astype(np.float64)) for place in range(CLASSES)]
-    columns += [Column(f"any {place}", (counts[:, place] > 0).astype(np.float64)) for place in range(CLASSES)]
-    block = channels(columns, n)[0].block("objects", 0.5, torch.device("cpu"))
-    blocks = (*(replace(one, weight=one.weight / 2) for one in read.blocks), block)
-    source = replace(read, blocks=blocks, held_out=()).standardised()
+def searched(source: Path, paths: tuple[str, ...], counts: np.ndarray, n: int, cache: str) -> Chooser:
+    """What `select --match objects` chooses, told the objects by a COCO file."""
+    random = np.random.default_rng(0)
+    rows, kinds = (np.repeat(places, counts[counts > 0]) for places in np.nonzero(counts))
+    boxes = random.integers(0, 50, (len(rows), 4)) + 1
+    record = {
+        "images": [{"id": row, "file_name": path, "width": 100, "height": 100} for row, path in enumerate(paths)],
+        "annotations": [
+            {"image_id": int(row), "category_id": int(kind), "bbox": box.tolist()}
+            for row, kind, box in zip(rows, kinds, boxes, strict=True)
+        ],
+    }
 
     def choose(seed: int) -> np.ndarray:
-        options = Options(seed=seed)
-        run = Run(options, None, Clock(), never, silent, ())
-        found = of_size(source, constraints(source, options.constraints), n, run)
-        return found.found.rows[0].numpy()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "instances.json")
+            file.write_text(json.dumps(record))
+            chosen = select(source, n, match="objects", coco=str(file), seed=seed, cache=cache)
+        return np.array(chosen.rows)
 
     return choose
 
@@ -95,16 +94,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--cache", default=".benchmark-cache")
     arguments = parser.parse_args()
-    options = Options(cache=arguments.cache)
-    read = read_source(list_candidates(arguments.source, options.reading), options, measured=False)
-    total, n = len(read.paths), arguments.n
+    paths, n = select(arguments.source, arguments.n, steps=0, cache=arguments.cache).paths, arguments.n  # decodes
     errors: dict[str, list[float]] = {"random": [], "iterative stratification": [], "select --match objects": []}
     for seed in range(arguments.seeds):
-        counts = objects(total, seed)
-        errors["random"].append(error(counts, np.random.default_rng(seed).choice(total, n, replace=False)))
+        counts = objects(len(paths), seed)
+        errors["random"].append(error(counts, np.random.default_rng(seed).choice(len(paths), n, replace=False)))
         if (choose := stratified(counts, n)) is not None:
             errors["iterative stratification"].append(error(counts, choose(seed)))
-        errors["select --match objects"].append(error(counts, searched(read, counts, n)(seed)))
+        choose = searched(arguments.source, paths, counts, n, arguments.cache)
+        errors["select --match objects"].append(error(counts, choose(seed)))
     for name, found in errors.items():
         print(f"{name:<26}{median(found):.3f}" if found else f"{name:<26}not installed", flush=True)
 

@@ -29,14 +29,15 @@ VOC = """<annotation><size><width>200</width><height>100</height><depth>3</depth
 
 def found(
     folder: Path, files: dict[str, str | bytes], images: Sequence[str], **reading: Any
-) -> tuple[dict[str, list[float]], tuple[str, ...]]:
+) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
     """The columns of images in a folder with these files."""
     for path in images:
         create(folder / path)
     for path, content in files.items():
         create(folder / path, content.encode() if isinstance(content, str) else content)
     columns, notes = objects(listing_of(folder, images), images, Reading(**reading))
-    return {column.name: column.numbers.tolist() for column in columns if column.numbers is not None}, notes
+    assert all(column.numbers is None or np.isfinite(column.numbers).all() for column in columns)
+    return {one.name: list(one.texts) if one.numbers is None else one.numbers.tolist() for one in columns}, notes
 
 
 @pytest.mark.parametrize(
@@ -48,26 +49,47 @@ def found(
         ("1 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5", Box("1", 0.2, 0.3, 0.2, 0.4)),  # a turned box
         ("0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.9 0.9 0", Box("0", 0.5, 0.5, 0.2, 0.2)),  # two keypoints, seen and not
         ("2.0 0.5 0.4 0.2 0.1", Box("2", 0.5, 0.4, 0.2, 0.1)),
+        ("0 1.004 0.5 0.2 0.2", Box("0", 1.004, 0.5, 0.2, 0.2)),  # rounded
     ],
 )
 def test_a_line_is_a_box(line: str, box: Box) -> None:
-    (read,), odd = yolo_boxes(f"\n{line}\n\n")
+    (read,), odd, poses = yolo_boxes(f"\n{line}\n\n")
     assert odd == []
+    assert bool(poses) == (line.count(" ") == 10)  # which may be an outline of five points
     assert read.name == box.name
     assert read[1:] == pytest.approx(box[1:])
 
 
 def test_keypoints_are_told_from_outlines_by_the_data_set() -> None:
     line = "0 0.5 0.5 0.2 0.2 0.1 0.1 0.9 0.9"  # of two keypoints without a third number, or of four points
-    assert yolo_boxes(line, 4)[0] == [Box("0", 0.5, 0.5, 0.2, 0.2)]
-    assert yolo_boxes(line)[0][0][1:] == pytest.approx((0.5, 0.5, 0.8, 0.8))
+    assert yolo_boxes(line, 4) == ([Box("0", 0.5, 0.5, 0.2, 0.2)], [], [])
+    assert yolo_boxes(line).boxes[0][1:] == pytest.approx((0.5, 0.5, 0.8, 0.8))
+    three = "0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.9 0.9 0 0.3 0.3 1"  # an outline has no odd number of numbers
+    assert yolo_boxes(three) == yolo_boxes(three, 9) == ([Box("0", 0.5, 0.5, 0.2, 0.2)], [], [])
+    ten = "0 0.1 0.1 0.9 0.1 0.9 0.9 1 0.9 0.1 1"
+    assert yolo_boxes(ten) == ([Box("0", 0.1, 0.1, 0.9, 0.1)], [], [1])
+    assert yolo_boxes(ten, 51).boxes[0][1:] == pytest.approx((0.55, 0.55, 0.9, 0.9))
 
 
 @pytest.mark.parametrize(
-    "line", ["x 1 2 3 4", "0 1 2 3", "0", "0 0.5 nan 0.2 0.1", "0 1 2 3 4 5 6 7", "inf 1 1 1 1", "0 a b c d"]
+    "line",
+    [
+        *("0", "0 1 1 1", "0 1 1 1 1 1 1 0.5", "0 a b c d"),
+        *(
+            "x 1 1 1 1",
+            "-1 1 1 1 1",
+            "0.5 1 1 1 1",
+            "1e9 1 1 1 1",
+            "nan 1 1 1 1",
+            "inf 1 1 1 1",
+            "9" * 5000 + " 1 1 1 1",
+        ),
+        *("0 320 200 64 48", "0 0.5 0.5 -0.1 0.1", "0 0.5 nan 0.2 0.1", "0 0.5 0.5 nan 0.1", "0 0.5 0.5 1e308 0.1"),
+        *("0 0.1 0.1 0.5 inf 0.9 0.1", "0 0.1 0.1 0.5 nan 0.9 0.1", "0 0.1 0.1 0.5 1.2 0.9 0.1"),
+    ],
 )
 def test_lines_that_say_no_object_are_counted(line: str) -> None:
-    assert yolo_boxes(f"0 0.5 0.5 0.1 0.1\n{line}") == ([Box("0", 0.5, 0.5, 0.1, 0.1)], [2])
+    assert yolo_boxes(f"0 0.5 0.5 0.1 0.1\n{line}") == ([Box("0", 0.5, 0.5, 0.1, 0.1)], [2], [])
 
 
 def test_voc_boxes_are_parts_of_the_image() -> None:
@@ -89,10 +111,8 @@ def test_voc_boxes_are_parts_of_the_image() -> None:
         b"<annotation>",
         b"<html></html>",
         b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>',
-        b"<annotation><object><name>a</name></object></annotation>",
-        VOC.replace("<width>200", "<width>0").encode(),
+        *('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'.encode(kind) for kind in ("utf-16-le", "utf-16")),
         VOC.replace("dog", "").encode(),
-        VOC.replace("<xmin>20", "<xmin>inf").encode(),
         b"<annotation>" * 100_000,
         b"\xff\xfe" + VOC.encode("utf-16-le")[:99],
     ],
@@ -102,10 +122,31 @@ def test_what_is_no_voc_label(content: bytes) -> None:
         voc_boxes(content)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "box"),
+    [
+        ("<width>200", "<width>0", Box("dog")),
+        ("<width>200</width>", "", Box("dog")),
+        ("<width>200", "<width>nan", Box("dog")),
+        ("<xmin>20", "<xmin>inf", Box("dog")),
+        ("<xmin>20</xmin>", "", Box("dog")),
+        ("<xmin>20", "<xmin>220", Box("dog", 0.8, 0.35, 0.4, 0.5)),  # from 120 to the edge
+        ("<xmax>120", "<xmax>-1", Box("dog", 0.05, 0.35, 0.1, 0.5)),
+        ("<width>200", "<width>10", Box("dog")),  # of another picture
+        ("<ymax>60", "<ymax>10", Box("dog")),
+        ("</bndbox></object>", "</bndbox><part><name>head</name></part></object>", Box("dog", 0.35, 0.35, 0.5, 0.5)),
+    ],
+)
+def test_boxes_are_cut_to_the_image(old: str, new: str, box: Box) -> None:
+    dog = voc_boxes(VOC.replace(old, new, 1).encode())[0]
+    assert (dog.name, dog.placed) == ("dog", box.placed)
+    assert dog[1:] == pytest.approx(box[1:])
+
+
 @given(st.binary(max_size=100), st.text(max_size=100))
 @settings(max_examples=200, deadline=None)
 def test_no_label_is_too_odd(content: bytes, text: str) -> None:
-    boxes, odd = yolo_boxes(text)
+    boxes, odd, _ = yolo_boxes(text)
     assert len(boxes) + len(odd) <= len(text) + 1
     with contextlib.suppress(ValueError):
         voc_boxes(content)
@@ -121,9 +162,8 @@ def test_columns_count_objects_and_sum_up_their_boxes(tmp_path: Path) -> None:
     columns, notes = found(tmp_path, files, images)
     assert columns == {
         "number of objects": [3, 0, 0],
-        "number of dog": [2, 0, 0],
-        "any dog": [1, 0, 0],
-        "number of big cat": [1, 0, 0],
+        "object": [("big cat", "dog"), (), ()],
+        "number of dog": [2, 0, 0],  # of no image are there two big cats
         "sum of box x": [pytest.approx(1.1), 0, 0],
         "sum of box y": [pytest.approx(1.3), 0, 0],
         "sum of box width": [pytest.approx(1.3), 0, 0],
@@ -135,9 +175,43 @@ def test_columns_count_objects_and_sum_up_their_boxes(tmp_path: Path) -> None:
 def test_voc_labels_lie_in_annotations(tmp_path: Path) -> None:
     images = ("JPEGImages/a.jpg", "JPEGImages/b.jpg")
     columns, notes = found(tmp_path, {"Annotations/a.xml": VOC, "Annotations/b.xml": "<annotation>"}, images)
-    assert columns["number of dog"] == [1, 0]
-    assert "any dog" not in columns  # the same
-    assert notes[0].startswith("1 labels cannot be read and are left out: 'Annotations/b.xml': not XML")
+    assert columns["object"] == [("cat", "dog"), ()]
+    assert "number of dog" not in columns  # it says no more
+    assert notes[0].startswith("1 label cannot be read and is left out: 'Annotations/b.xml': not XML")
+
+
+def test_of_several_label_files_of_an_image_one_kind_is_read(tmp_path: Path) -> None:
+    line = "0 0.5 0.5 0.1 0.1\n"
+    images = ("images/a.jpg", "images/b.jpg", "images/c.jpg")
+    files = {"labels/a.txt": line, "images/a.txt": 2 * line, "images/b.txt": line, "images/c.xml": VOC}
+    files |= {"labels/b.txt": "", "images/a.xml": "<annotation/>", "labels/c.txt": "no label\n"}
+    columns, notes = found(tmp_path, files, images)
+    assert columns["number of objects"] == [2, 1, 2]
+    assert columns["object"] == [("0",), ("0",), ("cat", "dog")]
+    assert notes == (
+        "1 label cannot be read and is left out: 'labels/c.txt', line 1",
+        "1 image has objects in label files of several kinds, and one of these is read: 'images/a.txt' and "
+        "'images/a.xml'",
+    )
+    columns, notes = found(tmp_path, {}, images, sidecars="labels/{stem}.txt,images/{stem}.xml")
+    assert columns["number of objects"] == [1, 0, 2]
+
+
+def test_lines_that_may_be_poses_or_outlines_are_told(tmp_path: Path) -> None:
+    files = {"a.txt": "0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.9 0.9 0\n"}
+    _, notes = found(tmp_path, files, ("a.jpg",))
+    assert notes == ("'a.txt', line 1 and its like are taken for poses, not outlines, as no kpt_shape says which",)
+    assert found(tmp_path, {"data.yaml": "train: .\nnames: [a]\nkpt_shape: [2, 3]\n"}, ("a.jpg",))[1] == ()
+
+
+def test_of_very_many_classes_the_rarest_are_pooled(tmp_path: Path) -> None:
+    lines = [f"{kind} 0.5 0.5 0.1 0.1\n" for kind in range(1100)]
+    columns, notes = found(tmp_path, {"a.txt": "".join(lines), "b.txt": "".join(lines[:1])}, ("a.jpg", "b.jpg"))
+    assert columns["number of objects"] == [1100, 1]
+    assert len(columns["object"][0]) == 1001
+    assert columns["object"][1] == ("0",)
+    assert columns["number of other classes"] == [100, 0]
+    assert notes == ("of 1,100 classes of objects the 100 of fewest images are pooled",)
 
 
 def coco(names: Sequence[str]) -> str:
@@ -159,11 +233,50 @@ def test_coco_objects(tmp_path: Path, where: str) -> None:
     images = ("a.jpg", "b.jpg", "c.jpg")
     words = {"coco": str(create(tmp_path / "x.json", coco(images[:2]).encode()))} if where == "given" else {}
     columns, notes = found(tmp_path, {} if words else {where: coco(images[:2])}, images, **words)
-    assert columns["number of dog"] == [1, 0, 0]
-    assert columns["number of 9"] == [1, 0, 0]
+    assert columns["number of objects"] == [2, 1, 0]
+    assert columns["object"] == [("dog", "9"), ("dog",), ()]
     assert columns["sum of box x"] == [pytest.approx(0.7), 0, 0]
     assert columns["sum of box height"] == [pytest.approx(1.4), 0, 0]
-    assert [note.split(" '")[0] for note in notes] == ["1 annotations in", "1 images are not in"]
+    assert [note.partition(" in '")[0] for note in notes] == [
+        "1 of 3 images have no entry",
+        "1 object has no box inside the image, and count without it, as",
+    ]
+
+
+def test_several_coco_files_are_about_other_images(tmp_path: Path) -> None:
+    images = ("train/a.jpg", "train/b.jpg", "valid/a.jpg", "valid/b.jpg")
+    files = {f"{part}/_annotations.coco.json": coco(("a.jpg", "b.jpg")) for part in ("train", "valid")}
+    columns, notes = found(tmp_path / "beside", files, images)
+    assert columns["number of objects"] == [2, 1, 2, 1]
+    assert len(notes) == 1
+    files = {
+        f"annotations/instances_{part}.json": coco((f"{part}/a.jpg", f"{part}/b.jpg")) for part in ("train", "valid")
+    }
+    assert found(tmp_path / "tree", files, images)[0] == columns
+    assert found(tmp_path / "caption", files | {"train/a.txt": "two dogs\n"}, images)[0] == columns
+    with pytest.raises(
+        InputError, match=r"which of 'annotations/instances_train.json' and 'train/_annotations.coco.json"
+    ):
+        found(tmp_path / "tree", {"train/_annotations.coco.json": coco(("a.jpg", "b.jpg"))}, images)
+
+
+ODD = st.none() | st.integers() | st.floats() | st.text(max_size=3) | st.lists(st.integers(), max_size=4)
+ODD = ODD | st.sampled_from([10**400, -1, "\ud800", "x" * 9999, {}, [[]], [0, 0, 10**400, 1], [1, 1, 1, 1]])
+
+
+@given(record=st.fixed_dictionaries({"categories": ODD, "width": ODD, "id": ODD, "name": ODD, "bbox": ODD}))
+@settings(max_examples=100, deadline=None)
+def test_no_coco_file_is_too_odd(tmp_path_factory: pytest.TempPathFactory, record: dict[str, Any]) -> None:
+    content = json.dumps(
+        {
+            "images": [{"id": 1, "file_name": "a.jpg", "width": record["width"], "height": 9}],
+            "categories": record["categories"] or [{"id": record["id"], "name": record["name"]}],
+            "annotations": [{"image_id": 1, "category_id": record["id"], "bbox": record["bbox"]}],
+        }
+    )
+    folder = tmp_path_factory.getbasetemp() / "coco"
+    with contextlib.suppress(InputError):
+        assert found(folder, {"instances.json": content}, ("a.jpg",))[0]["number of objects"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -171,11 +284,15 @@ def test_coco_objects(tmp_path: Path, where: str) -> None:
     [
         ({}, "no image of source .* has a label file"),
         ({"a.txt": "a photo of a dog\n", "b.txt": ""}, r"no label file says an object: 'a\.txt', line 1"),
-        ({"a.txt": ""}, "say no object at all"),
-        ({"instances_a.json": coco("a"), "annotations/instances_b.json": coco("a")}, "which of 'instances_a.json' and"),
+        ({"a.txt": "0 320 200 64 48\n"}, r"no label file says an object: 'a\.txt', line 1"),  # in pixels
+        ({"a.txt": ""}, "no label file says an object$"),
         (
-            {"instances.json": '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}'},
-            "is no COCO file of objects",
+            {"instances_a.json": coco(["a.jpg"]), "annotations/instances_b.json": coco(["a.jpg"])},
+            "which of 'instances_a.json' and 'annotations/instances_b.json'. both name 'a.jpg'; --coco says so",
+        ),
+        (
+            {"instances.json": '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1}]}'},
+            "is no COCO file of objects: KeyError 'category_id'",
         ),
         ({"a.txt": b"\xff\xfe0"}, "'a.txt': not UTF-8"),
         ({"a.txt": b"0" * (17 << 20)}, "'a.txt': more than 16 MB are no label"),
@@ -185,6 +302,20 @@ def test_what_says_no_objects(tmp_path: Path, files: dict[str, str | bytes], why
     with pytest.raises(InputError, match=why) as raised:
         found(tmp_path, files, ("a.jpg", "b.jpg"))
     assert "\n" not in str(raised.value)
+
+
+def test_labels_outside_the_source_are_pointed_to(tmp_path: Path) -> None:
+    create(tmp_path / "labels/train/a.txt", b"0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(InputError, match=rf"; '{tmp_path}' has images/ and labels/: give that$"):
+        found(tmp_path / "images/train", {}, ("a.jpg",))
+
+
+def test_names_are_those_of_the_lists_if_these_agree(tmp_path: Path) -> None:
+    images = ("s/images/a.jpg", "t/images/a.jpg")
+    files = {f"{part}/labels/a.txt": "1 0.5 0.5 0.1 0.1\n" for part in "st"}
+    lists = {f"{part}/labels/classes.txt": "dog\ncat\n" for part in "st"}
+    assert found(tmp_path, files | lists, images)[0]["object"] == [("cat",)] * 2
+    assert found(tmp_path, {"s/labels/classes.txt": "dog\npig\n"}, images)[0]["object"] == [("1",)] * 2
 
 
 @pytest.mark.parametrize(
@@ -222,7 +353,7 @@ def test_a_subset_has_the_objects_of_the_whole(tmp_path: Path, imgsubset: Callab
     assert placed.selection is not None
     (block,) = [one for one in placed.selection.score.searched if one.name == "objects"]
     assert block.loss < 0.3
-    assert "number of 0" in [column.name for column in block.columns]
+    assert {"number of 0", "object=0", "object empty"} <= {column.name for column in block.columns}
     assert score(source, tmp_path / "out").score == placed.selection.score
     annotations = {
         "images": [{"id": one, "file_name": f"{one:02d}.png", "width": 9, "height": 9} for one in range(60)],

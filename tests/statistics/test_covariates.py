@@ -33,6 +33,8 @@ def test_very_many_numbers_give_components() -> None:
     known = numbers(200, module.MOST_NUMBERS + 4)
     found = covariates([Block("c", known, numbers=True)])
     assert found.shape == (200, module.MOST_NUMBERS)
+    parts = [ImageMoments(torch.cat([part, part.square()], 1), 1) for part in known.mean.split(100, 1)]
+    assert torch.equal(covariates([Block("c", part, numbers=True) for part in parts]), found)
     # 200 images span 200 directions: nothing of them is lost.
     products = known.mean.double() @ known.mean.double().mT
     torch.testing.assert_close(found.double() @ found.double().mT, products, atol=0.02, rtol=1e-3)

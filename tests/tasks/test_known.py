@@ -21,6 +21,7 @@ from imgsubset.features.source import read_source
 from imgsubset.inputs import Embeddings
 from imgsubset.reading.filters import list_candidates
 from imgsubset.results.scores import Measured
+from imgsubset.tasks import known
 from imgsubset.tasks.known import with_known
 from imgsubset.tasks.select import select_into
 
@@ -61,6 +62,20 @@ def block(of: Any, name: str) -> Measured:
     """What was measured in a block of this name."""
     (found,) = [one for one in of.score.searched if one.name == name]
     return found
+
+
+def test_very_many_columns_are_several_blocks(pictures: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = select(pictures, N, match=table, match_columns="age,sex,site", **SMALL)
+    monkeypatch.setattr(known, "TOGETHER", 3)
+    found = select(pictures, N, match=table, match_columns="age,sex,site", **SMALL)
+    parts = [one for one in found.score.searched if one.name.startswith("known.csv")]
+    assert [part.name for part in parts] == [f"known.csv ({place} of 3)" for place in (1, 2, 3)]
+    assert [part.weight for part in parts] == pytest.approx([weight / 7 / 2 for weight in (2, 3, 2)])
+    assert f"match '{table}' is of 7 columns, matched as 3 blocks" in found.warnings
+    names = [column.name for part in parts for column in part.columns]
+    assert sorted(names) == sorted(column.name for column in block(whole, "known.csv").columns)
+    assert all(part.loss < 0.5 for part in parts)
+    assert score(pictures, found.chosen, match=table, match_columns="age,sex,site", **SMALL).score == found.score
 
 
 def test_the_report_of_a_column_is_plain_statistics(

@@ -54,7 +54,7 @@ def channels(columns: Sequence[Column], n: int | None) -> tuple[Channels, tuple[
     total = len(_entries(columns[0])) if columns else 0
     rare = max(RARE_IN_SOURCE, 0 if n is None else RARE_IN_SUBSET * total / n)
     found: list[tuple[str, np.ndarray]] = []
-    notes: list[str] = []
+    notes, alike = list[str](), list[str]()
     for column in columns:
         if column.numbers is None:
             made, note = _indicators(column, rare)
@@ -63,8 +63,12 @@ def channels(columns: Sequence[Column], n: int | None) -> tuple[Channels, tuple[
             made = _numbers(column, column.numbers, rare)
         varying = [(name, values) for name, values in made if len(values) and np.ptp(values) > 0]
         if not varying:
-            notes.append(f"column '{shortened(column.name)}' does not vary enough to be matched")
+            alike.append(column.name)
         found += varying
+    if alike:
+        first = f"column '{shortened(alike[0])}'"
+        does = f"{first} does" if len(alike) == 1 else f"{len(alike):,} columns, such as {first}, do"
+        notes.append(f"{does} not vary enough to be matched")
     values = np.stack([values for _, values in found], 1) if found else np.zeros((total, 0))
     return Channels(tuple(name for name, _ in found), values), tuple(notes)
 

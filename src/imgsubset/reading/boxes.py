@@ -5,70 +5,113 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from imgsubset.errors import InputError
 from imgsubset.reading.coco import named_images
 
 VISIBLE = (0.0, 1.0, 2.0)  # what the third number of a keypoint can be
+OUTSIDE = 0.01  # how far numbers of YOLO may lie outside the image: its trainers allow as much, for rounding
+NAMELESS: Mapping[str, str] = {}
+MOST_CLASSES = 1_000_000  # a larger number at the start of a line is none of a class
 
 
 class Box(NamedTuple):
-    """An object: its class, the centre of its box, and the width and height of that, all in parts of the image's."""
+    """An object: its class, the centre of its box, and the width and height of that, all in parts of the image's; of an
+    object whose box is not known they are 0."""
 
     name: str
-    x: float
-    y: float
-    width: float
-    height: float
+    x: float = 0.0
+    y: float = 0.0
+    width: float = 0.0
+    height: float = 0.0
+
+    @property
+    def placed(self) -> bool:
+        """Whether its box is known."""
+        return self[1:] != (0, 0, 0, 0)
 
 
-def of_corners(name: str, xs: Sequence[float], ys: Sequence[float]) -> Box:
-    """The upright box around some points."""
-    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
-    return Box(name, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+class YoloLabels(NamedTuple):
+    """What the lines of a label file of YOLO's trainers say.
+
+    boxes  the objects
+    odd    the lines, counted from 1, that say none
+    poses  those that may as well be outlines
+    """
+
+    boxes: list[Box]
+    odd: list[int]
+    poses: list[int]
 
 
-def yolo_boxes(text: str, keypoints: int | None = None) -> tuple[list[Box], list[int]]:
-    """The objects in a label file of YOLO's trainers, and the lines, counted from 1, that say none.
+def yolo_boxes(text: str, keypoints: int | None = None, names: Mapping[str, str] = NAMELESS) -> YoloLabels:
+    """The objects in a label file of YOLO's trainers.
 
     keypoints  how many numbers the keypoints of an object are, if the data set says so
+    names      of the classes, by their numbers
 
     A line is a class and: a box, x y width height, perhaps with a confidence; the corners of a turned box; the points
-    of an outline; or a box and keypoints, whose third numbers tell whether they are seen.
+    of an outline; or a box and keypoints. These are told from an outline by how many numbers they are; if the data set
+    does not say that, by the third number of each, which tells whether it is seen. A box outside the image is none.
     """
-    found, odd = [], []
+    found = YoloLabels([], [], [])
     for line, words in enumerate(map(str.split, text.splitlines()), 1):
         if not words:
             continue
         try:
-            name, numbers = str(int(float(words[0]))), [float(word) for word in words[1:]]
-        except (ValueError, OverflowError):
-            odd.append(line)
+            kind, *numbers = map(float, words)
+        except ValueError:
+            found.odd.append(line)
             continue
-        box = _yolo_box(name, numbers, keypoints) if all(map(math.isfinite, numbers)) else None
-        if box is None:
-            odd.append(line)
-        else:
-            found.append(box)
-    return found, odd
+        box, sure = _yolo_box(numbers, keypoints)
+        if box is None or not (0 <= kind < MOST_CLASSES and kind.is_integer()):
+            found.odd.append(line)
+            continue
+        if not sure:
+            found.poses.append(line)
+        name = str(int(kind))
+        found.boxes.append(Box(names.get(name, name), *box))
+    return found
 
 
-def _yolo_box(name: str, numbers: list[float], keypoints: int | None) -> Box | None:
+def _yolo_box(numbers: list[float], keypoints: int | None) -> tuple[tuple[float, ...] | None, bool]:
+    """The box in the numbers of a line, None if there is none; and whether they can mean nothing else."""
     count = len(numbers)
     seen = count > 4 and (count - 4) % 3 == 0 and all(number in VISIBLE for number in numbers[6::3])
+    outline, sure = count >= 6 and count % 2 == 0, True
     if count in (4, 5) or (count - 4 == keypoints if keypoints is not None else seen):
-        return Box(name, *numbers[:4])
-    if count >= 6 and count % 2 == 0:
-        return of_corners(name, numbers[::2], numbers[1::2])
-    return None
+        sure = keypoints is not None or not (seen and outline)
+        box = tuple(numbers[:4])
+    elif outline and all(map(math.isfinite, numbers)):
+        box = _around(numbers[::2], numbers[1::2])
+    else:
+        return None, sure
+    inside = min(box) >= -OUTSIDE and max(box) <= 1 + OUTSIDE and min(box[2:]) >= 0 and all(map(math.isfinite, box))
+    return box if inside else None, sure
+
+
+def _around(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, ...]:
+    """Centre, width and height of the upright box around some points."""
+    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
+    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+
+
+def of_corners(name: str, xs: Sequence[float], ys: Sequence[float]) -> Box:
+    """An object whose box has these corners, cut to the image; without a box if nothing is left of it."""
+    corners = (*xs, *ys)
+    if not all(map(math.isfinite, corners)):
+        return Box(name)
+    x, y, width, height = _around(*([min(max(one, 0.0), 1.0) for one in some] for some in (xs, ys)))
+    return Box(name, x, y, width, height) if width > 0 and height > 0 else Box(name)
 
 
 def voc_boxes(content: bytes) -> list[Box]:
     """The objects in a label file of Pascal VOC, difficult ones too. Raises ValueError for what is none."""
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # no label has them, and they can grow without bounds
+    plain = content.replace(b"\0", b"")  # of UTF-16
+    if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:  # no label has them, and they can grow without bounds
         raise ValueError("a document type is not read")
     try:
         root = ElementTree.fromstring(content)
@@ -76,29 +119,31 @@ def voc_boxes(content: bytes) -> list[Box]:
         raise ValueError(f"not XML: {error}") from None
     if root.tag != "annotation":
         raise ValueError(f"its root is '{root.tag}', not 'annotation'")
-    width, height = (_number(root, f"size/{side}") for side in ("width", "height"))
+    width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
     found = []
     for element in root.iter("object"):
         name = (element.findtext("name") or "").strip()
-        xs, ys = ([_number(element, f"bndbox/{axis}{end}") for end in ("min", "max")] for axis in "xy")
         if not name:
             raise ValueError("an object without a name")
-        found.append(of_corners(name, [x / width for x in xs], [y / height for y in ys]))
+        xs, ys = ([_number(element.findtext(f"bndbox/{axis}{end}")) for end in ("min", "max")] for axis in "xy")
+        known = width > 0 and height > 0
+        found.append(of_corners(name, [x / width for x in xs], [y / height for y in ys]) if known else Box(name))
     return found
 
 
-def _number(element: ElementTree.Element, path: str) -> float:
-    value = float(element.findtext(path) or "nan")
-    if not math.isfinite(value) or (path.startswith("size") and value <= 0):
-        raise ValueError(f"no number in {path}")
-    return value
+def _number(value: Any) -> float:
+    """A finite number, NaN for what is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def coco_boxes(
     file: str | os.PathLike[str], wanted: Collection[str], everything: Collection[str]
-) -> tuple[dict[str, list[Box]], int]:
-    """The objects in a COCO file by the path of their image, of wanted images that it names, and how many annotations
-    have no box.
+) -> dict[str, list[Box]]:
+    """The objects in a COCO file by the path of their image, of wanted images that it names.
 
     everything  the images of the source, which decide what a file name can mean
 
@@ -106,28 +151,26 @@ def coco_boxes(
     """
     record, paths = named_images(file, wanted, everything)
     found: defaultdict[str, list[Box]] = defaultdict(list, {path: [] for path in paths.values()})
-    odd = 0
     try:
         names = {one["id"]: str(one["name"]) for one in record.get("categories", ())}
-        sizes = {one["id"]: (float(one["width"]), float(one["height"])) for one in record["images"]}
+        sizes = {one["id"]: (_number(one.get("width")), _number(one.get("height"))) for one in record["images"]}
         for one in record.get("annotations", ()):
-            if (path := paths.get(one["image_id"])) is None:
-                continue
-            try:
-                left, top, width, height = map(float, one["bbox"])
-                across, down = sizes[one["image_id"]]
-                numbers = ((left + width / 2) / across, (top + height / 2) / down, width / across, height / down)
-            except (KeyError, TypeError, ValueError, ZeroDivisionError):
-                odd += 1
-                continue
-            if all(map(math.isfinite, numbers)):
+            if (path := paths.get(one["image_id"])) is not None:
                 category = one["category_id"]
-                found[path].append(Box(names.get(category, str(category)), *numbers))
-            else:
-                odd += 1
+                name = names.get(category, str(category))
+                found[path].append(_coco_box(name, one.get("bbox"), sizes[one["image_id"]]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"'{os.fspath(file)}' is no COCO file of objects: {type(error).__name__} {error}; images need 'width' and "
-            "'height', annotations 'bbox' and 'category_id'"
+            f"'{os.fspath(file)}' is no COCO file of objects: {type(error).__name__} {error}; categories need 'id' and "
+            "'name', annotations 'image_id' and 'category_id'"
         ) from None
-    return dict(found), odd
+    return dict(found)
+
+
+def _coco_box(name: str, box: Any, size: tuple[float, float]) -> Box:
+    if not isinstance(box, list) or len(box) != 4 or not min(size) > 0:
+        return Box(name)
+    left, top, width, height = map(_number, box)
+    if not (width >= 0 and height >= 0):
+        return Box(name)
+    return of_corners(name, [left / size[0], (left + width) / size[0]], [top / size[1], (top + height) / size[1]])

@@ -6,7 +6,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from posixpath import splitext
+from dataclasses import dataclass, field
+from posixpath import basename, dirname, join, splitext
 
 import numpy as np
 
@@ -15,92 +16,133 @@ from imgsubset.options import Reading
 from imgsubset.reading.boxes import Box, coco_boxes, voc_boxes, yolo_boxes
 from imgsubset.reading.columns import Column
 from imgsubset.reading.listing import Listing
-from imgsubset.reading.sidecars import sidecars
+from imgsubset.reading.sidecars import sidecars, upwards
 from imgsubset.reading.yolo import class_list, number_of_keypoints
 
 COCO = re.compile(r"(?:.*instances.*|_annotations\.coco)\.json", re.IGNORECASE)
-PLACES = ("", "annotations")  # folders of a source where a COCO file is looked for
+FOLDER = "annotations"  # of a COCO set; a file in any other folder is about the images in that
 MOST_BYTES = 16 << 20  # of a label file: what is longer is some other file
+MOST_CLASSES = 1_000  # each is up to two columns of all images
+OTHERS = "other classes"
+
+
+@dataclass
+class _Found:
+    """What label files say, while they are read.
+
+    boxes  the objects by image
+    odd    labels that cannot be read, with reasons
+    poses  those that may as well be outlines
+    notes  what else a user should know
+    """
+
+    boxes: dict[str, list[Box]] = field(default_factory=dict)
+    odd: list[str] = field(default_factory=list)
+    poses: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def objects(listing: Listing, paths: Sequence[str], reading: Reading) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """Numbers about the objects in images of a source, and what a user should know.
 
-    Columns: of each class the number of objects, and whether there are any, where that is not the same; the number of
-    all; and sums over an image's boxes of width, height and the centre's x and y, in parts of the image's. Sums add up
-    over images, so that a subset that has the means of all images has their mean box too.
+    Columns: the number of objects; sums over an image's boxes of the centre's x and y, width and height, in parts of
+    the image's; the classes that it has objects of; and the number of objects of each class of which any image has
+    several, the most common class first. Sums add up over images, so that a subset that has the means of all images has
+    their mean box too. An object without a box, or with one outside the image, adds nothing to them.
 
-    Labels are those of `reading.coco`; or else the sidecars of the images (YOLO's lines, VOC's XML); or else the one
-    COCO file in the source or its folder `annotations`. An image without a label file has no objects.
+    Labels are those of `reading.coco`; or else the sidecars of the images (YOLO's lines, VOC's XML); or else the COCO
+    files in the source, in its folder `annotations` or beside images. An image without a label file has no objects.
 
     Raises InputError if there are none, or if none of them says an object.
     """
-    if reading.coco is None:
+    found = _Found()
+    if reading.coco is not None:
+        found.boxes = coco_boxes(reading.coco, paths, listing.paths)
+        found.notes += _missing(len(found.boxes), len(paths), f"entry in '{reading.coco}'")
+    else:
         beside = sidecars(listing, paths, listing.paths, reading.sidecars)
-        labels = {path: [one for one in found if splitext(one)[1] in READERS] for path, found in beside.items()}
+        labels = {path: [one for one in some if _suffix(one) in READERS] for path, some in beside.items()}
         if any(labels.values()):
-            found, notes = _beside(listing, labels)
-            return _columns(paths, found), notes
-    file = reading.coco or _only_coco(listing)
-    found, odd = coco_boxes(file, paths, listing.paths)
-    notes = (f"{odd:,} annotations in '{file}' have no box and are left out",) if odd else ()
-    return _columns(paths, found), (*notes, *_without(len(paths) - len(found), file))
+            _read_beside(found, listing, labels)
+        if not any(found.boxes.values()) and (files := _coco_files(listing, paths)):
+            found = _read_coco(listing, paths, files)
+        elif not any(labels.values()):
+            raise InputError(_nothing(listing))
+    if not any(found.boxes.values()):
+        why = f"label file says an object: {found.odd[0]}" if found.odd else "label file says an object"
+        raise InputError(f"match 'objects': no {why}")
+    if found.odd:
+        are = "label cannot be read and is left out", "labels cannot be read and are left out"
+        found.notes.insert(0, f"{_counted(len(found.odd), *are)}: {found.odd[0]}")
+    if found.poses:
+        found.notes.append(
+            f"{found.poses[0]} and its like are taken for poses, not outlines, as no kpt_shape says which"
+        )
+    if nowhere := [path for path, boxes in found.boxes.items() for box in boxes if not box.placed]:
+        have = _counted(len(nowhere), "object has", "objects have")
+        found.notes.append(f"{have} no box inside the image, and count without it, as in '{nowhere[0]}'")
+    columns, notes = _columns([found.boxes.get(path, []) for path in paths])
+    return columns, (*found.notes, *notes)
 
 
-def _without(count: int, file: str) -> tuple[str, ...]:
-    return (f"{count:,} images are not in '{file}', and count as without objects",) if count else ()
+def _counted(count: int, one: str, several: str) -> str:
+    return f"1 {one}" if count == 1 else f"{count:,} {several}"
 
 
-def _only_coco(listing: Listing) -> str:
-    """The COCO file of a source. Raises InputError if there is none, or more than one."""
-    found = ((folder, name) for folder in PLACES for name in listing.names(folder))
-    names = [f"{folder}/{name}".lstrip("/") for folder, name in found if COCO.fullmatch(name)]
-    if len(names) == 1:
-        return listing.locate(names[0])
-    if names:
-        raise InputError(f"match 'objects': which of '{names[0]}' and '{names[1]}'? --coco says so")
-    raise InputError(
-        f"match 'objects': no image of source '{listing.name}' has a label file (.txt of YOLO or .xml of VOC, beside "
-        "it or in labels/ or Annotations/), and there is no COCO file; --coco and --sidecars say where labels are"
-    )
+def _missing(known: int, total: int, what: str) -> list[str]:
+    return [f"{total - known:,} of {total:,} images have no {what}, and count as without objects"] * (known < total)
 
 
-def _beside(listing: Listing, labels: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[Box]], tuple[str, ...]]:
-    """The objects by image, from the label files of each."""
-    keypoints, names = number_of_keypoints(listing), class_list(listing)
-    found: dict[str, list[Box]] = {}
-    odd: list[str] = []
-    good = 0
+def _suffix(path: str) -> str:
+    return splitext(path)[1].lower()
+
+
+# Label files beside images
+
+
+def _read_beside(found: _Found, listing: Listing, labels: Mapping[str, Sequence[str]]) -> None:
+    """Read the label files of each image; of those that say the same in several ways only one kind."""
+    described = number_of_keypoints(listing), class_list(listing)
+    by_kind: dict[str, dict[tuple[bool, str], list[Box]]] = {}
     for path, files in labels.items():
-        found[path] = []
+        kinds = by_kind.setdefault(path, {})
         for file in files:
-            boxes, problems = READERS[splitext(file)[1]](listing, file, keypoints)
-            found[path] += [box._replace(name=names.get(box.name, box.name)) for box in boxes]
-            odd += problems
-            good += len(boxes)
-    if odd and not good:
-        raise InputError(f"match 'objects': no label file says an object: {odd[0]}")
-    notes = []
-    if odd:
-        notes.append(f"{len(odd):,} labels cannot be read and are left out: {odd[0]}")
-    if bare := sum(not files for files in labels.values()):
-        notes.append(f"{bare:,} of {len(labels):,} images have no label file, and count as without objects")
-    return found, tuple(notes)
+            boxes = READERS[_suffix(file)](found, listing, file, *described)
+            if boxes:
+                kind = dirname(file) == dirname(path), _suffix(file)
+                kinds.setdefault(kind, []).extend(boxes)
+    images = Counter(kind for kinds in by_kind.values() for kind in kinds)
+    order = sorted(images, key=lambda kind: (-images[kind], kind))
+    found.boxes = {path: next((kinds[one] for one in order if one in kinds), []) for path, kinds in by_kind.items()}
+    if twice := [path for path, kinds in by_kind.items() if len(kinds) > 1]:
+        have = _counted(len(twice), "image has", "images have")
+        both = _files(labels[twice[0]])
+        found.notes.append(f"{have} objects in label files of several kinds, and one of these is read: {both}")
+    found.notes += _missing(sum(map(bool, labels.values())), len(labels), "label file")
 
 
-def _yolo(listing: Listing, file: str, keypoints: int | None) -> tuple[list[Box], list[str]]:
+def _files(paths: Sequence[str]) -> str:
+    return " and ".join(f"'{shortened(path, 300)}'" for path in paths[:2])
+
+
+def _yolo(found: _Found, listing: Listing, file: str, keypoints: int | None, names: Mapping[str, str]) -> list[Box]:
+    name = shortened(file, 300)
     try:
-        boxes, lines = yolo_boxes(_content(listing, file).decode("utf-8-sig"), keypoints)
+        labels = yolo_boxes(_content(listing, file).decode("utf-8-sig"), keypoints, names)
     except (OSError, ValueError) as error:
-        return [], [f"'{shortened(file, 300)}': {_why(error)}"]
-    return boxes, [f"'{shortened(file, 300)}', line {line}" for line in lines]
+        found.odd.append(f"'{name}': {_why(error)}")
+        return []
+    found.odd += [f"'{name}', line {line}" for line in labels.odd]
+    found.poses += [f"'{name}', line {line}" for line in labels.poses]
+    return labels.boxes
 
 
-def _voc(listing: Listing, file: str, _: int | None) -> tuple[list[Box], list[str]]:
+def _voc(found: _Found, listing: Listing, file: str, *_: object) -> list[Box]:
     try:
-        return voc_boxes(_content(listing, file)), []
+        return voc_boxes(_content(listing, file))
     except (OSError, ValueError) as error:
-        return [], [f"'{shortened(file, 300)}': {_why(error)}"]
+        found.odd.append(f"'{shortened(file, 300)}': {_why(error)}")
+        return []
 
 
 def _content(listing: Listing, file: str) -> bytes:
@@ -117,23 +159,78 @@ def _why(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or " ".join(str(error).split()))
 
 
-READERS: dict[str, Callable[[Listing, str, int | None], tuple[list[Box], list[str]]]] = {".txt": _yolo, ".xml": _voc}
-"""By suffix what reads a label file: the objects, and what could not be read."""
+READERS: dict[str, Callable[..., list[Box]]] = {".txt": _yolo, ".xml": _voc}
+"""By suffix what reads a label file: the objects in it."""
 
 
-def _columns(paths: Sequence[str], found: Mapping[str, Sequence[Box]]) -> tuple[Column, ...]:
-    boxes = [found.get(path, ()) for path in paths]
-    counts = [Counter(box.name for box in some) for some in boxes]
-    names = sorted({name for count in counts for name in count}, key=os.fsencode)
-    if not names:
-        raise InputError("match 'objects': the label files say no object at all")
-    columns = [Column("number of objects", np.array([float(len(some)) for some in boxes]))]
-    for name in names:
-        numbers = np.array([float(count[name]) for count in counts])
-        columns.append(Column(f"number of {name}", numbers))
-        if numbers.max() > 1:
-            columns.append(Column(f"any {name}", (numbers > 0).astype(np.float64)))
-    for place, what in enumerate(("x", "y", "width", "height"), 1):
-        sums = np.array([sum(float(box[place]) for box in some) for some in boxes])
-        columns.append(Column(f"sum of box {what}", sums))
-    return tuple(columns)
+# COCO files in the source
+
+
+def _coco_files(listing: Listing, paths: Sequence[str]) -> list[str]:
+    """The COCO files beside or above images of a source, and in folders named so there."""
+    above = {up for path in paths for up in upwards(dirname(path))}
+    folders = sorted(above | {join(up, FOLDER) for up in above}, key=os.fsencode)
+    try:
+        return [join(one, name) for one in folders for name in sorted(listing.names(one)) if COCO.fullmatch(name)]
+    except OSError as error:
+        raise InputError(f"cannot look for labels in '{listing.name}': {error.strerror or error}") from None
+
+
+def _read_coco(listing: Listing, paths: Sequence[str], files: Sequence[str]) -> _Found:
+    """Read the COCO files in a source. Raises InputError for two about one image."""
+    found, origin = _Found(), dict[str, str]()
+    for file in files:
+        folder = dirname(file)
+        home = dirname(folder) if basename(folder) == FOLDER else folder
+        inside = [path for path in listing.paths if not home or path.startswith(f"{home}/")]
+        for path, boxes in coco_boxes(listing.locate(file), {*paths}.intersection(inside), inside).items():
+            if (first := origin.setdefault(path, file)) != file:
+                raise InputError(
+                    f"match 'objects': which of '{first}' and '{file}'? both name '{path}'; --coco says so"
+                )
+            found.boxes[path] = boxes
+    found.notes += _missing(len(found.boxes), len(paths), f"entry in {_files(files)}")
+    return found
+
+
+def _nothing(listing: Listing) -> str:
+    """What was looked for in vain."""
+    head, images, tail = os.path.join(os.path.abspath(listing.root), "").rpartition("/images/")  # noqa: PTH100, PTH118
+    outside = images and os.path.isdir(os.path.join(head, "labels", tail))  # noqa: PTH112, PTH118
+    hint = f"; '{head}' has images/ and labels/: give that" if outside else ""
+    return (
+        f"match 'objects': no image of source '{listing.name}' has a label file (.txt of YOLO or .xml of VOC, beside "
+        "it or in labels/ or Annotations/), and there is no COCO file (instances*.json); --coco and --sidecars say "
+        f"where labels are{hint}"
+    )
+
+
+# Objects to columns
+
+
+def _columns(boxes: Sequence[Sequence[Box]]) -> tuple[tuple[Column, ...], list[str]]:
+    """The columns of images with these objects, and what a user should know."""
+    total = len(boxes)
+    every = {box.name for some in boxes for box in some}
+    short = {name: shortened(name.encode(errors="replace").decode(), 100) for name in every}
+    sets = [{short[box.name] for box in some} for some in boxes]
+    images = Counter(name for names in sets for name in names)
+    order = sorted(images, key=lambda name: (-images[name], name))
+    place = {name: min(rank, MOST_CLASSES) for rank, name in enumerate(order)}
+    order[MOST_CLASSES:] = [OTHERS] * (len(order) > MOST_CLASSES)
+    rows = np.repeat(np.arange(total), [len(some) for some in boxes])
+    kinds = np.array([place[short[box.name]] for some in boxes for box in some])
+    numbers = np.array([box[1:] for some in boxes for box in some])
+    columns = [Column("number of objects", np.bincount(rows, minlength=total).astype(np.float64))]
+    for axis, what in enumerate(("x", "y", "width", "height")):
+        columns.append(Column(f"sum of box {what}", np.bincount(rows, numbers[:, axis], total)))
+    texts = tuple(tuple(order[rank] for rank in sorted({place[name] for name in names})) for names in sets)
+    columns.append(Column("object", texts=texts))
+    by_class = np.argsort(kinds, kind="stable")
+    for kind, some in enumerate(np.split(rows[by_class], np.cumsum(np.bincount(kinds, minlength=len(order)))[:-1])):
+        counts = np.bincount(some, minlength=total).astype(np.float64)
+        if counts.max() > 1:  # else they are what the column of classes says
+            columns.append(Column(f"number of {order[kind]}", counts))
+    pooled = len(images) - MOST_CLASSES
+    notes = [f"of {len(images):,} classes of objects the {pooled:,} of fewest images are pooled"] if pooled > 0 else []
+    return tuple(columns), notes

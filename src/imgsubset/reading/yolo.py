@@ -90,9 +90,14 @@ def _from_names(source: Listing) -> list[str]:
     if not any("images" in dirname(path).split("/") for path in source.paths):
         return []
     for path in (join(folder, name) for folder in ("", *SIBLINGS["images"]) for name in NAMES):
-        if names := [line.strip() for line in _text(source, path).splitlines() if line.strip()]:
+        if names := _listed(source, path):
             return [f"names: {json.dumps(names, ensure_ascii=False)}"]
     return []
+
+
+def _listed(source: Listing, path: str) -> list[str]:
+    """The names in a file with a class a line."""
+    return [line.strip() for line in _text(source, path).splitlines() if line.strip()]
 
 
 def _text(source: Listing, path: str) -> str:
@@ -107,11 +112,13 @@ def _text(source: Listing, path: str) -> str:
 
 
 def class_list(source: Listing) -> dict[str, str]:
-    """The names of classes by their number, as the description of the source or its list of names has them."""
-    _, lines = _described(source) or (DESCRIPTION, _from_names(source))
+    """The names of classes by their number, as the description of the source or its lists of names have them; none if
+    the lists differ."""
+    _, lines = _described(source) or (DESCRIPTION, [])
     start = next((place for place, line in enumerate(lines) if line.startswith("names:")), None)
     if start is None:
-        return {}
+        lists = {tuple(_listed(source, path)) for path in class_files(source, source.paths)} - {()}
+        return {str(number): name for number, name in enumerate(lists.pop())} if len(lists) == 1 else {}
     inline = lines[start].partition(":")[2].strip()
     if inline.startswith("["):
         listed = " ".join([inline, *(line for line in lines[start + 1 :] if not _KEY.match(line))]).partition("]")[0]

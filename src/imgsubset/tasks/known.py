@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from posixpath import basename
 
 import numpy as np
@@ -24,6 +25,7 @@ from imgsubset.reading.tables import read_table
 from imgsubset.tasks.constraints import classes_of
 
 Found = tuple[Sequence[Column], Sequence[str]]  # columns, and notes
+TOGETHER = 192  # channels of a block at most: the time that covariances take grows as their cube
 
 
 def with_known(source: Source, options: Options, n: int | None) -> Source:
@@ -56,11 +58,25 @@ def with_known(source: Source, options: Options, n: int | None) -> Source:
         if not made.names:
             raise InputError(f"nothing in match '{term}' varies over the images: {(*rare, 'no column is left')[0]}")
         notes += [*more, *rare]
-        found[names[term]] = made
-        blocks.append(made.block(names[term], weight / total, device))
+        parts = _parts(names[term], made)
+        if len(parts) > 1:
+            notes.append(f"match '{term}' is of {len(made.names):,} columns, matched as {len(parts)} blocks")
+        for name, part in parts:
+            found[name] = part
+            blocks.append(part.block(name, weight / total * len(part.names) / len(made.names), device))
     return replace(
         source, blocks=tuple(blocks), known=found, tables=tuple(tables), warnings=source.warnings + tuple(notes)
     )
+
+
+def _parts(name: str, made: Channels) -> list[tuple[str, Channels]]:
+    """Channels as blocks of at most TOGETHER of them, by name; what varies together is matched within each."""
+    count = -(-len(made.names) // TOGETHER)
+    if count == 1:
+        return [(name, made)]
+    edges = [round(part * len(made.names) / count) for part in range(count + 1)]
+    parts = [Channels(made.names[a:b], made.values[:, a:b]) for a, b in pairwise(edges)]
+    return [(f"{name} ({place} of {count})", part) for place, part in enumerate(parts, 1)]
 
 
 def _block_names(match: dict[str, float]) -> dict[str, str]:
