@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # all classes here are errors
+    from collections.abc import Iterable
+
 EXIT_CODES = {
     0: "done",
     1: "an error inside imgsubset, or too little memory, files or threads",
@@ -26,6 +32,11 @@ def shortened(text: str, most: int = MOST) -> str:
     """A text without its middle, if it is longer than most people read."""
     half = most // 2
     return text if len(text) <= most else f"{text[:half]}[... {len(text) - 2 * half:,} characters ...]{text[-half:]}"
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a word that is not known: which one may have been meant; empty if none is near."""
+    return "".join(f"; did you mean '{one}'?" for one in difflib.get_close_matches(word, list(known), 1))
 
 
 def shown(value: object) -> str:

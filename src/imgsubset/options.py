@@ -7,7 +7,6 @@ declared: its default; what it decides; what it means, for the help of the comma
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from imgsubset.checks import (
     wholes,
 )
 from imgsubset.declared import CHOICE, LOSS, NOTHING, Record, opt
-from imgsubset.errors import UsageError, shown
+from imgsubset.errors import UsageError, meant, shown
 from imgsubset.inputs import Labels, of_kind
 from imgsubset.presets import preset_of
 from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights, terms
@@ -112,8 +111,7 @@ class Mix(Record):
         for name in tables:
             if os.path.splitext(name)[1].lower() not in TABLES:  # noqa: PTH122 (fails for no text)
                 known = f"neither a table ({', '.join(TABLES)}) nor one of {', '.join(KNOWN)}"
-                near = "".join(f"; did you mean '{one}'?" for one in difflib.get_close_matches(name, KNOWN, 1))
-                raise UsageError(f"match '{name}' is {known}{near}")
+                raise UsageError(f"match '{name}' is {known}{meant(name, KNOWN)}")
         self.check(bool(tables) or not self.match_columns, "match_columns", "of use without a table to match")
         self.check(isinstance(self.weights, Weights), "weights", "a dict of numbers by the names of divergences")
 
@@ -278,5 +276,4 @@ def unknown(name: str, complaint: str, known: Mapping[str, object] | set[str]) -
     """A message about a word that is not known: what became of it, or what may have been meant."""
     if fate := REMOVED.get(name.replace("-", "_")):
         return f"{complaint}: it was taken out, since {fate}"
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"{complaint}; did you mean '{near[0]}'?" if near else f"{complaint}; known: {', '.join(known)}"
+    return complaint + (meant(name, known) or f"; known: {', '.join(known)}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from imgsubset.errors import UsageError, shown
+from imgsubset.errors import UsageError, meant, shown
 
 _NOISE = {"temperature": 1.0, "friction": 1.0, "langevin_time": 0.1}
 
@@ -46,6 +45,6 @@ PRESETS: dict[str, Preset] = {
 def preset_of(name: object) -> Mapping[str, Any]:
     """The options of a preset. Raises UsageError if there is none of this name."""
     if not isinstance(name, str) or name not in PRESETS:
-        near = "".join(f"; did you mean '{word}'?" for word in difflib.get_close_matches(str(name), PRESETS, 1))
-        raise UsageError(f"unknown preset {shown(name)}{near or '; known: ' + ', '.join(PRESETS)}")
+        known = f"; known: {', '.join(PRESETS)}"
+        raise UsageError(f"unknown preset {shown(name)}{meant(str(name), PRESETS) or known}")
     return PRESETS[name].options

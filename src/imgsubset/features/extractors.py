@@ -5,13 +5,12 @@ A new one is a file here and a row in EXTRACTORS.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.errors import UsageError
+from imgsubset.errors import UsageError, meant
 
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor
@@ -100,8 +99,7 @@ def kind_of(name: str) -> Kind:
     """The row of an extractor. Raises UsageError if there is none of this name."""
     head, colon, argument = name.partition(":")
     if head not in EXTRACTORS:
-        near = "".join(f"; did you mean '{word}'?" for word in difflib.get_close_matches(head, EXTRACTORS, 1))
-        raise UsageError(f"unknown extractor '{name}'{near or ';'} known: {', '.join(SPELLINGS)}")
+        raise UsageError(f"unknown extractor '{name}'{meant(head, EXTRACTORS) or ';'} known: {', '.join(SPELLINGS)}")
     kind = EXTRACTORS[head]
     if kind.argument and not argument:
         raise UsageError(f"extractor '{name}' is named in full as {head}:{kind.argument}")

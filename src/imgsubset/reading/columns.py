@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from imgsubset.errors import InputError, UsageError, shortened
+from imgsubset.errors import InputError, UsageError, meant, shortened
 from imgsubset.reading.given import relative
 from imgsubset.reading.listing import Listing
-from imgsubset.reading.tables import Table, is_empty, number_of
+from imgsubset.reading.tables import LARGEST, Table, is_empty, number_of
 
-LARGEST = 1e100  # a number's square must be one too
 SEVERAL = "|"  # between the texts of one entry
 PERIODIC = re.compile(r"(.+)@(\d+(?:\.\d+)?)")
 OF_DATES = {  # by period, what of a date and time comes round
@@ -119,8 +117,8 @@ def _column(table: Table, name: str, order: Sequence[int | None]) -> tuple[Colum
 
 def _entries(columns: Mapping[str, Sequence[Any]], key: str, name: str) -> Sequence[Any]:
     if key not in columns:
-        near = "".join(f"; did you mean '{one}'?" for one in difflib.get_close_matches(key, columns, 1))
-        raise UsageError(f"{name} has no column '{key}'{near or '; it has ' + shortened(', '.join(columns))}")
+        has = "; it has " + shortened(", ".join(columns))
+        raise UsageError(f"{name} has no column '{key}'{meant(key, columns) or has}")
     return columns[key]
 
 

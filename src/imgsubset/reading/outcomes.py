@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from imgsubset.errors import InputError, UsageError, shortened, shown
-from imgsubset.reading.tables import number_of, read_table
+from imgsubset.errors import InputError, UsageError, meant, shortened, shown
+from imgsubset.reading.tables import LARGEST, number_of, read_table
 
-LARGEST = 1e100  # a number's square must be one too
 WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 RESULT = "result"  # what numbers by path are called
 AnyOutcomes: TypeAlias = "str | os.PathLike[str] | Mapping[str, Sequence[float]] | Mapping[str, float]"
@@ -81,9 +79,8 @@ def _outcomes(
 ) -> Outcomes:
     for column in wanted:
         if column not in columns:
-            near = "".join(f"; did you mean '{one}'?" for one in difflib.get_close_matches(column, columns, 1))
             has = shortened(", ".join(columns), 300) or "no other than the paths"
-            raise UsageError(f"{name} have no column '{column}'{near or '; there are ' + has}")
+            raise UsageError(f"{name} have no column '{column}'{meant(column, columns) or '; there are ' + has}")
     found, left_out = dict[str, Sequence[float]](), []
     for column in wanted or columns:
         numbers = [_number(entry) for entry in columns[column]]

@@ -20,6 +20,7 @@ from imgsubset.options import TABLES
 
 PATHS = ("path", "file", "image", "file_name", "filename")  # what a column of paths is called; else it is the first
 MOST_COLUMNS = 10_000
+LARGEST = 1e100  # a number's square must be one too
 EMPTY = frozenset(["", "nan"])  # entries, in lower case, that say nothing
 
 
