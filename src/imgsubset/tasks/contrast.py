@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from imgsubset.features.source import Source
 from imgsubset.reading.labels import class_names
+from imgsubset.reading.thumbnails import Small
 from imgsubset.results.evidence import Contrast, Strip, Thumbnail
 from imgsubset.statistics.dice import dice
 from imgsubset.statistics.moments import standard
@@ -45,8 +46,8 @@ def contrast(one: Source, other: Source, figures: Mapping[str, tuple[float, Tens
         map=map_of(*features),
         words=(*differences(*looks), *class_differences(*names)),
         unlike=(
-            _unlike(other, samples[1], features[1], features[0], looks[0]),
-            _unlike(one, samples[0], features[0], features[1], looks[1]),
+            _unlike(other, pictures[1], samples[1], nearest(features[1], features[0]), looks[0]),
+            _unlike(one, pictures[0], samples[0], nearest(features[0], features[1]), looks[1]),
         ),
     )
 
@@ -61,12 +62,11 @@ def _in_units_of(reference: Source, source: Source, rows: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _unlike(source: Source, sample: list[int], features: Tensor, others: Tensor, usual: Looks) -> tuple[Thumbnail, ...]:
-    """The images of a sample that are farthest from all others, and what sets each apart from these."""
-    apart = nearest(features, others)
-    places = [int(place) for place in np.argsort(-apart, kind="stable")[:WORST] if apart[place] > 0]
-    pictures = pictures_of(source, [sample[place] for place in places])
-    seen = [row for row in sample if row in pictures]
-    at = looks_of(source, pictures, seen)
-    notes = {row: striking(at, place, usual) for place, row in enumerate(seen)}
-    return shown_of(source, pictures, [sample[place] for place in places], notes)
+def _unlike(
+    source: Source, pictures: Mapping[int, Small], sample: Sequence[int], apart: np.ndarray, usual: Looks
+) -> tuple[Thumbnail, ...]:
+    """The images of a sample that are farthest apart from all others, and what sets each apart from usual ones."""
+    worst = [sample[place] for place in np.argsort(-apart, kind="stable")[:WORST] if apart[place] > 0]
+    seen = [row for row in worst if row in pictures]
+    looks = looks_of(source, pictures, seen)
+    return shown_of(source, pictures, seen, {row: striking(looks, place, usual) for place, row in enumerate(seen)})

@@ -14,7 +14,6 @@ from imgsubset.results.evidence import Evidence, Map, Strip
 from imgsubset.search.quadratic import quadratic_form
 from imgsubset.statistics.dice import dice
 from imgsubset.statistics.objective import Objective, random_subsets
-from imgsubset.tasks.duplicates import exact_duplicates
 from imgsubset.tasks.looks import classes, looks_of, pictures_of, shown_of, spreads
 
 RANDOM, RANDOM_ROWS = 200, 4_000_000  # random subsets, and their rows in all
@@ -27,16 +26,21 @@ PART = 512  # of the sample whose distances are held at once
 
 
 def evidence(
-    source: Source, objective: Objective, judges: Sequence[Objective], rows: Tensor, ranking: Sequence[int]
+    source: Source,
+    objective: Objective,
+    judges: Sequence[Objective],
+    rows: Tensor,
+    ranking: Sequence[int],
+    twins: Sequence[tuple[int, ...]],
 ) -> Evidence:
-    """Gather it: of a standardised source, the objectives by which a subset (n,) was judged, and its rows in order of
-    rank."""
+    """Gather it: of a standardised source, the objectives by which a subset (n,) was judged, its rows in order of rank,
+    and the sets of rows that are exact copies of each other."""
     sample = torch.randperm(len(source.paths), generator=dice(torch.device("cpu"), "report"))[:SAMPLE].tolist()
     other = sample[: len(rows)]  # as good a random subset as any
     shown = [*ranking[:SAMPLE]]
     apart = nearest(_features(source, torch.tensor(sample, device=rows.device)), _features(source, rows))
     worst = [sample[place] for place in np.argsort(-apart, kind="stable")[:WORST] if apart[place] > 0]
-    twins = exact_duplicates(source)[:SETS]
+    twins = twins[:SETS]
     pictures = pictures_of(source, {*sample, *shown, *(row for rows in twins for row in rows[:OF_SET])})
     chosen, names = {int(row) for row in rows}, class_names(source.paths)
     return Evidence(
@@ -63,12 +67,12 @@ def _strips(source: Source, objective: Objective, judges: Sequence[Objective], r
     n, total = len(rows), len(source.paths)
     count = max(2, min(RANDOM, RANDOM_ROWS // n))
     random = random_subsets(total, n, count, dice(rows.device, "report", 1))
+    both = torch.cat([rows[None], random])
     strips = []
     if judges:
-        held_out = torch.stack([judge.loss(torch.cat([rows[None], random])) for judge in judges]).median(0).values
+        held_out = torch.stack([judge.loss(both) for judge in judges]).median(0).values
         strips.append(_strip("Loss in networks that the search did not see", "", held_out.tolist()))
-    searched = objective.loss(torch.cat([rows[None], random]))
-    strips.append(_strip("Loss in what was searched", "", searched.tolist()))
+    strips.append(_strip("Loss in what was searched", "", objective.loss(both).tolist()))
     columns = []
     for name, known in source.known.items():
         means = known.values[random.cpu().numpy()].mean(1)

@@ -82,11 +82,12 @@ def _scored(
     if gather:
         from imgsubset.search.quadratic import quadratic_form
         from imgsubset.search.ranking import herding_order
+        from imgsubset.tasks.duplicates import exact_duplicates
         from imgsubset.tasks.evidence import evidence
 
         with clock.stage("report"):
             order = herding_order(quadratic_form(goal), rows[0]).tolist()
-            gathered = evidence(source, goal, held_out, rows[0], order)
+            gathered = evidence(source, goal, held_out, rows[0], order, exact_duplicates(source))
     return Scored(
         source=source.listing,
         subset=subset,

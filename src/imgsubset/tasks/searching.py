@@ -158,7 +158,7 @@ def selection_of(
 
         run.progress("report", 0, 1)
         with run.clock.stage("report"):
-            gathered = evidence(source, result.objective, result.judges, rows, ranking.tolist())
+            gathered = evidence(source, result.objective, result.judges, rows, ranking.tolist(), allowed.twins)
     return Selection(
         source=source.listing,
         paths=source.paths,
