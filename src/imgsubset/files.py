@@ -145,6 +145,15 @@ def write_whole(path: Path, content: bytes | memoryview, durable: bool = True) -
         sync_folder(path.parent)
 
 
+def write_out(path: Path, content: bytes) -> None:
+    """Write what a user asked for to a place of his: a file whole or not at all, a FIFO or a device as it comes, and of
+    a link what it leads to. Raises OSError."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+    else:
+        write_whole(path.resolve(), content)
+
+
 def sync_folder(folder: Path | int) -> None:
     """Make the names in a folder, or of its descriptor, last through a power cut, where the file system can."""
     with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from imgsubset.cli.output import Command, Output, say
 from imgsubset.cli.shown import Shown, check_outside
 from imgsubset.cli.signals import interruptible
 from imgsubset.errors import GateError, OutputError, UsageError
-from imgsubset.files import write_whole
+from imgsubset.files import write_out
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
 from imgsubset.reading.filters import list_candidates
@@ -184,9 +184,6 @@ def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...]) -> None:
         say(content)
         return
     try:
-        if job.list_file.exists() and not job.list_file.is_file():
-            job.list_file.write_bytes(content)  # a FIFO or a device takes it as it comes
-        else:
-            write_whole(job.list_file.resolve(), content)
+        write_out(job.list_file, content)
     except OSError as error:
         raise OutputError(f"cannot write --list '{job.list_file}': {error.strerror or error}") from None

@@ -28,9 +28,8 @@ def plot(score: Score, evidence: Evidence, kind: str) -> bytes:
         raise UsageError(NO_LIBRARY) from None
     strips = evidence.strips[:2]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    axes = figure.subplots(1, 2 if evidence.map else 1, width_ratios=[1.6, 1] if evidence.map else None, squeeze=False)[
-        0
-    ]
+    count = 2 if evidence.map else 1
+    axes = figure.subplots(1, count, width_ratios=[1.6, 1][:count], squeeze=False)[0]
     _strips(axes[0], [(strip.name, strip.subset, strip.random) for strip in strips])
     size = "" if score.effective_size is None else f"like about {score.effective_size:,.0f} random images"
     axes[0].set_title(size, loc="left", fontsize=11)

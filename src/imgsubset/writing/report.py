@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgsubset.errors import OutputError, UsageError
-from imgsubset.files import write_whole
+from imgsubset.files import write_out
 from imgsubset.reading.labels import class_names
 from imgsubset.results.as_html import html
 from imgsubset.results.as_json import describe, describe_comparison, describe_estimated, describe_scored
@@ -104,9 +104,6 @@ def _write(file: str | os.PathLike[str], content: bytes) -> None:
     try:
         if path.is_dir():
             raise OutputError(f"'{printable(str(path))}' is a folder, not a file to write")
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)  # a FIFO or a device takes it as it comes
-        else:
-            write_whole(path.resolve(), content)
+        write_out(path, content)
     except OSError as error:
         raise OutputError(f"cannot write '{printable(str(path))}': {error.strerror or error}") from None
