@@ -60,6 +60,12 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.text += data
 
+    @property
+    def values(self) -> dict[str, float]:
+        """The numbers of its tables that the record has too, by their places there."""
+        cells = self.of("td")
+        return {str(one["data-key"]): float(one["data-value"] or "nan") for one in cells if one.get("data-key")}
+
     def of(self, name: str) -> list[dict[str, str | None]]:
         """The attributes of all tags of a kind."""
         return [attributes for tag, attributes in self.tags if tag == name]
@@ -90,16 +96,13 @@ def text(selection: Selection, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_page_shows_the_figures_of_the_record(selection: Selection, text: str) -> None:
     record = describe(selection)
-    found = 0
-    for attributes in Page(text).of("td"):
-        key, value = attributes.get("data-key"), attributes.get("data-value")
-        if key:
-            of: Any = record
-            for part in key.split("."):
-                of = of[part]
-            assert float(value or "nan") == of, key
-            found += 1
-    assert found == 15
+    values = Page(text).values
+    for key, value in values.items():
+        of: Any = record
+        for part in key.split("."):
+            of = of[part]
+        assert value == of, key
+    assert len(values) == 15
     size = selection.score.effective_size
     assert f"like about {size:,.0f} random ones" in Page(text).text
     embedded = re.search(r"<summary>The record of it.*?<pre>(.*?)</pre>", text, re.DOTALL)
@@ -305,8 +308,7 @@ def test_two_folders(source: Path, darker: Path, tmp_path: Path) -> None:
     write_report(found, tmp_path / "a.html")
     page = Page((tmp_path / "a.html").read_text())
     assert "differ by more than chance" in page.text
-    values = {one["data-key"]: float(one["data-value"] or "nan") for one in page.of("td") if one.get("data-key")}
-    assert values == {"loss.value": found.loss.value} | {
+    assert page.values == {"loss.value": found.loss.value} | {
         f"divergences.{name}.value": of.value for name, of in found.divergences.items()
     }
     assert compare(source, darker, **SMALL).contrast is None
@@ -327,9 +329,8 @@ def test_parts_and_jobs_are_a_row_each(imgsubset: Callable[..., Run], source: Pa
     )
     assert run.code == 0, run.err
     page = Page((tmp_path / "a.html").read_text())
-    values = {one["data-key"]: float(one["data-value"] or "nan") for one in page.of("td") if one.get("data-key")}
     parts = json.loads(run.out)["parts"]
-    assert values == {f"{name}.score.loss": part["score"]["loss"] for name, part in parts.items()}
+    assert page.values == {f"{name}.score.loss": part["score"]["loss"] for name, part in parts.items()}
     assert len(page.of("img")) == 50
     (tmp_path / "jobs.toml").write_text(
         f'[defaults]\nn = 9\nsource = "{source}"\nworkers = 0\ncandidates = 16\nsteps = 2\nsize = 16\nnetworks = 1\n'
@@ -356,8 +357,7 @@ def test_estimates_are_a_page_too(imgsubset: Callable[..., Run], source: Path, t
     page = Page((tmp_path / "a.html").read_text())
     assert "<i>a</i>" in page.text
     assert not page.of("i")
-    values = {one["data-key"]: float(one["data-value"] or "nan") for one in page.of("td") if one.get("data-key")}
-    assert values == {
+    assert page.values == {
         f"{kind}.{place}.{name}": one[name]
         for kind in ("estimates", "differences")
         for place, one in enumerate(record[kind])

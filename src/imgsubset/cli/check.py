@@ -50,14 +50,9 @@ def score_command(
     SUBSET is a folder, a text file of paths, '-' for paths on stdin, or the manifest.json of a selection; its images
     are found in SRC by content. Where it is or holds a manifest, the options in that are the defaults here.
     """
-    _one_stdin(source, subset)
-    members: Path | Listing = opt.open_source(subset) if str(subset) == "-" else subset
-    recorded = isinstance(members, Path) and has_manifest(subset)
-    words = opt.given(options) if recorded else {}
-    listing = opt.open_source(source)
+    listing, members, given, words = opened(source, subset, options)
     check_outside(shown.files, listing)
     with out.bars() as bars:
-        given = None if recorded else options
         scored = score(listing, members, given, evidence=bool(shown), progress=bars, **more, **words)
     shown.write(scored)
     out.show(describe_scored(scored), scored_summary(scored, out.verbose))
@@ -108,6 +103,18 @@ def verify_command(destination: Path, out: Output) -> None:
     if not found.good:
         counts = f"{len(found.missing):,} missing, {len(found.changed):,} changed, {len(found.extra):,} extra"
         raise VerifyError(f"'{destination}' is not what its manifest says: {counts}")
+
+
+def opened(
+    source: Path, subset: Path, options: Options
+) -> tuple[Listing, Path | Listing, Options | None, dict[str, Any]]:
+    """A source and a subset of it; the options to look at them with, None where the manifest of the subset says them;
+    and those that go before these."""
+    _one_stdin(source, subset)
+    members: Path | Listing = opt.open_source(subset) if str(subset) == "-" else subset
+    recorded = isinstance(members, Path) and has_manifest(subset)
+    words = opt.given(options) if recorded else {}
+    return opt.open_source(source), members, None if recorded else options, words
 
 
 def _one_stdin(one: Path, other: Path) -> None:

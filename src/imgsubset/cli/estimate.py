@@ -9,15 +9,14 @@ from typing import Any
 import click
 
 from imgsubset.cli import options as opt
+from imgsubset.cli.check import opened
 from imgsubset.cli.output import Command, Output
 from imgsubset.cli.shown import Shown, check_outside
 from imgsubset.errors import UsageError
 from imgsubset.options import Options
-from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import KEYS, describe_estimated
 from imgsubset.results.estimate_lines import estimated_summary
 from imgsubset.tasks.estimate import estimate
-from imgsubset.tasks.members import has_manifest
 
 
 @click.command("estimate", cls=Command, short_help="Say what results on a subset tell of the whole.")
@@ -51,24 +50,10 @@ def estimate_command(
     mean over all of SRC, estimated with the help of what --match knows of each image, with an interval that holds it in
     95 of 100 cases; and the difference of each two columns, and whether the subset decides it.
     """
-    if str(source) == str(subset) == "-":
-        raise UsageError("only one of the two can be '-': there is one stdin")
-    members: Path | Listing = opt.open_source(subset) if str(subset) == "-" else subset
-    recorded = isinstance(members, Path) and has_manifest(subset)
-    words = opt.given(options) if recorded else {}
-    listing = opt.open_source(source)
+    listing, members, given, words = opened(source, subset, options)
     check_outside(shown.files, listing)
     with out.bars() as bars:
-        estimated = estimate(
-            listing,
-            members,
-            results,
-            None if recorded else options,
-            columns=_names(columns),
-            progress=bars,
-            **more,
-            **words,
-        )
+        estimated = estimate(listing, members, results, given, columns=_names(columns), progress=bars, **more, **words)
     shown.write(estimated)
     out.show(describe_estimated(estimated), estimated_summary(estimated, out.verbose))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,11 @@ def hardness(views: Sequence[Tensor], labels: Tensor) -> Tensor:
     numbers = side_by_side(lambda view: _judged(view.cpu(), labels, fold), views, CPU)
     with single_threaded():  # so that sums have one order
         return _whitened(torch.cat([torch.zeros(len(labels), 0, dtype=torch.float64), *numbers], 1))
+
+
+def class_numbers(names: Sequence[str]) -> Tensor:
+    """Classes by name as numbers (N,), in the order of their names."""
+    return torch.from_numpy(np.unique(np.array(names, object).astype(str), return_inverse=True)[1].astype(np.int64))
 
 
 def too_few(labels: Tensor) -> str | None:

@@ -33,7 +33,7 @@ def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
         return list_images(source), None
     if hasattr(source, "dataset") and hasattr(source, "indices"):  # torch.utils.data.Subset of one
         return _part(source)
-    samples = next((found for name in ("samples", "imgs") if (found := getattr(source, name, None)) is not None), None)
+    samples = _samples(source)
     if samples is None:
         return list_paths(_paths(source), "list of paths"), None
     try:
@@ -48,11 +48,14 @@ def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
     return listing, Labels.of([names[kind] if named else kind for _, kind in pairs])
 
 
+def _samples(source: object) -> Any:
+    """The pairs of a path and a class in a data set; None if it is none."""
+    return next((found for name in ("samples", "imgs") if (found := getattr(source, name, None)) is not None), None)
+
+
 def _part(source: Any) -> tuple[Listing, Labels | None]:
     """Some of the images of a data set, by `dataset` and `indices`."""
-    whole = next(
-        (one for name in ("samples", "imgs") if (one := getattr(source.dataset, name, None)) is not None), None
-    )
+    whole = _samples(source.dataset)
     if whole is None:
         raise UsageError(
             f"source {shown(source)}: the data set that it is of is not one whose .samples are (path, class)"

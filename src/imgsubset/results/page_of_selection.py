@@ -11,7 +11,7 @@ from imgsubset.results.lines import plain, printable
 from imgsubset.results.page import Cell, Figure, Figures, Page, Part, Section, Table, number, sheet
 from imgsubset.results.page_parts import ROWS, how_it_was_made, spread_figures
 from imgsubset.results.score_lines import verdict
-from imgsubset.results.scores import Measured, Score
+from imgsubset.results.scores import Score
 
 KEY = (("subset", "the subset"), ("random", "random subsets of the same size"), ("whole", "the whole"))
 
@@ -91,15 +91,13 @@ def _where_it_differs(score: Score, evidence: Evidence) -> Section:
             [[Cell(printable(one.name)), number(one.weight), number(one.loss)] for one in score.searched],
         )
     )
-    parts += _columns(score.searched)
+    parts += _columns(score)
     parts += spread_figures(evidence.shares, "the subset, and of one random subset (dashed)")
     return Section("Where does it still differ?", parts)
 
 
-def _columns(searched: Sequence[Measured]) -> list[Part]:
-    found = sorted(
-        ((one, block.name) for block in searched for one in block.columns), key=lambda pair: -abs(pair[0].off)
-    )
+def _columns(score: Score) -> list[Part]:
+    found = score.columns
     if not found:
         return []
     rows = [

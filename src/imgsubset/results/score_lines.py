@@ -31,7 +31,8 @@ def score_lines(score: Score, n: int, verbose: bool = False) -> list[str]:
 
 def known_lines(score: Score, verbose: bool) -> list[str]:
     """How close the subset is in each space that was matched, and in each column of what is known of the images."""
-    if not any(block.columns for block in score.searched):
+    columns = [column for column, _ in score.columns]
+    if not columns:
         return []
     of_features = [block for block in score.searched if not block.columns]
     weight = sum(block.weight for block in of_features)
@@ -42,7 +43,6 @@ def known_lines(score: Score, verbose: bool) -> list[str]:
         "weight": [f"{weight:.2f}" for _, weight, _ in rows],
         "loss": [f"{loss:.3f}" for _, _, loss in rows],
     }
-    columns = sorted((one for block in score.searched for one in block.columns), key=lambda one: -abs(one.off))
     each = {
         "column": [printable(shortened(one.name, 40)) for one in columns],
         "all": [plain(one.source) for one in columns],

@@ -76,6 +76,12 @@ class Score:
     searched_size: float
 
     @property
+    def columns(self) -> list[tuple[Met, str]]:
+        """What is known of the images and was matched, each with its block, in all blocks the worst met first."""
+        every = [(column, block.name) for block in self.searched for column in block.columns]
+        return sorted(every, key=lambda pair: -abs(pair[0].off))
+
+    @property
     def told(self) -> tuple[Measured, ...]:
         """What the figures below are of."""
         return self.held_out or self.searched

@@ -27,7 +27,8 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
     listing, classes = list_source(source)
     listing = candidates(listing, options.reading)
     cache = options.running.cache
-    if cache is not None and not listing.listed and Path(os.path.realpath(listing.root)) in _ends(cache):
+    inside = cache is not None and Path(os.path.realpath(cache)).is_relative_to(os.path.realpath(listing.root))
+    if inside and not listing.listed:
         raise UsageError(f"cache '{cache}' lies in source '{listing.name}', which is only read; choose another folder")
     wanted = options.constraints
     labels = wanted.labels
@@ -44,12 +45,6 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
             )
         embeddings = replace(embeddings, paths=listing.order)
     return listing, options, embeddings
-
-
-def _ends(path: str) -> tuple[Path, ...]:
-    """A place, and the folders that lead to it."""
-    real = Path(os.path.realpath(path))
-    return (real, *real.parents)
 
 
 def pixels_needed(options: Options) -> tuple[str, ...]:

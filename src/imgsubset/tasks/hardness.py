@@ -33,6 +33,7 @@ def hardness(views: Any, labels: Any) -> np.ndarray:
     import numpy as np
     import torch
 
+    from imgsubset.features.hardness import class_numbers
     from imgsubset.features.hardness import hardness as of_tensors
 
     given = Labels.of(labels)
@@ -51,8 +52,7 @@ def hardness(views: Any, labels: Any) -> np.ndarray:
         if not np.isfinite(table).all():
             raise UsageError(f"view {number} holds what is not finite, first in row {_first_odd(table)}")
         tables.append(torch.from_numpy(table))
-    _, classes = np.unique(np.array(given.names, object).astype(str), return_inverse=True)
-    return np.asarray(of_tensors(tables, torch.from_numpy(classes.astype(np.int64))))
+    return np.asarray(of_tensors(tables, class_numbers(given.names)))
 
 
 def _first_odd(table: np.ndarray) -> int:

@@ -10,12 +10,11 @@ from itertools import pairwise
 from posixpath import basename
 
 import numpy as np
-import torch
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.appearance import NAMES
 from imgsubset.features.channels import Channels, channels
-from imgsubset.features.hardness import hardness, too_few
+from imgsubset.features.hardness import class_numbers, hardness, too_few
 from imgsubset.features.source import Source
 from imgsubset.features.spaces import VIEWS
 from imgsubset.options import Options
@@ -121,7 +120,7 @@ def _hardness(source: Source, options: Options) -> Found:
     names = classes_of(source.paths, options.constraints)
     if len(set(names)) < 2:
         raise InputError("match 'hardness' needs at least two classes; the images of the source are all of one")
-    labels = torch.from_numpy(np.unique(np.array(names, object).astype(str), return_inverse=True)[1])
+    labels = class_numbers(names)
     views = [source.seen[part].mean.cpu() for part, _, _ in VIEWS["hardness"]]
     numbers = hardness(views, labels)
     note = too_few(labels)
