@@ -276,4 +276,4 @@ def unknown(name: str, complaint: str, known: Mapping[str, object] | set[str]) -
     """A message about a word that is not known: what became of it, or what may have been meant."""
     if fate := REMOVED.get(name.replace("-", "_")):
         return f"{complaint}: it was taken out, since {fate}"
-    return complaint + (meant(name, known) or f"; known: {', '.join(known)}")
+    return complaint + (meant(name, known) or "; `imgsubset select --help` names them all")
