@@ -19,6 +19,7 @@ from torch import Tensor
 from imgsubset import Options, Weights, compare
 from imgsubset.errors import BadFilesError, InputError
 from imgsubset.results.as_json import describe_comparison
+from imgsubset.statistics import neighbours
 from imgsubset.statistics import permutation as noisefloor
 from imgsubset.tasks.compare import Comparison, Distance
 from imgsubset.weights import DIVERGENCE_NAMES
@@ -35,6 +36,7 @@ def fewer_deals() -> Iterator[None]:
     """Comparisons with a rougher noise floor, in a fraction of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noisefloor, "two_sample", functools.partial(noisefloor.two_sample, draws=DEALS))
+        patch.setattr(neighbours, "overlap", functools.partial(neighbours.overlap, draws=DEALS))
         yield
 
 
