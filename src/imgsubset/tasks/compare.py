@@ -95,7 +95,7 @@ def _compared(
         units = [_units(one, options.mix.weights) for one in means]
         total = mean(of.values @ unit for of, unit in zip(results, units, strict=True))
         floor = mean(of.floor @ unit for of, unit in zip(results, units, strict=True))
-        lying = overlaps(one, other, FLOOR_SEED)
+        lying, sampled = overlaps(one, other, FLOOR_SEED)
     shown = None
     if gather:
         from imgsubset.tasks.contrast import contrast
@@ -119,7 +119,7 @@ def _compared(
         overlaps=lying,
         rejected=(one.rejected, other.rejected),
         contrast=shown,
-        warnings=one.warnings + other.warnings + notes,
+        warnings=one.warnings + other.warnings + notes + sampled,
         options=options,
         device=one.device,
         seconds=clock.seconds,

@@ -25,13 +25,13 @@ def views_beside(options: Options, extractor: Extractor | None) -> tuple[str, ..
     return ("fft",) if extractor is None and {*dict(options.extraction.features)} == {"random-cnn"} else ()
 
 
-def overlaps(one: Source, other: Source, seed: int) -> dict[str, Overlap]:
-    """The four of two sources by name; the first is the reference.
+def overlaps(one: Source, other: Source, seed: int) -> tuple[dict[str, Overlap], tuple[str, ...]]:
+    """The four of two sources by name, of which the first is the reference; and what is to be said of them.
 
     An image is a point: its vectors in all spaces side by side, each space with its weight; views beside them count as
     much as they do together.
     """
-    from imgsubset.statistics.neighbours import NAMES, joined, overlap
+    from imgsubset.statistics.neighbours import MOST, NAMES, joined, overlap
 
     spaces = [(mine.images.mean, theirs.images.mean) for mine, theirs in zip(one.blocks, other.blocks, strict=True)]
     weights = [block.weight for block in one.blocks]
@@ -39,7 +39,10 @@ def overlaps(one: Source, other: Source, seed: int) -> dict[str, Overlap]:
         spaces.append((one.seen[name].mean, other.seen[name].mean))
         weights.append(1.0)
     values, floor = overlap(*joined(spaces, weights), seed)
-    return {name: _overlap(value, dealt) for name, value, dealt in zip(NAMES, values, floor.T, strict=True)}
+    many = len(one.paths) > MOST or len(other.paths) > MOST
+    return {name: _overlap(value, dealt) for name, value, dealt in zip(NAMES, values, floor.T, strict=True)}, (
+        (f"precision, recall, density and coverage are of at most {MOST:,} images of each",) if many else ()
+    )
 
 
 def _overlap(value: Tensor, floor: Tensor) -> Overlap:
