@@ -15,9 +15,9 @@ from imgsubset.results.records import Selection
 from imgsubset.tasks.measuring import judged_loss, judges, score_of
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
-    from imgsubset.reading.thumbnails import Small
     from torch import Tensor
 
+    from imgsubset.reading.thumbnails import Small
     from imgsubset.search.loop import Found
     from imgsubset.statistics.objective import Objective
     from imgsubset.tasks.constraints import Allowed
@@ -34,7 +34,8 @@ def never() -> bool:
 @dataclass(frozen=True)
 class Run:
     """What goes with a search from stage to stage: the options, what the embeddings were, a clock, whom to ask whether
-    to stop, whom to tell of progress, notes for the result, and whether to gather what a report shows, with the small pictures that were made for it."""
+    to stop, whom to tell of progress, notes for the result; and whether to gather what a report shows, with the small
+    pictures made for it so far."""
 
     options: Options
     embeddings: Embeddings | None
