@@ -128,6 +128,7 @@ def test_repeating_a_set_does_not_move_it() -> None:
     assert (found.values < found.floor.mean(0) / 100).all()
 
 
+@pytest.mark.slow
 def test_units_and_offsets_of_the_channels_do_not_matter() -> None:
     first, second = made_up(30, seed=1), made_up(20, seed=2, shift=0.2)
     expected = compared(first, second, 300)
@@ -143,6 +144,7 @@ def test_units_and_offsets_of_the_channels_do_not_matter() -> None:
     assert found.floor.mean(0).tolist() == pytest.approx(expected.floor.mean(0).tolist(), rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_floor_follows_from_the_generator_whatever_the_number_of_threads() -> None:
     first, second = made_up(20, seed=1), made_up(30, seed=2)
     before = torch.get_num_threads()

@@ -91,6 +91,7 @@ def test_parts_that_are_none_or_too_many() -> None:
 # From Python
 
 
+@pytest.mark.slow
 def test_a_split_is_disjoint_complete_and_deterministic(pictures: Path) -> None:
     parts = split(pictures, THREE, Options(**FAST))
     assert list(parts) == list(THREE)
@@ -131,6 +132,7 @@ def test_the_small_parts_are_far_closer_than_those_of_a_random_split(tmp_path: P
     assert parts["train"].score.loss < 1
 
 
+@pytest.mark.slow
 def test_every_part_keeps_the_shares_of_the_classes(tmp_path: Path) -> None:
     for number in range(100):
         folder = "a" if number < 53 else "b" if number < 83 else "c" if number < 97 else "d"
@@ -219,6 +221,7 @@ def test_what_a_split_does_not_take(pictures: Path, options: dict[str, Any]) -> 
         split(pictures, THREE, Options(**options, **FAST))
 
 
+@pytest.mark.slow
 def test_an_interrupted_split_gives_way_as_a_whole(pictures: Path, tmp_path: Path) -> None:
     partly = split_into(pictures, THREE, tmp_path / "sets", Options(**FAST), stop=lambda: True)
     assert all(part.interrupted for part in partly.values())  # the rest too, which follows from the others
@@ -230,6 +233,7 @@ def test_an_interrupted_split_gives_way_as_a_whole(pictures: Path, tmp_path: Pat
         assert set(tree(tmp_path / "sets" / name)) == {"manifest.json", *part.chosen}
 
 
+@pytest.mark.slow
 def test_parts_of_another_split_are_not_completed(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,6 +280,7 @@ def test_a_score_has_the_same_report(selection: Selection, source: Path, tmp_pat
     assert f"30 of 122 images of {source}" in Page((tmp_path / "a.html").read_text()).text
 
 
+@pytest.mark.slow
 def test_from_the_command_line(
     imgsubset: Callable[..., Run], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +360,7 @@ def test_two_folders(source: Path, darker: Path, tmp_path: Path) -> None:
     assert compare(source, darker, **SMALL).contrast is None
 
 
+@pytest.mark.slow
 def test_parts_and_jobs_are_a_row_each(imgsubset: Callable[..., Run], source: Path, tmp_path: Path) -> None:
     words = [
         "--workers=0",
