@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from imgsubset import Distance, compare
 
 SIDE, T, DDIM_STEPS, BATCH, RATE, DECAY = 16, 1000, 20, 64, 2e-3, 0.98
-ABAR = torch.cos((torch.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2).square().clamp(min=1e-4)  # of t = 0 to T
+ABAR = torch.cos((torch.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2).square()  # of t = 0 to T
+ABAR = (ABAR / ABAR[0]).clamp(min=1e-4)
 
 
 class Block(nn.Module):
