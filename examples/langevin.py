@@ -132,9 +132,9 @@ def figure_of(
     figure = Figure(figsize=(9.5, 5.6), layout="constrained")
     axes, channels = figure.subplots(2, 3), CHANNELS[-1]
     named = {
-        "mean of channel 1": 0,
-        "variance of channel 1": channels,
-        "covariance of channels 1, 2": 2 * channels + 1,
+        "mean of channel 1 (standard deviations)": 0,
+        "variance of channel 1 (of the source: 1)": channels,
+        "covariance of channels 1 and 2 (same units)": 2 * channels + 1,
     }
     coarse, fine = max(chains), min(chains)
     for place, (name, column) in zip(axes.flat, named.items(), strict=False):
@@ -142,7 +142,8 @@ def figure_of(
             place.hist(chains[dt][:, column], 30, density=True, color=colour, alpha=0.5, label=f"chain, dt = {dt}")
         place.hist(by_moments[:, column], 30, density=True, histtype="step", color="black", label="drawn")
         place.axvline(before[column], color="grey", linestyle=":", label="before the noise")
-        place.set(xlabel=name, ylabel="density")
+        place.set_xlabel(name, fontsize=9)
+        place.set_ylabel("density")
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=8
     )
@@ -154,11 +155,13 @@ def figure_of(
         axes[1, 0].plot(expected.flatten(), found.flatten(), ".", color=colour, markersize=2)
     axes[1, 0].plot([-3, 3], [-3, 3], color="black", linewidth=0.8)
     axes[1, 0].set(xlabel="quantiles of all moments, drawn", ylabel="of the chain\n(standard deviations)", ylim=(-4, 8))
-    for k, what in enumerate(("best of the random draws", "after the exchanges")):
+    for k, what in enumerate(("of the best draw", "after the exchanges")):
         for gamma, colour, mark in zip(FRICTIONS, COLOURS, "os^", strict=False):
             values = [losses[gamma, kT][k] for kT in TEMPERATURES]
             axes[1, k + 1].plot(TEMPERATURES, values, mark + "-", color=colour, label=f"gamma = {gamma:g}")
-        axes[1, k + 1].set(xscale="log", xlabel="temperature kT", ylabel=f"loss, {what}")
+        axes[1, k + 1].set(
+            xscale="log", xlabel="temperature kT (variance of the source)", ylabel=f"loss {what} (random: 1)"
+        )
         axes[1, k + 1].set_ylim(0, 1.3 * max(pair[k] for pair in losses.values()))
     axes[1, 1].legend(frameon=False, fontsize=7)
     return figure
