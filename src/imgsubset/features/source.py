@@ -60,7 +60,8 @@ class Source:
     size: int | None = None
 
     def standardised(self) -> Source:
-        """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones.
+        """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones, which are
+        written over: a second table would be half of what an image takes.
 
         A block in which nothing varies is left out; the weights of the others sum to 1 again.
         """
@@ -77,7 +78,7 @@ def _standardised(blocks: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[s
     for block in blocks:
         few = reduced(block.images)
         scale = standard(few)
-        images = scale.apply(few)
+        images = scale.apply(few, in_place=True)
         # The borders of an image vary even where all images are alike.
         alike = not images.channels or (len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all()))
         kept = [False] if alike else scale.kept.tolist()
