@@ -4,7 +4,7 @@ Around each image lies a ball that reaches as far as the k-th nearest other imag
 of the second set that lies in a ball of the first, recall the share of the first that lies in a ball of the second
 (Kynkaanniemi et al., NeurIPS 2019, equations 1 and 2). Density is how many balls of the first an image of the second
 lies in, on average, over k; coverage the share of the balls of the first that hold an image of the second (Naeem et
-al., ICML 2020, equations 3 and 4). Two samples of one distribution have a density of 1 on average; the others stay
+al., ICML 2020, section 3). Two samples of one distribution have a density of 1 on average; the others stay
 below 1 and depend on the sizes, so the floor is that of random deals, as in `permutation`.
 
 A ball holds what lies on its edge, so a copy is always as near as the image itself. An image alone in its set is a ball
