@@ -178,11 +178,10 @@ def _balls(near: Neighbours, mine: Tensor) -> Iterator[tuple[Tensor, Tensor, Ten
     """Balls of mine: the vectors (R,) in their middle, neighbours (R, S) of each, and whether these lie inside."""
     rows, total = mine.nonzero()[:, 0], len(mine)
     k = min(K, int(mine.sum()) - 1)
-    step = max(1, BLOCK_BYTES // (8 * total))
     kept = near.places.shape[1]
-    for width in (min(_width(total, len(rows)), kept), kept, total):
+    for width in sorted({min(_width(total, len(rows)), kept), kept, total}):
         left = []
-        for some in torch.split(rows, step):
+        for some in torch.split(rows, max(1, BLOCK_BYTES // (8 * width))):
             places, apart = near.of(some, width)
             reached = mine[places].cumsum(1) > k  # the image itself is the first
             radius = apart.gather(1, reached.byte().argmax(1, keepdim=True))
