@@ -197,6 +197,7 @@ def test_public_names_resolve_and_are_functions_records_and_errors() -> None:
             "split_into",
             "score",
             "compare",
+            "embed",
             "estimate",
             "verify",
             "export",

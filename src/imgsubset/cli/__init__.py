@@ -17,6 +17,7 @@ from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
 from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
+from imgsubset.cli.embed import embed_command
 from imgsubset.cli.estimate import estimate_command
 from imgsubset.cli.help import WithHelpGroup
 from imgsubset.cli.output import complain, discard_stdout, say
@@ -29,7 +30,7 @@ from imgsubset.results.lines import printable
 
 COMMANDS = [
     *(select_command, split_command, score_command, estimate_command, compare_command, verify_command),
-    *(batch_command, cache_group, demo_command),
+    *(batch_command, embed_command, cache_group, demo_command),
 ]
 CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items())])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgsubset.devices import torch_device
-from imgsubset.errors import BadFilesError, InputError, UsageError
+from imgsubset.errors import BadFilesError, InputError, OutputError, UsageError
 from imgsubset.features.memory import check_memory
 from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, feature_spaces, resolution, shares
 from imgsubset.files import Stamp
@@ -134,12 +134,51 @@ def read_source(
             weight = wanted["embeddings"]
             read = _from_embeddings(listing, options, spaces, weight, embeddings, device, clock, progress)
     read = replace(read, size=size if spaces else None)  # of the run: an extractor may want another for itself
-    if read.rejected and options.reading.strict:
-        count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
-        raise BadFilesError(f"{count} of source '{listing.name}' cannot be used{first_of(read.rejected)}")
+    _check_strict(read, options)
     if not read.paths:
         raise InputError(f"no image in source '{listing.name}' can be decoded{first_of(read.rejected)}")
     return read
+
+
+def fill_cache(
+    whole: Listing,
+    part: Listing,
+    options: Options,
+    device: str,
+    *,
+    seen: Sequence[str] = (),
+    clock: Clock,
+    progress: Progress = silent,
+) -> Source:
+    """The moments of a part of a source, which the cache then holds for who reads the whole: see `read_source`.
+
+    Raises UsageError if there is nothing that a cache could keep, OutputError if it cannot be written, or, with
+    options.reading.strict, BadFilesError.
+    """
+    if not whole.paths:
+        raise InputError(f"no images in source '{whole.name}'{first_of(whole.rejected)}")
+    with clock.stage("ingest"):
+        size = resolution(whole, options.extraction.size)  # of all, so that every part has the same
+        check_memory(options.extraction, size, len(part.paths))
+        spaces = feature_spaces(shares(options.extraction, None), options, size, device, seen=seen)
+        unknown = [space.name for space in spaces if space.recipe is None]
+        if unknown:
+            raise UsageError(f"what {unknown[0]} makes of an image is never cached, so a later run could not use it")
+        for cache in _caches(options.running.cache, spaces):
+            cache.open()
+            if cache.problem:  # now, not after hours of work
+                raise OutputError(cache.problem)
+        read = replace(_from_images(part, options, spaces, device, clock, progress), size=size)
+    if read.warnings:
+        raise OutputError(read.warnings[0])
+    _check_strict(read, options)
+    return read
+
+
+def _check_strict(read: Source, options: Options) -> None:
+    if read.rejected and options.reading.strict:
+        count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
+        raise BadFilesError(f"{count} of source '{read.listing.name}' cannot be used{first_of(read.rejected)}")
 
 
 def first_of(rejected: tuple[RejectedFile, ...]) -> str:
