@@ -29,6 +29,7 @@ GROUND = (
         "options",
         "cores",
         "devices",
+        "ranks",
     ),
 )
 ROOMS = ("reading", "statistics", "features", "search", "results", "writing", "tasks", "cli")

@@ -40,7 +40,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many files each run decodes."""
-    module = importlib.import_module("imgsubset.features.source")
+    module = importlib.import_module("imgsubset.features.dealing")
     real, seen = module.decoded, []
 
     def watch(files: Sequence[bytes], *rest: Any) -> Any:

@@ -21,6 +21,7 @@ from imgsubset.cli.embed import embed_command
 from imgsubset.cli.estimate import estimate_command
 from imgsubset.cli.help import WithHelpGroup
 from imgsubset.cli.output import complain, discard_stdout, say
+from imgsubset.cli.ranks import by_rank
 from imgsubset.cli.scarce import scarcity
 from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave
@@ -56,7 +57,7 @@ def main() -> None:
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines about a damaged file name none
     try:
         with handled(leave, *FATAL):
-            code = _run()
+            code = by_rank(_run)
     except EndedBySignal as ended:
         complain("interrupted")
         os._exit(ended.exit_code)  # without waiting for threads in the middle of a long sum

@@ -1,0 +1,91 @@
+"""A command of several processes: rank 0 does it and prints, the others help; and how all of them end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from imgsubset.cli.output import complain, say
+from imgsubset.cli.scarce import scarcity
+from imgsubset.cli.signals import FATAL, EndedBySignal
+from imgsubset.errors import ImgsubsetError
+from imgsubset.ranks import End, Ranks, join, place_of
+from imgsubset.results.lines import printable
+
+SIGNALLED = "rank {} was ended by a signal; when a rank is gone, torchrun ends all of them, and says which was the first"
+GRACE_SECONDS = 5.0  # for the main thread, to leave what it does
+
+
+def by_rank(run: Callable[[], int]) -> int:
+    """The exit code of run(), which rank 0 does with the help of the others, or this process where it works alone."""
+    try:
+        place = place_of(os.environ)
+        if place is None:
+            return run()
+        ranks = join(place, _interrupt)
+    except ImgsubsetError as error:
+        complain(f"error: {printable(str(error))}")
+        return error.exit_code
+    code = _ended(ranks, run)
+    if code:
+        for number in FATAL:
+            signal.signal(number, signal.SIG_IGN)  # the end is told of, and has its exit code
+        ranks.watch.linger()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code)  # threads may wait for what no rank will send
+    return code
+
+
+def _ended(ranks: Ranks, run: Callable[[], int]) -> int:
+    """The exit code of this rank, once it has done its part, and where that failed, once the others are told."""
+    rank, watch = ranks.place.rank, ranks.watch
+    try:
+        if rank == 0:
+            with ranks.at_hand():
+                code = run()
+            if code:
+                return watch.end("", code).code
+        else:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what Ctrl-C ends, and how, rank 0 says
+            from imgsubset.features.serving import serve
+
+            serve(ranks)
+        ranks.leave()
+        return 0
+    except ImgsubsetError as error:
+        end = watch.end(f"rank {rank}: {error}", error.exit_code)
+    except EndedBySignal as signalled:
+        told = watch.told()
+        end = told or watch.end(SIGNALLED.format(rank) if rank else "", signalled.exit_code)
+        if told is None and rank == 0:
+            complain("interrupted")
+    except BaseException as error:
+        lacking = scarcity(error) if isinstance(error, Exception) else None
+        end = watch.end(f"rank {rank} failed: {lacking or type(error).__name__}")
+        if lacking is None:
+            traceback.print_exception(error)
+    if end.message:
+        if rank == 0 and "--json" in sys.argv[1:]:
+            say(json.dumps({"error": end.message, "exit_code": end.code}))
+        complain(f"error: {printable(end.message)}")
+    return end.code
+
+
+def _interrupt(end: End) -> None:
+    """Have the main thread leave, as by a signal; or end the process, where it does not."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    if end.message:
+        complain(f"error: {printable(end.message)}")
+    os._exit(end.code)
