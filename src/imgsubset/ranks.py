@@ -207,7 +207,10 @@ class Ranks:
         try:
             aside(work).result()
         except RuntimeError:
-            raise ImgsubsetError(self.watch.end(f"rank {other} is gone").message) from None
+            end = self.watch.end(f"rank {other} is gone")
+            gone = ImgsubsetError(end.message)
+            gone.exit_code = end.code
+            raise gone from None
 
     @contextlib.contextmanager
     def at_hand(self) -> Iterator[None]:
