@@ -19,7 +19,7 @@ from imgsubset.errors import ImgsubsetError
 from imgsubset.ranks import End, Ranks, join, place_of
 from imgsubset.results.lines import printable
 
-SIGNALLED = "rank {} was ended by a signal; when a rank is gone, torchrun ends all of them, and says which was the first"
+SIGNALLED = "rank {} was ended by a signal; when one is gone, torchrun ends all, and says which was the first"
 GRACE_SECONDS = 5.0  # for the main thread, to leave what it does
 
 
