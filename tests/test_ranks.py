@@ -178,6 +178,11 @@ class Faulty:
         self.fail()
         return 1
 
+    def check(self, keys: list[str]) -> bool:
+        if self.sets > 1:
+            self.fail()
+        return self.store.check(keys)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 
@@ -188,7 +193,9 @@ def test_a_store_that_is_gone_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> N
 
     watch, wait = ended(Faulty(fail), Place(1, 2, 0), monkeypatch)
     watch.start()
-    assert wait() == End("the store that the ranks have met by is gone, with rank 0 or its torchrun", 1)
+    gone = End("the store that the ranks have met by is gone, with rank 0 or its torchrun", 1)
+    assert wait() == watch.told() == watch.end("another end") == gone
+    watch.linger()
 
 
 def test_a_store_that_does_not_answer_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

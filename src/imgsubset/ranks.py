@@ -107,9 +107,15 @@ class Watch:
             self.heard[other] = (sign, 0 if sign != before else silent + 1)
             if self.heard[other][1] >= SILENCE:
                 return self.end(f"rank {other} gave no sign of life for {SILENCE * self.beat:.0f} s")
-        return self.told()
+        return self._written()
 
     def told(self) -> End | None:
+        """How the run has ended, as far as this rank can know."""
+        with contextlib.suppress(RuntimeError):  # the store is gone, with whoever kept it
+            self._written()
+        return self.over
+
+    def _written(self) -> End | None:
         """How the run has ended, as whoever ended it wrote."""
         if self.over is None and self.store.check(["over"]):
             self.over = End(*json.loads(self.store.get("over")))
@@ -117,11 +123,10 @@ class Watch:
 
     def end(self, message: str, code: int = ImgsubsetError.exit_code) -> End:
         """End the run for all ranks, unless that was done; how it ended."""
-        with contextlib.suppress(RuntimeError):  # the store is gone, with whoever kept it
+        with contextlib.suppress(RuntimeError):
             if self.store.add("ends", 1) == 1:
                 self.store.set("over", json.dumps([message, code]))
-            self.told()
-        self.over = self.over or End(message, code)
+        self.over = self.told() or End(message, code)
         return self.over
 
     def _give_signs(self) -> None:

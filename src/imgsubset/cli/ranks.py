@@ -29,6 +29,11 @@ def by_rank(run: Callable[[], int]) -> int:
         place = place_of(os.environ)
         if place is None:
             return run()
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+            # From torchrun, for programs that do not share the cores by themselves. The sums of rank 0, which works
+            # alone then, would have another order than in a process alone.
+            del os.environ["OMP_NUM_THREADS"]
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a closed connection is pages of warnings
         ranks = join(place, _interrupt)
     except ImgsubsetError as error:
         complain(f"error: {printable(str(error))}")
