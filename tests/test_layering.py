@@ -29,6 +29,7 @@ GROUND = (
         "options",
         "cores",
         "devices",
+        "watch",
         "ranks",
     ),
 )

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from imgsubset import InputError, UsageError, ranks
+from imgsubset import InputError, UsageError
+from imgsubset import watch as module
 from imgsubset.cores import bound_cores, share
-from imgsubset.ranks import SILENCE, End, Place, Watch, aside, meet, place_of
+from imgsubset.ranks import FOREVER, aside, meet, place_of
+from imgsubset.watch import BEAT_SECONDS, SILENCE, End, Place, Watch
 
 MASTER = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 PATIENCE = 60.0  # seconds, for what takes none
@@ -67,7 +69,7 @@ def test_all_meet_and_are_told_of_their_share(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("imgsubset.cores.usable_cores", lambda: 12)
     store = dist.HashStore()
     with ThreadPoolExecutor(3) as threads:
-        found = threads.map(lambda rank: meet(store, Place(rank, 3, rank), PATIENCE), range(3))
+        found = threads.map(lambda rank: meet(store, Place(rank, 3, rank), ["select"], PATIENCE), range(3))
         assert [*found] == [4, 4, 4]
     assert bound_cores()
 
@@ -75,9 +77,24 @@ def test_all_meet_and_are_told_of_their_share(monkeypatch: pytest.MonkeyPatch) -
 def test_who_does_not_come_is_named() -> None:
     store = dist.HashStore()
     with pytest.raises(InputError, match="rank 0, 2 of 3 did not come within 0 s; without RANK and WORLD_SIZE"):
-        meet(store, Place(1, 3, 0), 0)
+        meet(store, Place(1, 3, 0), [], 0)
     with pytest.raises(InputError, match=r"rank 0, 2, 3, 4, 5, \.\.\. of 300 did"):
-        meet(store, Place(1, 300, 0), 0)
+        meet(store, Place(1, 300, 0), [], 0)
+
+
+def test_all_were_started_with_the_same_words() -> None:
+    store = dist.HashStore()
+    with ThreadPoolExecutor(3) as threads:
+        shards = ("1/2", "1/2", "2/2")
+        found = [
+            threads.submit(meet, store, Place(rank, 3, rank), ["embed", "--shard", shard], PATIENCE)
+            for rank, shard in enumerate(shards)
+        ]
+        for one in found:
+            with pytest.raises(
+                InputError, match="rank 2 was started with other words, or in another folder, than rank 0"
+            ):
+                one.result(PATIENCE)
 
 
 @pytest.fixture
@@ -114,7 +131,7 @@ def test_a_rank_that_was_never_heard_of_is_lost_too() -> None:
 
 
 def test_beats_are_told_to_all_in_less_than_a_minute() -> None:
-    assert (SILENCE + 2) * ranks.BEAT_SECONDS < 60
+    assert (SILENCE + 2) * BEAT_SECONDS < 60
 
 
 def test_the_first_end_is_that_of_all(watches: list[Watch]) -> None:
@@ -125,7 +142,7 @@ def test_the_first_end_is_that_of_all(watches: list[Watch]) -> None:
 
 def ended(store: Any, place: Place, monkeypatch: pytest.MonkeyPatch) -> tuple[Watch, Callable[[], End]]:
     """A watch at work, and what tells of the end, when it is there."""
-    monkeypatch.setattr(ranks, "SILENCE", 5)
+    monkeypatch.setattr(module, "SILENCE", 5)
     ends: list[End] = []
     over = threading.Event()
 
@@ -222,7 +239,7 @@ def test_what_is_done_aside_has_its_result_or_its_error() -> None:
     assert aside(lambda: 3).result(PATIENCE) == 3
     with pytest.raises(ValueError, match="odd"):
         aside(lambda: _raise(ValueError("odd"))).result(PATIENCE)
-    assert timedelta(days=100) < ranks.FOREVER
+    assert timedelta(days=100) < FOREVER
 
 
 def _raise(error: Exception) -> None:

@@ -1,8 +1,8 @@
-"""Processes that torchrun, or Slurm's srun, has started together: how they meet, talk, and notice that one is gone.
+"""Processes that torchrun, or Slurm's srun, has started together: how they meet, and talk.
 
 Rank 0 does the work of a command, and the others help it. They talk by gloo, those with a GPU too: the moments of an
-image are 3 KB, and on their way to the cache, so in the memory of the processor. Signs of life, and the end of a run,
-go through the store that torch.distributed has met by. There is nothing here that starts a process or opens a socket.
+image are 3 KB, and on their way to the cache, so in the memory of the processor. There is nothing here that starts a
+process or opens a socket.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from imgsubset.cores import bound_cores, share
 from imgsubset.errors import ImgsubsetError, InputError, UsageError, shown
+from imgsubset.watch import STEP, End, Place, Watch
 
 if TYPE_CHECKING:  # a process that works alone imports no torch.distributed
     from torch import Tensor
@@ -28,26 +29,8 @@ if TYPE_CHECKING:  # a process that works alone imports no torch.distributed
 
 T = TypeVar("T")
 JOIN_SECONDS = 300.0  # in which all have to come
-BEAT_SECONDS = 2.0  # between signs of life
-SILENCE = 25  # beats without one after which a rank is lost: with what it takes to tell the others, within a minute
-STEP = 0.05  # seconds between looks for what others write
 FOREVER = timedelta(days=1000)  # a slow rank is not lost: that it is alive is told by its beats
 TORCHRUN, SLURM = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-
-
-class Place(NamedTuple):
-    """Which of how many processes this is, and which of those on its machine."""
-
-    rank: int
-    size: int
-    local: int
-
-
-class End(NamedTuple):
-    """How a run ended: what went wrong, empty where rank 0 has said so itself; and the exit code of every rank."""
-
-    message: str
-    code: int
 
 
 def place_of(environ: Mapping[str, str]) -> Place | None:
@@ -71,98 +54,6 @@ def place_of(environ: Mapping[str, str]) -> Place | None:
     if place.rank >= place.size:
         raise UsageError(f"{names[0]} {place.rank} is not below {names[1]} {place.size}; torchrun sets both")
     return place if place.size > 1 else None
-
-
-class Watch:
-    """Signs of life through a store: rank 0 looks for those of all others, and these for that of rank 0.
-
-    Silence is counted in beats of this process, not in seconds: when all are suspended together, however long, none is
-    lost. `ended` is called once, on a thread of this, when the run is over for another reason than `stop`.
-    """
-
-    def __init__(self, store: Store, place: Place, ended: Callable[[End], None], beat: float = BEAT_SECONDS) -> None:
-        self.store, self.place, self.ended, self.beat = store, place, ended, beat
-        self.others = range(1, place.size) if place.rank == 0 else range(1)
-        self.heard = dict.fromkeys(self.others, (b"", 0))  # the last sign, and how many beats ago
-        self.rounds = 0
-        self.over: End | None = None
-        self.stopped = threading.Event()
-
-    def start(self) -> None:
-        """Give the first sign, and go on until `stop`."""
-        self.round()
-        for work in (self._give_signs, self._see_to_it):
-            threading.Thread(target=work, daemon=True).start()
-
-    def stop(self) -> None:
-        """The run is over in order."""
-        self.stopped.set()
-
-    def round(self) -> End | None:
-        """Give a sign of life and look for those of others; how the run has ended, if it has."""
-        self.store.set(f"beat {self.place.rank}", str(self.rounds))
-        self.rounds += 1
-        for other, (before, silent) in self.heard.items():
-            sign = self.store.get(f"beat {other}") if self.store.check([f"beat {other}"]) else b""
-            self.heard[other] = (sign, 0 if sign != before else silent + 1)
-            if self.heard[other][1] >= SILENCE:
-                return self.end(f"rank {other} gave no sign of life for {SILENCE * self.beat:.0f} s")
-        return self._written()
-
-    def told(self) -> End | None:
-        """How the run has ended, as far as this rank can know."""
-        with contextlib.suppress(RuntimeError):  # the store is gone, with whoever kept it
-            self._written()
-        return self.over
-
-    def _written(self) -> End | None:
-        """How the run has ended, as whoever ended it wrote."""
-        if self.over is None and self.store.check(["over"]):
-            self.over = End(*json.loads(self.store.get("over")))
-        return self.over
-
-    def end(self, message: str, code: int = ImgsubsetError.exit_code) -> End:
-        """End the run for all ranks, unless that was done; how it ended."""
-        with contextlib.suppress(RuntimeError):
-            if self.store.add("ends", 1) == 1:
-                self.store.set("over", json.dumps([message, code]))
-        self.over = self.told() or End(message, code)
-        return self.over
-
-    def _give_signs(self) -> None:
-        end = None
-        while end is None and not self.stopped.wait(self.beat):
-            try:
-                end = self.round()
-            except RuntimeError:
-                end = self.end("the store that the ranks have met by is gone, with rank 0 or its torchrun")
-        with contextlib.suppress(RuntimeError):
-            self.store.set(f"seen {self.place.rank}", "")
-        self._finish(end)
-
-    def _see_to_it(self) -> None:
-        """The store may not answer, nor say so."""
-        rounds, silent = 0, 0
-        while silent < SILENCE and not self.stopped.wait(self.beat):
-            rounds, silent = self.rounds, silent + 1 if rounds == self.rounds else 0
-        if not self.stopped.is_set():
-            self._finish(End(f"the store that the ranks have met by gave no answer for {SILENCE * self.beat:.0f} s", 1))
-
-    def linger(self) -> None:
-        """After an end of which not all ranks may know: let them see it, before the store goes with this process."""
-        self.stop()
-        with contextlib.suppress(RuntimeError):
-            self.store.set(f"seen {self.place.rank}", "")
-            for _ in range(round(2 * self.beat / STEP) if self.place.rank == 0 else 0):
-                if self.store.check([f"seen {other}" for other in self.others]):
-                    break
-                time.sleep(STEP)
-
-    def _finish(self, end: End | None) -> None:
-        if end and not self.stopped.is_set():
-            self.stopped.set()
-            self.over = self.over or end
-            self.ended(end)
 
 
 class Ranks:
@@ -264,8 +155,11 @@ def aside(work: Callable[[], T]) -> Future[T]:
     return outcome
 
 
-def join(place: Place, ended: Callable[[End], None]) -> Ranks:
-    """Meet the other processes; `ended` is as in `Watch`. Raises InputError if they do not come."""
+def join(place: Place, words: Sequence[str], ended: Callable[[End], None]) -> Ranks:
+    """Meet the other processes, which were started with the same words; `ended` is as in `Watch`.
+
+    Raises InputError if they do not come, or are others.
+    """
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -275,7 +169,7 @@ def join(place: Place, ended: Callable[[End], None]) -> Ranks:
         store, _, _ = next(iter(rendezvous("env://", place.rank, place.size, timeout=wait)))
         # Of each start by torchrun its own: what an earlier one has left would be taken for signs of life.
         store = PrefixStore(f"imgsubset {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        cores = meet(store, place)
+        cores = meet(store, place, words)
         watch = Watch(store, place, ended)
         watch.start()
         dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=FOREVER)
@@ -286,10 +180,13 @@ def join(place: Place, ended: Callable[[End], None]) -> Ranks:
     return Ranks(place, cores, watch)
 
 
-def meet(store: Store, place: Place, seconds: float = JOIN_SECONDS) -> int:
-    """Wait until all are there; how many cores this one may use. Raises InputError if some do not come in time."""
+def meet(store: Store, place: Place, words: Sequence[str], seconds: float = JOIN_SECONDS) -> int:
+    """Wait until all are there; how many cores this one may use.
+
+    Raises InputError if some do not come in time, or were started with other words, or in another folder, than rank 0.
+    """
     cores = bound_cores()
-    store.set(f"here {place.rank}", json.dumps([platform.node(), sorted(cores)]))
+    store.set(f"here {place.rank}", json.dumps([platform.node(), sorted(cores), [os.getcwd(), *words]]))  # noqa: PTH109
     missing, deadline = [*range(place.size)], time.monotonic() + seconds
     while missing := [rank for rank in missing if not store.check([f"here {rank}"])]:
         if time.monotonic() > deadline:
@@ -299,5 +196,7 @@ def meet(store: Store, place: Place, seconds: float = JOIN_SECONDS) -> int:
                 "environment, which torchrun sets, this process works alone"
             )
         time.sleep(STEP)
-    found = [json.loads(store.get(f"here {rank}")) for rank in range(place.size)]
-    return share(cores, [set(theirs) for node, theirs in found if node == platform.node()])
+    nodes, bound, started = zip(*(json.loads(store.get(f"here {rank}")) for rank in range(place.size)), strict=True)
+    if other := next((rank for rank in range(place.size) if started[rank] != started[0]), None):
+        raise InputError(f"rank {other} was started with other words, or in another folder, than rank 0")
+    return share(cores, [{*theirs} for node, theirs in zip(nodes, bound, strict=True) if node == platform.node()])

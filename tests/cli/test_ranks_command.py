@@ -20,7 +20,8 @@ from imgsubset import InputError, cli
 from imgsubset.cli import ranks
 from imgsubset.cli.ranks import by_rank
 from imgsubset.cli.signals import FATAL, EndedBySignal
-from imgsubset.ranks import End, Place, Ranks, Watch
+from imgsubset.ranks import Ranks
+from imgsubset.watch import End, Place, Watch
 
 MASTER = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 FAST = ("--candidates=16", "--chains=1", "--steps=4", "--size=16", "--channels=8,8", "--device=cpu", "--workers=0")
@@ -47,7 +48,7 @@ def rank(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ranks]:
         place = Place(number, 3, number)
         one = Ranks(place, 1, Watch(store, place, lambda end: None, beat=0.01))
         monkeypatch.setattr(ranks, "place_of", lambda environ: place)
-        monkeypatch.setattr(ranks, "join", lambda place, ended: one)
+        monkeypatch.setattr(ranks, "join", lambda place, words, ended: one)
         monkeypatch.setattr(one, "leave", lambda: None)
         monkeypatch.setattr("imgsubset.features.serving.serve", serve)
 
@@ -73,7 +74,7 @@ def code_of(run: Callable[[], int] = lambda: 0) -> int:
 
 
 def test_a_process_alone_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "join", lambda place, ended: pytest.fail("there is nobody"))
+    monkeypatch.setattr(ranks, "join", lambda *arguments: pytest.fail("there is nobody"))
     assert by_rank(lambda: 3) == 3
 
 
@@ -83,6 +84,19 @@ def test_an_odd_environment_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) ->
     assert by_rank(lambda: pytest.fail("it has no place")) == 2
     with pytest.raises(SystemExit, match="2"):
         cli.main()
+
+
+def test_who_does_not_meet_the_others_says_so(
+    rank: Callable[..., Ranks], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["imgsubset", "select", "--json"])
+    for number in range(2):
+        rank(number)
+        monkeypatch.setattr(ranks, "join", lambda *arguments: fail(InputError("rank 2 of 3 did not come")))
+        assert code_of(lambda: pytest.fail("it has no place")) == 3
+        out, err = capsys.readouterr()
+        assert err == "imgsubset: error: rank 2 of 3 did not come\n"
+        assert strict_json(out) == {"error": "rank 2 of 3 did not come", "exit_code": 3} if number == 0 else out == ""
 
 
 def test_in_order_all_end_with_0_and_rank_0_does_the_work(rank: Callable[..., Ranks]) -> None:

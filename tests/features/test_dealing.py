@@ -24,9 +24,10 @@ from imgsubset.features.dealing import Task
 from imgsubset.features.serving import serve
 from imgsubset.features.source import Source, read_source
 from imgsubset.options import Extraction
-from imgsubset.ranks import Place, Ranks, Watch
+from imgsubset.ranks import Ranks
 from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
+from imgsubset.watch import Place, Watch
 
 PATIENCE = 60.0  # seconds, for what takes none
 WORDS: dict[str, Any] = {"workers": 0, "device": "cpu", "channels": (4, 6), "networks": 2, "size": 16}
@@ -220,6 +221,14 @@ def test_a_rank_that_would_measure_otherwise_says_what_is_different(
     monkeypatch.setattr(Task, "spaces", other)
     monkeypatch.setattr(Piped, "hear", lambda rank, of: _or_fail(crew, rank, of))
     with pytest.raises(InputError, match=r"rank 1 would measure .* than rank 0: its torch is '1.0'"):
+        crew.together(lambda: read(source))
+
+
+def test_a_rank_that_does_not_see_the_source_says_so(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = Crew(2)
+    monkeypatch.setattr(serving.os.path, "lexists", lambda path: False)
+    monkeypatch.setattr(Piped, "hear", lambda rank, of: _or_fail(crew, rank, of))
+    with pytest.raises(InputError, match=r"rank 1 does not find '.*': all ranks read a source by the same paths"):
         crew.together(lambda: read(source))
 
 

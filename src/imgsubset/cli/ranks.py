@@ -16,8 +16,9 @@ from imgsubset.cli.output import complain, say
 from imgsubset.cli.scarce import scarcity
 from imgsubset.cli.signals import FATAL, EndedBySignal
 from imgsubset.errors import ImgsubsetError
-from imgsubset.ranks import End, Ranks, join, place_of
+from imgsubset.ranks import Ranks, join, place_of
 from imgsubset.results.lines import printable
+from imgsubset.watch import End
 
 SIGNALLED = "rank {} was ended by a signal; when one is gone, torchrun ends all, and says which was the first"
 GRACE_SECONDS = 5.0  # for the main thread, to leave what it does
@@ -25,6 +26,7 @@ GRACE_SECONDS = 5.0  # for the main thread, to leave what it does
 
 def by_rank(run: Callable[[], int]) -> int:
     """The exit code of run(), which rank 0 does with the help of the others, or this process where it works alone."""
+    place = None
     try:
         place = place_of(os.environ)
         if place is None:
@@ -34,9 +36,9 @@ def by_rank(run: Callable[[], int]) -> int:
             # alone then, would have another order than in a process alone.
             del os.environ["OMP_NUM_THREADS"]
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a closed connection is pages of warnings
-        ranks = join(place, _interrupt)
+        ranks = join(place, sys.argv[1:], _interrupt)
     except ImgsubsetError as error:
-        complain(f"error: {printable(str(error))}")
+        _tell(str(error), error.exit_code, first=place is not None and place.rank == 0)
         return error.exit_code
     code = _ended(ranks, run)
     if code:
@@ -73,16 +75,23 @@ def _ended(ranks: Ranks, run: Callable[[], int]) -> int:
         end = told or watch.end(SIGNALLED.format(rank) if rank else "", signalled.exit_code)
         if told is None and rank == 0:
             complain("interrupted")
+    except SystemExit as leaving:
+        return watch.end("", int(leaving.code or 0)).code
     except BaseException as error:
         lacking = scarcity(error) if isinstance(error, Exception) else None
         end = watch.end(f"rank {rank} failed: {lacking or type(error).__name__}")
         if lacking is None:
             traceback.print_exception(error)
     if end.message:
-        if rank == 0 and "--json" in sys.argv[1:]:
-            say(json.dumps({"error": end.message, "exit_code": end.code}))
-        complain(f"error: {printable(end.message)}")
+        _tell(*end, first=rank == 0)
     return end.code
+
+
+def _tell(message: str, code: int, first: bool) -> None:
+    """Tell of an error, on stdout too where the one rank that prints is asked for JSON."""
+    if first and "--json" in sys.argv[1:]:
+        say(json.dumps({"error": message, "exit_code": code}))
+    complain(f"error: {printable(message)}")
 
 
 def _interrupt(end: End) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # torch takes two seconds to import
     from imgsubset.features.cache import Cache
     from imgsubset.features.ingest import Ingested
 
+FEW = 10  # files, that may be gone since they were listed
+
 
 def serve(ranks: Ranks) -> None:
     """Do what rank 0 asks for, until it asks no more. Raises ImgsubsetError for what this rank cannot do."""
@@ -31,6 +34,11 @@ def serve(ranks: Ranks) -> None:
         spaces = task.spaces()
         _check_alike(recipes, json.loads(json.dumps([space.recipe for space in spaces])), ranks.place.rank)
         caches = caches_of(task, spaces)
+        if files and not any(map(os.path.lexists, files[:FEW])):  # else all of them would be files that are skipped
+            name = os.fsdecode(files[0])
+            raise InputError(
+                f"rank {ranks.place.rank} does not find '{name}': all ranks read a source by the same paths"
+            )
         mine = Files(files, names, range(len(files)))
         with its_share(ranks, task):
             done = reduced_here(
