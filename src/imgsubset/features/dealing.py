@@ -9,6 +9,7 @@ file that cannot be decoded is tried twice.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ class Files:
 
     files   each as it can be opened
     names   each as the caches know it; () where there are none
-    places  of each among the images that are known in the end, ascending
+    places  of each among the images that are known in the end
     """
 
     files: Sequence[bytes]
@@ -190,7 +191,8 @@ def _asked(ranks: Ranks, rank: int, task: Task, spaces: tuple[Space, ...], part:
     recipes = json.dumps([space.recipe for space in spaces]).encode()
 
     def ask() -> bytes:
-        ranks.say(rank, task.words(), recipes, b"\0".join(part.files), b"\0".join(part.names))
+        listed = (json.dumps([*map(os.fsdecode, names)]).encode() for names in (part.files, part.names))
+        ranks.say(rank, task.words(), recipes, *listed)
         return ranks.hear(rank)
 
     return aside(ask)

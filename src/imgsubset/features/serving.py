@@ -29,7 +29,7 @@ def serve(ranks: Ranks) -> None:
     while words := ranks.hear(0):
         task = Task.of(words)
         recipes = json.loads(ranks.hear(0))
-        files, names = ([*filter(None, ranks.hear(0).split(b"\0"))] for _ in range(2))
+        files, names = ([os.fsencode(name) for name in json.loads(ranks.hear(0))] for _ in range(2))
         task = replace(task, device=_own_device(task.device, ranks.place.local))
         spaces = task.spaces()
         _check_alike(recipes, json.loads(json.dumps([space.recipe for space in spaces])), ranks.place.rank)
