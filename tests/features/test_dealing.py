@@ -122,6 +122,7 @@ def test_any_number_of_ranks_reads_the_same(crew: Crew, source: Path) -> None:
     check_same(crew.together(lambda: read(source, **words)), read(source, **words))
 
 
+@pytest.mark.slow
 def test_every_task_is_done_together_one_after_another(crew: Crew, source: Path, tmp_path: Path) -> None:
     alone = select(source, 9, **WORDS, **SEARCH)
     chosen = crew.together(lambda: select(source, 9, **WORDS, **SEARCH))
