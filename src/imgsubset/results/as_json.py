@@ -17,7 +17,7 @@ from imgsubset.options import KNOWN, Options
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.estimates import Estimate, Estimated
-from imgsubset.results.records import Export, Placed, Result, Scored, Selection, Verification
+from imgsubset.results.records import Embedded, Export, Placed, Result, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ KEYS = {  # of the records that the functions below make
     "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "overlaps", "rejected"),
     "estimated": (*_ANY, "source", "subset", "n", "counts", "chosen", "estimates", "differences", "rejected", "foreign",
                   "files"),
+    "embedded": (*_ANY, "source", "shard", "cache", "counts", "rejected"),
     "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
 }  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
@@ -218,6 +219,19 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
             for name, one in comparison.overlaps.items()
         },
         "rejected": {name: _named(files) for name, files in zip(("first", "second"), comparison.rejected, strict=True)},
+    }
+
+
+def describe_embedded(embedded: Embedded) -> dict[str, Any]:
+    """The record of a piece of a source that is in the cache, for json.dumps."""
+    names = ("images", "decoded", "cached")
+    return {
+        **_describe_any(embedded, embedded.size),
+        "source": _folder(embedded.source),
+        "shard": dict(zip(("index", "of"), embedded.shard, strict=True)),
+        "cache": embedded.cache,
+        "counts": {name: getattr(embedded, name) for name in names} | {"rejected": len(embedded.rejected)},
+        "rejected": _named(embedded.rejected),
     }
 
 
