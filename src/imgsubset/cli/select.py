@@ -18,8 +18,8 @@ from imgsubset.errors import GateError, OutputError, UsageError
 from imgsubset.files import write_out
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import KEYS, describe_placed
 from imgsubset.results.as_text import placed_summary
 from imgsubset.results.lines import printable

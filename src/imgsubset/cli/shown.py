@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imgsubset.errors import UsageError
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.estimates import Estimated
 from imgsubset.results.lines import printable

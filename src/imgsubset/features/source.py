@@ -16,8 +16,8 @@ from imgsubset.files import Stamp
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock, Progress, silent
+from imgsubset.reading.contents import Listing, RejectedFile, in_order
 from imgsubset.reading.decoders import decoded
-from imgsubset.reading.listing import Listing, RejectedFile, in_order
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.cache import Cache

@@ -18,8 +18,8 @@ from imgsubset.features.extractors import kind_of, make_extractor, module
 from imgsubset.files import identity
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.images import POLICY, shown_size
-from imgsubset.reading.listing import Listing
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.random_cnn import Extractor

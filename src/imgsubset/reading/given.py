@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeAlias
 
 from imgsubset.errors import InputError, UsageError, shown
 from imgsubset.inputs import Labels
-from imgsubset.reading.listing import Listing, list_images, list_paths
+from imgsubset.reading.contents import Listing
+from imgsubset.reading.listing import list_images, list_paths
 
 
 class DataSet(Protocol):

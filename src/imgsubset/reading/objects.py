@@ -15,7 +15,7 @@ from imgsubset.errors import InputError, shortened
 from imgsubset.options import Reading
 from imgsubset.reading.boxes import Box, coco_boxes, voc_boxes, yolo_boxes
 from imgsubset.reading.columns import Column
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.sidecars import sidecars, upwards
 from imgsubset.reading.yolo import class_list, number_of_keypoints
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from posixpath import basename, dirname, join, normpath, split, splitext
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.listing import SUFFIXES, Listing
+from imgsubset.reading.contents import SUFFIXES, Listing
 
 SIBLINGS = {"images": ("labels",), "JPEGImages": ("Annotations", "SegmentationClass", "SegmentationObject")}
 METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder; never sidecars, but filtered

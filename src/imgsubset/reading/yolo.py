@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from posixpath import dirname, join
 
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.sidecars import SIBLINGS, upwards
 
 NAMES = ("classes.txt", "obj.names")  # of files with a class a line

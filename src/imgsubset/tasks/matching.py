@@ -13,7 +13,7 @@ from posixpath import basename
 
 from imgsubset.features.source import Source
 from imgsubset.files import READERS
-from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.reading.contents import Listing, RejectedFile
 from imgsubset.writing.manifest import Manifest
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from imgsubset.errors import OutputError
 from imgsubset.files import Cancelled, Stamp, new_file, sha256_of
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 
 
 def place(source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode: str, cancelled: Cancelled) -> str:

@@ -18,7 +18,7 @@ from imgsubset.errors import ImgsubsetError, OutputError, UsageError
 from imgsubset.files import Stamp, files_in
 from imgsubset.options import Options, Reading
 from imgsubset.reading.coco import filtered_coco
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.metadata import filtered_metadata, metadata_files
 from imgsubset.reading.sidecars import leads_out, sidecars
 from imgsubset.reading.yolo import class_files, description, parts_of
