@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgsubset.devices import torch_device
-from imgsubset.errors import BadFilesError, InputError, UsageError
+from imgsubset.errors import BadFilesError, InputError, UsageError, shortened
 from imgsubset.features.memory import check_memory
 from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, feature_spaces, resolution, shares
 from imgsubset.files import Stamp
@@ -144,18 +143,18 @@ def read_source(
 
 def first_of(rejected: tuple[RejectedFile, ...]) -> str:
     """The end of a message: the first of these files and why."""
-    return f": '{rejected[0].path}': {rejected[0].reason}" if rejected else ""
+    return f": '{shortened(rejected[0].path, 300)}': {rejected[0].reason}" if rejected else ""
 
 
 def _from_images(
     listing: Listing, options: Options, spaces: tuple[Space, ...], device: str, clock: Clock, progress: Progress
 ) -> Source:
     caches = _caches(options.running.cache, spaces)
-    names = [os.fsencode(os.path.abspath(listing.locate(path))) for path in listing.paths] if caches else []  # noqa: PTH100
+    names = [listing.key(path) for path in listing.paths] if caches else []
     known = [cache.get(names, listing.stamps) for cache in caches]
     found = sorted(set(known[0].places).intersection(*(one.places for one in known))) if known else []
     missing = sorted({*range(len(listing.paths))}.difference(found))
-    files = [os.fsencode(listing.locate(listing.paths[place])) for place in missing]
+    files = [listing.file(listing.paths[place]) for place in missing]
     with decoded(files, sorted({space.size for space in spaces}), options.running.workers) as chunks:
         with clock.stage("import"):
             import torch

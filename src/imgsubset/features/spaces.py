@@ -75,7 +75,7 @@ def resolution(listing: Listing, size: int | str) -> int:
     sides = []
     for path in nsmallest(SAMPLE, listing.paths, key=lambda path: (zlib.crc32(os.fsencode(path)), path)):
         with suppress(Exception):  # what is wrong with a file is told when it is decoded
-            sides.append(max(shown_size(listing.locate(path))))
+            sides.append(max(shown_size(listing.file(path))))
     small = sum(side <= SMALL_SIDE for side in sides)
     return SMALL if sides and small >= SMALL_SHARE * len(sides) else LARGE
 

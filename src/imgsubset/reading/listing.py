@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from posixpath import splitext
@@ -13,8 +13,10 @@ from typing import TypeAlias
 
 from imgsubset.errors import InputError
 from imgsubset.files import Stamp, read_whole
+from imgsubset.reading.archives import archive_kind, members_of, named
 from imgsubset.reading.contents import SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, in_order
 from imgsubset.reading.formats import HEAD, PICTURES, not_read, not_read_by_content
+from imgsubset.reading.members import Extent, Member, Members
 
 MOST_TEXT = 1 << 30  # bytes of paths: what is longer is some other file
 
@@ -26,8 +28,9 @@ def list_images(source: AnySource) -> Listing:
 
     source  a folder, searched with the folders in it: extensions match without regard to case, hidden files and
             folders are skipped, symbolic links are followed; each folder is entered once, and a link to a folder
-            that contains the source is not entered, so loops end. Or a text file that names images, as in
-            `parse_paths`; or their paths, as in `list_paths`; or a listing, which is returned.
+            that contains the source is not entered, so loops end. Or a zip or tar archive, of which the same holds,
+            but for links. Or a text file that names images, as in `parse_paths`; or their paths, as in `list_paths`;
+            or a listing, which is returned.
 
     Raises InputError if the source is none of these or cannot be read.
     """
@@ -42,6 +45,9 @@ def list_images(source: AnySource) -> Listing:
         if stat.S_ISDIR(mode):
             os.scandir(root).close()
         else:
+            kind = archive_kind(root) if stat.S_ISREG(mode) else None
+            if kind:
+                return list_members(*named(members_of(root, kind)), str(source), root)
             return _list_file(root, str(source), status.st_size)
     except OSError as error:
         raise InputError(f"cannot read source '{source}': {error.strerror or error}") from None
@@ -69,6 +75,42 @@ def _list_file(file: Path, name: str, size: int) -> Listing:
     if what := what or not_read_by_content(content[:HEAD]):
         raise InputError(f"source '{name}' is {what}")
     return list_paths(parse_paths(content), name)
+
+
+def list_members(files: Mapping[str, Extent | str], notes: Iterable[tuple[str, str]], name: str, root: Path) -> Listing:
+    """A listing of the files that lie in others, or reasons why they cannot be read, by paths that fit in a folder."""
+    kept: dict[str, Member] = {}
+    stamps: dict[str, Stamp] = {}
+    rejected, hidden, ignored = [], set(), 0
+    passed_over = [RejectedFile(path or root.name, why) for path, why in notes]
+    for path, file in files.items():
+        parts, suffix = path.split("/"), splitext(path)[1].lower()
+        if depth := next((depth for depth, part in enumerate(parts, 1) if part.startswith(".") and part != ".."), 0):
+            if depth < len(parts) or suffix in SUFFIXES:
+                hidden.add("/".join(parts[:depth]))
+            continue
+        if not isinstance(file, str):
+            kept[path] = file
+        image = suffix in SUFFIXES
+        what = file if isinstance(file, str) else None if image else not_read(path)
+        if image and path in kept:
+            stamps[path] = kept[path].stamp
+        elif what is not None and (image or suffix in PICTURES):
+            rejected.append(RejectedFile(path, what))
+        else:
+            ignored += 1
+            if what is not None:
+                passed_over.append(RejectedFile(path, what))
+    return Listing(
+        name,
+        root,
+        *_sorted(stamps),
+        in_order(rejected),
+        ignored,
+        passed_over=in_order(passed_over),
+        hidden=tuple(sorted(hidden, key=os.fsencode)),
+        members=Members(kept),
+    )
 
 
 def parse_paths(content: bytes) -> list[str]:

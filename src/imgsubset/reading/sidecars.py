@@ -70,7 +70,7 @@ def sidecars(
             key = folder, name if templates else stem
             if key not in keys or name in METADATA or (folder in beside and suffix.lower() in SUFFIXES):
                 continue
-            if os.path.isfile(source.locate(join(folder, name))):  # noqa: PTH113
+            if source.has(join(folder, name)):
                 named[key].append(join(folder, name))
     images = frozenset(everything)
     found = {path: {label for place in places for label in named.get(place, ())} for path, places in wanted.items()}
@@ -80,8 +80,10 @@ def sidecars(
 def leads_out(source: Listing, label: str, image: str) -> bool:
     """Whether a label file of an image is a link out of the source, or lies in a folder that is one.
 
-    A link to a folder with images makes that folder part of the source, with all that lies in it.
+    A link to a folder with images makes that folder part of the source, with all that lies in it. An archive has none.
     """
+    if source.members is not None:
+        return False
     folders = (part for part in upwards(dirname(label)) if part in upwards(dirname(image)))
     homes = (os.path.realpath(source.locate(folder)) for folder in {"", max(folders, key=len)})
     real = os.path.realpath(source.locate(label))

@@ -131,7 +131,8 @@ class _Index:
 
     def _same(self, subset: Listing, path: str, candidate: str) -> bool:
         try:
-            if os.path.samefile(subset.locate(path), self.listing.locate(candidate)):  # noqa: PTH121
+            files = subset.members is None and self.listing.members is None
+            if files and os.path.samefile(subset.locate(path), self.listing.locate(candidate)):  # noqa: PTH121
                 return True
             same_size = subset.stamp(path).size == self.listing.stamp(candidate).size
             return same_size and subset.sha256(path) == self.listing.sha256(candidate)

@@ -120,7 +120,7 @@ def select_into(
     )
     listing, options, embeddings = given(source, options, embeddings)
     with ExitStack() as stack:
-        held = None if destination is None else stack.enter_context(held_for(listing, destination))
+        held = None if destination is None else stack.enter_context(held_for(listing, destination, mode))
         if held is not None:
             described = embeddings.describe() if embeddings else None
             wanted = request(str(n), options, described, mode, ranked)
