@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import create, selection_of, smooth, tree
+from archives import add, png, tar_of, zip_of
+from conftest import create, selection_of, tree
 
 from imgsubset import Options, export, select_into
 from imgsubset.errors import ImgsubsetError, InputError
@@ -24,40 +25,7 @@ from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
 from imgsubset.reading.tars import entries
 
-Contents = dict[str, bytes]
-
-
-def png(seed: int) -> bytes:
-    content = io.BytesIO()
-    smooth(seed, 9, 8).save(content, "PNG")
-    return content.getvalue()
-
-
 GOOD = {f"{'ab'[number % 2]}/{number}.png": png(number) for number in range(8)} | {"a/0.txt": b"label of a/0"}
-
-
-def tar_of(contents: Contents, format: int = tarfile.PAX_FORMAT, **changed: Any) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w", format=format, errors="surrogateescape") as archive:
-        for name, content in contents.items():
-            add(archive, name, content, **changed)
-    return made.getvalue()
-
-
-def add(archive: tarfile.TarFile, name: str, content: bytes = b"", **changed: Any) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    for field, value in changed.items():
-        setattr(info, field, value)
-    archive.addfile(info, io.BytesIO(content))
-
-
-def zip_of(contents: Contents, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", method) as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
-    return made.getvalue()
 
 
 MAKERS = {"tar": tar_of, "zip": zip_of}

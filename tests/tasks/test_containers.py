@@ -66,7 +66,21 @@ def as_zip(folder: Path, place: Path) -> Path:
     return in_zip(folder, place / "all.zip", files(folder))
 
 
-KINDS = {"tar": as_tar, "zip": as_zip}
+def as_shards(folder: Path, place: Path, shards: int = 10) -> str:
+    """Samples dealt to tar archives."""
+    samples = sorted({name.partition(".")[0] for name in files(folder)})
+    for number in range(shards):
+        mine = {*samples[number::shards]}
+        in_tar(folder, place / f"s-{number:03}.tar", [name for name in files(folder) if name.partition(".")[0] in mine])
+    return f"{place}/s-{{000..{shards - 1:03}}}.tar"
+
+
+def as_list(folder: Path, place: Path) -> list[Path]:
+    as_shards(folder, place, 3)
+    return sorted(place.iterdir())
+
+
+KINDS = {"tar": as_tar, "zip": as_zip, "shards": as_shards, "list": as_list}
 
 
 @pytest.fixture(scope="module", params=KINDS)

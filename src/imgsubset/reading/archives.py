@@ -132,10 +132,10 @@ def named(found: Iterable[Found]) -> tuple[dict[str, Extent | str], list[tuple[s
         if not name:
             notes.append((name, file if isinstance(file, str) else "a member without a name"))
             continue
-        path = "/".join(part for part in name.split("/") if part not in ("", "."))
+        path = plain(name)
         if path in kept:
             notes.append((path, "is in the archive more than once; the last one counts"))
-        problem = _no_path(name)
+        problem = no_path(name)
         kept[path if problem is None else name] = problem or file
     for path in [path for path, file in kept.items() if isinstance(file, Extent)]:
         if any(isinstance(kept.get(path[:end]), Extent) for end, c in enumerate(path) if c == "/"):
@@ -143,7 +143,12 @@ def named(found: Iterable[Found]) -> tuple[dict[str, Extent | str], list[tuple[s
     return kept, notes
 
 
-def _no_path(name: str) -> str | None:
+def plain(name: str) -> str:
+    """A name without what says nothing in it."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def no_path(name: str) -> str | None:
     """Why a member of this name can be no file in a folder; None if it can."""
     parts = name.split("/")
     try:
@@ -154,6 +159,7 @@ def _no_path(name: str) -> str | None:
         return "no possible path"
     if name.startswith("/") or ".." in parts:
         return "leads out of the archive"
-    if len(encoded) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+    long = len(encoded) > LONGEST_NAME and any(len(os.fsencode(part)) > LONGEST_NAME for part in parts)
+    if long or len(encoded) > LONGEST_PATH:
         return "longer than the name of a file can be"
     return None

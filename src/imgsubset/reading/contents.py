@@ -89,8 +89,9 @@ class Listing:
 
     def key(self, path: str) -> bytes:
         """What the cache knows an image by, beside its stamp."""
-        name = os.fsencode(os.path.abspath(self.locate(path)))  # noqa: PTH100 (resolve would follow links)
-        return name if self.members is None else b"%b\0%b" % (name, self.members[path].key.encode())
+        if self.members is not None:
+            return os.fsencode(f"{self.members[path].key}\0{path}")
+        return os.fsencode(os.path.abspath(self.locate(path)))  # noqa: PTH100 (resolve would follow links)
 
     def open(self, path: str) -> BinaryIO:
         """A file of the source, to be read. Raises OSError for what is no regular file."""

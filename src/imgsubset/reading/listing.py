@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from posixpath import splitext
@@ -17,6 +17,7 @@ from imgsubset.reading.archives import archive_kind, members_of, named
 from imgsubset.reading.contents import SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, in_order
 from imgsubset.reading.formats import HEAD, PICTURES, not_read, not_read_by_content
 from imgsubset.reading.members import Extent, Member, Members
+from imgsubset.reading.shards import are_shards, expanded, is_pattern, members_of_shards
 
 MOST_TEXT = 1 << 30  # bytes of paths: what is longer is some other file
 
@@ -29,8 +30,8 @@ def list_images(source: AnySource) -> Listing:
     source  a folder, searched with the folders in it: extensions match without regard to case, hidden files and
             folders are skipped, symbolic links are followed; each folder is entered once, and a link to a folder
             that contains the source is not entered, so loops end. Or a zip or tar archive, of which the same holds,
-            but for links. Or a text file that names images, as in `parse_paths`; or their paths, as in `list_paths`;
-            or a listing, which is returned.
+            but for links; or several, as `shard-{000..127}.tar`. Or a text file that names images, as in
+            `parse_paths`; or their paths, as in `list_paths`; or a listing, which is returned.
 
     Raises InputError if the source is none of these or cannot be read.
     """
@@ -39,6 +40,8 @@ def list_images(source: AnySource) -> Listing:
     if not isinstance(source, (str, os.PathLike)):
         return list_paths(source, "list of paths")
     root = Path(source)
+    if is_pattern(str(source)):
+        return list_shards(expanded(str(source)), str(source), root)
     try:
         status = root.stat()
         mode = status.st_mode
@@ -77,7 +80,18 @@ def _list_file(file: Path, name: str, size: int) -> Listing:
     return list_paths(parse_paths(content), name)
 
 
-def list_members(files: Mapping[str, Extent | str], notes: Iterable[tuple[str, str]], name: str, root: Path) -> Listing:
+def list_shards(files: Sequence[str], name: str, root: Path) -> Listing:
+    """A listing of what is in several archives. Members of one name up to its first dot are one sample."""
+    return list_members(*named(members_of_shards(files, name)), name, root, samples=True)
+
+
+def list_members(
+    files: Mapping[str, Extent | str],
+    notes: Iterable[tuple[str, str]],
+    name: str,
+    root: Path,
+    samples: bool = False,
+) -> Listing:
     """A listing of the files that lie in others, or reasons why they cannot be read, by paths that fit in a folder."""
     kept: dict[str, Member] = {}
     stamps: dict[str, Stamp] = {}
@@ -109,7 +123,7 @@ def list_members(files: Mapping[str, Extent | str], notes: Iterable[tuple[str, s
         ignored,
         passed_over=in_order(passed_over),
         hidden=tuple(sorted(hidden, key=os.fsencode)),
-        members=Members(kept),
+        members=Members(kept, samples),
     )
 
 
@@ -128,9 +142,11 @@ def list_paths(
 
     Relative paths start from the current folder and stay as they are in the destination. If any path is absolute or
     leads up by `..`, all are taken relative to the deepest folder that contains all of them; or to the root that is
-    given, if it contains all of them.
+    given, if it contains all of them. If they are archives, what is in these is listed instead.
     """
     given = [os.fspath(path) for path in paths]
+    if are_shards(given):
+        return list_shards(given, name, Path(name))
     rejected = [RejectedFile(path, "no possible path") for path in given if "\0" in path]
     named = [path for path in given if "\0" not in path]
     base = Path()

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from functools import cached_property
-from posixpath import split
+from posixpath import split, splitext
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias
 
 from imgsubset.files import Stamp, open_regular
@@ -52,8 +52,8 @@ class Extent:
 
     @property
     def key(self) -> str:
-        """What else tells it from another one of its name and stamp."""
-        return f"{self.whole} {self.start}"
+        """What tells it from any other of its name and stamp."""
+        return f"{os.path.abspath(self.file)}\0{self.whole} {self.start}"  # noqa: PTH100 (resolve would follow links)
 
     def ready(self) -> Extent:
         """What a decoding process is given."""
@@ -140,10 +140,17 @@ def recalled(described: Any, contents: Iterator[bytes]) -> AnyFile:
 
 
 class Members:
-    """The members of a source, by their paths in it: with `/`, relative, and without `..`."""
+    """The members of a source, by their paths in it: with `/`, relative, and without `..`.
 
-    def __init__(self, found: Mapping[str, Member]) -> None:
-        self.found = found
+    samples  whether those of a folder whose names are the same up to the first dot belong together, as in a WebDataset
+    """
+
+    def __init__(self, found: Mapping[str, Member], samples: bool = False) -> None:
+        self.found, self.samples = found, samples
+
+    def stem(self, name: str) -> str:
+        """What the names of an image and of its labels have in common."""
+        return name.partition(".")[0] if self.samples else splitext(name)[0]
 
     def __getitem__(self, path: str) -> Member:
         """The member of this path. Raises FileNotFoundError if there is none."""
