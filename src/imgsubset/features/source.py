@@ -149,7 +149,7 @@ def first_of(rejected: tuple[RejectedFile, ...]) -> str:
 def _from_images(
     listing: Listing, options: Options, spaces: tuple[Space, ...], device: str, clock: Clock, progress: Progress
 ) -> Source:
-    caches = _caches(options.running.cache, spaces)
+    caches = _caches(options.running.cache if listing.lasting else None, spaces)
     names = [listing.key(path) for path in listing.paths] if caches else []
     known = [cache.get(names, listing.stamps) for cache in caches]
     found = sorted(set(known[0].places).intersection(*(one.places for one in known))) if known else []

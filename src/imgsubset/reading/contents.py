@@ -85,7 +85,12 @@ class Listing:
 
     def file(self, path: str) -> AnyFile:
         """What a decoding process is given of a file of the source."""
-        return os.fsencode(self.locate(path)) if self.members is None else self.members[path].ready()
+        return os.fsencode(self.locate(path)) if self.members is None else self.members[path]
+
+    @property
+    def lasting(self) -> bool:
+        """Whether key and stamp tell if an image is the same in another run."""
+        return self.members is None or self.members.lasting
 
     def key(self, path: str) -> bytes:
         """What the cache knows an image by, beside its stamp."""

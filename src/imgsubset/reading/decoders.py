@@ -29,7 +29,7 @@ from imgsubset.cores import usable_cores
 from imgsubset.errors import InputError
 from imgsubset.files import Stamp
 from imgsubset.reading.images import Facts, decode, reason
-from imgsubset.reading.members import AnyFile, Extent, Held, described, recalled
+from imgsubset.reading.members import AnyFile, Extent, Held, Sent, described, ready, recalled
 
 DECODE_SECONDS = 60.0  # that a process may be at one file
 STEP = 0.25  # seconds in which these are counted: of a suspension of all processes, however long, one step counts
@@ -171,7 +171,13 @@ class _Worker:
 
     def decode(self, start: int, files: Sequence[AnyFile]) -> Chunk:
         """Have a chunk decoded. A file at which the process is lost is refused, and another process goes on."""
-        left, refused = [*files], dict[int, str]()
+        left, refused = list[Sent](), dict[int, str]()
+        for place, file in enumerate(files):
+            try:
+                left.append(ready(file))
+            except Exception as error:  # a data set may raise anything
+                left.append("")
+                refused[place] = reason(error, "")
         while True:
             seen, steps, stuck = 0, 0, False
             with suppress(EOFError, OSError):  # if the process is dead
@@ -198,7 +204,7 @@ class _Worker:
             self.close()
             self._start()
 
-    def _send(self, files: Sequence[AnyFile]) -> None:
+    def _send(self, files: Sequence[Sent]) -> None:
         self.pipe.send_bytes(json.dumps([described(file) for file in files]).encode())
         for file in files:
             if isinstance(file, Held):
@@ -251,9 +257,9 @@ def _facts(head: Any) -> Facts | str:
 
 def _name(file: AnyFile) -> str:
     """What a message calls a file."""
-    if isinstance(file, (Extent, Held)):
-        return f"a file in '{file.file}'" if isinstance(file, Extent) else "a file in memory"
-    return f"'{os.fsdecode(file)}'"
+    if isinstance(file, (str, bytes, os.PathLike)):
+        return f"'{os.fsdecode(file)}'"
+    return f"a file in '{file.file}'" if isinstance(file, Extent) else "a file in memory"
 
 
 def _memory() -> IO[bytes]:

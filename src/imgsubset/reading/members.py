@@ -98,38 +98,52 @@ def _inflated(content: bytes, size: int) -> bytes:
 
 
 class Member(Protocol):
-    """A file that is none of the file system's."""
+    """A file that is none of the file system's.
+
+    stamp  what it was when it was listed; a size of 0 is not known
+    key    what tells it from any other of its name and stamp
+    """
 
     @property
     def stamp(self) -> Stamp: ...
     @property
     def key(self) -> str: ...
-    def ready(self) -> Extent | Held: ...
-    def open(self) -> BinaryIO: ...
+    def ready(self) -> Extent | Held:
+        """What a decoding process is given. May raise anything."""
+
+    def open(self) -> BinaryIO:
+        """The file, to be read. Raises OSError."""
 
 
-AnyFile: TypeAlias = "str | bytes | os.PathLike[str] | Extent | Held"
+AnyFile: TypeAlias = "str | bytes | os.PathLike[str] | Held | Member"
 """What can be decoded: a path, or a file that lies in another, or in memory."""
+Sent: TypeAlias = "str | bytes | os.PathLike[str] | Held | Extent"
+"""What a decoding process can open by itself."""
 
 
 def opened(file: AnyFile) -> tuple[BinaryIO, Stamp]:
     """A file, to be read, and what it is now. Raises OSError for what is no regular file."""
     if isinstance(file, Held):
         return io.BytesIO(file.content), file.stamp
-    if isinstance(file, Extent):
+    if not isinstance(file, (str, bytes, os.PathLike)):
         return file.open(), file.stamp
     found = open_regular(file)
     return found, Stamp.of(os.fstat(found.fileno()))
 
 
-def described(file: AnyFile) -> Any:
+def ready(file: AnyFile) -> Sent:
+    """What a decoding process is given of a file. May raise anything."""
+    return file if isinstance(file, (str, bytes, os.PathLike, Held)) else file.ready()
+
+
+def described(file: Sent) -> Any:
     """A file as JSON can hold it; of one in memory all but the content."""
     if isinstance(file, Extent):
         return astuple(file)
     return {"stamp": astuple(file.stamp)} if isinstance(file, Held) else os.fsdecode(file)
 
 
-def recalled(described: Any, contents: Iterator[bytes]) -> AnyFile:
+def recalled(described: Any, contents: Iterator[bytes]) -> Sent:
     """A file from its description and, if that is in memory, from the next of some contents."""
     if isinstance(described, dict):
         return Held(next(contents), Stamp(*described["stamp"]))
@@ -143,10 +157,11 @@ class Members:
     """The members of a source, by their paths in it: with `/`, relative, and without `..`.
 
     samples  whether those of a folder whose names are the same up to the first dot belong together, as in a WebDataset
+    lasting  whether their keys and stamps tell if they are the same in another run
     """
 
-    def __init__(self, found: Mapping[str, Member], samples: bool = False) -> None:
-        self.found, self.samples = found, samples
+    def __init__(self, found: Mapping[str, Member], samples: bool = False, lasting: bool = True) -> None:
+        self.found, self.samples, self.lasting = found, samples, lasting
 
     def stem(self, name: str) -> str:
         """What the names of an image and of its labels have in common."""
