@@ -12,7 +12,7 @@ from imgsubset.cli.output import Command, Output
 from imgsubset.cli.shown import Shown, check_outside
 from imgsubset.errors import UsageError, VerifyError
 from imgsubset.options import Options
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.results.as_json import KEYS, describe_comparison, describe_scored, describe_verification
 from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
 from imgsubset.tasks.compare import compare

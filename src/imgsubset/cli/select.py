@@ -18,8 +18,8 @@ from imgsubset.errors import GateError, OutputError, UsageError
 from imgsubset.files import write_out
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import KEYS, describe_placed
 from imgsubset.results.as_text import placed_summary
 from imgsubset.results.lines import printable
@@ -175,11 +175,11 @@ def _check_list(job: Job, listing: Listing) -> None:
 
 
 def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...]) -> None:
-    """The chosen images, by paths that open from the current folder."""
+    """The chosen images, by paths that open from the current folder or, of an archive, by those in it."""
     if job.list_file is None:
         return
     end = b"\0" if job.null else b"\n"
-    content = b"".join(os.fsencode(listing.root / path) + end for path in chosen)
+    content = b"".join(os.fsencode(listing.root / path if listing.members is None else path) + end for path in chosen)
     if str(job.list_file) == "-":
         say(content)
         return

@@ -9,6 +9,7 @@ file that cannot be decoded is tried twice.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock
 from imgsubset.ranks import Ranks, aside, together
 from imgsubset.reading.decoders import decoded
+from imgsubset.reading.members import AnyFile, Extent, described
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     import torch
@@ -34,6 +36,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     from imgsubset.features.random_cnn import Extractor
 
 SECOND = 10**9  # nanoseconds
+OPENED = (str, bytes, os.PathLike, Extent)  # files that another rank can open by itself
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,10 @@ class Files:
 
     files   each as it can be opened
     names   each as the caches know it; () where there are none
-    places  of each among the images that are known in the end, ascending
+    places  of each among the images that are known in the end
     """
 
-    files: Sequence[bytes]
+    files: Sequence[AnyFile]
     names: Sequence[bytes]
     places: Sequence[int]
 
@@ -125,7 +128,7 @@ def reduced(
     progress  is told the number of images just done, and that of all that this process does
     """
     ranks = together()
-    if ranks is None or not files.files:
+    if ranks is None or not files.files or not all(isinstance(file, OPENED) for file in files.files):
         return reduced_here(task, spaces, caches, files, known, clock, progress)
     total = len(files.files)
     parts = [files.some(piece(total, rank, ranks.place.size)) for rank in range(ranks.place.size)]
@@ -190,7 +193,8 @@ def _asked(ranks: Ranks, rank: int, task: Task, spaces: tuple[Space, ...], part:
     recipes = json.dumps([space.recipe for space in spaces]).encode()
 
     def ask() -> bytes:
-        ranks.say(rank, task.words(), recipes, b"\0".join(part.files), b"\0".join(part.names))
+        listed = json.dumps([described(file) for file in part.files]).encode()
+        ranks.say(rank, task.words(), recipes, listed, json.dumps([os.fsdecode(name) for name in part.names]).encode())
         return ranks.hear(rank)
 
     return aside(ask)

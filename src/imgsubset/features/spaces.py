@@ -18,8 +18,8 @@ from imgsubset.features.extractors import kind_of, make_extractor, module
 from imgsubset.files import identity
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.images import POLICY, shown_size
-from imgsubset.reading.listing import Listing
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.random_cnn import Extractor
@@ -75,7 +75,7 @@ def resolution(listing: Listing, size: int | str) -> int:
     sides = []
     for path in nsmallest(SAMPLE, listing.paths, key=lambda path: (zlib.crc32(os.fsencode(path)), path)):
         with suppress(Exception):  # what is wrong with a file is told when it is decoded
-            sides.append(max(shown_size(listing.locate(path))))
+            sides.append(max(shown_size(listing.file(path))))
     small = sum(side <= SMALL_SIDE for side in sides)
     return SMALL if sides and small >= SMALL_SHARE * len(sides) else LARGE
 

@@ -6,6 +6,7 @@ from posixpath import splitext
 
 _CONVERT = "which is not decoded; convert it to PNG or JPEG"
 _UNPACK = "which is not looked into; unpack it, and give the folder"
+_GIVE = "which is not looked into; give it as a source of its own, or unpack it"
 _PICTURES = {
     "an AVIF picture": ".avif .avifs",
     "a HEIC picture": ".heic .heif .hif",
@@ -14,9 +15,9 @@ _PICTURES = {
     "a DICOM picture": ".dcm .dicom",
     "a camera's raw picture": ".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .raw .rw2 .srw",
 }
+_SOURCES = {"a zip archive": ".zip", "a tar archive": ".tar"}
 _ARCHIVES = {
-    "a zip archive": ".zip",
-    "a tar archive": ".tar .tgz .tbz2 .txz",
+    "a compressed tar archive": ".tgz .tbz2 .txz",
     "a gzip archive": ".gz",
     "a bzip2 archive": ".bz2",
     "an xz archive": ".xz",
@@ -27,7 +28,7 @@ _ARCHIVES = {
 }
 _BY_SUFFIX = {
     suffix: f"{kind}, {advice}"
-    for kinds, advice in ((_PICTURES, _CONVERT), (_ARCHIVES, _UNPACK))
+    for kinds, advice in ((_PICTURES, _CONVERT), (_SOURCES, _GIVE), (_ARCHIVES, _UNPACK))
     for kind, suffixes in kinds.items()
     for suffix in suffixes.split()
 }

@@ -14,7 +14,7 @@ from imgsubset.declared import CHOICE, NOTHING
 from imgsubset.files import identity
 from imgsubset.inputs import Labels
 from imgsubset.options import KNOWN, Options
-from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.reading.contents import Listing, RejectedFile
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.estimates import Estimate, Estimated
 from imgsubset.results.records import Embedded, Export, Placed, Result, Scored, Selection, Verification

@@ -13,8 +13,8 @@ from imgsubset.features.source import Source, read_source
 from imgsubset.inputs import AnyEmbeddings, Embeddings, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.given import AnySource
-from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
 from imgsubset.tasks.given import check_callable, destination_of, given, pixels_needed
@@ -120,7 +120,7 @@ def select_into(
     )
     listing, options, embeddings = given(source, options, embeddings)
     with ExitStack() as stack:
-        held = None if destination is None else stack.enter_context(held_for(listing, destination))
+        held = None if destination is None else stack.enter_context(held_for(listing, destination, mode))
         if held is not None:
             described = embeddings.describe() if embeddings else None
             wanted = request(str(n), options, described, mode, ranked)
