@@ -193,8 +193,13 @@ def _asked(ranks: Ranks, rank: int, task: Task, spaces: tuple[Space, ...], part:
     recipes = json.dumps([space.recipe for space in spaces]).encode()
 
     def ask() -> bytes:
+<<<<<<< HEAD
         listed = json.dumps([described(file) for file in part.files]).encode()
         ranks.say(rank, task.words(), recipes, listed, json.dumps([os.fsdecode(name) for name in part.names]).encode())
+=======
+        listed = (json.dumps([*map(os.fsdecode, names)]).encode() for names in (part.files, part.names))
+        ranks.say(rank, task.words(), recipes, *listed)
+>>>>>>> ranks
         return ranks.hear(rank)
 
     return aside(ask)
