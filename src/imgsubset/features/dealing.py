@@ -26,7 +26,7 @@ from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock
 from imgsubset.ranks import Ranks, aside, together
 from imgsubset.reading.decoders import decoded
-from imgsubset.reading.members import AnyFile, Extent, described
+from imgsubset.reading.members import AnyFile, Extent, described, ready
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     import torch
@@ -193,13 +193,9 @@ def _asked(ranks: Ranks, rank: int, task: Task, spaces: tuple[Space, ...], part:
     recipes = json.dumps([space.recipe for space in spaces]).encode()
 
     def ask() -> bytes:
-<<<<<<< HEAD
-        listed = json.dumps([described(file) for file in part.files]).encode()
-        ranks.say(rank, task.words(), recipes, listed, json.dumps([os.fsdecode(name) for name in part.names]).encode())
-=======
-        listed = (json.dumps([*map(os.fsdecode, names)]).encode() for names in (part.files, part.names))
-        ranks.say(rank, task.words(), recipes, *listed)
->>>>>>> ranks
+        files = json.dumps([described(ready(file)) for file in part.files]).encode()
+        names = json.dumps([*map(os.fsdecode, part.names)]).encode()
+        ranks.say(rank, task.words(), recipes, files, names)
         return ranks.hear(rank)
 
     return aside(ask)
