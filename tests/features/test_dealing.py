@@ -127,6 +127,7 @@ def test_an_archive_is_dealt_out_too(crew: Crew, source: Path, tmp_path: Path) -
     with zipfile.ZipFile(tmp_path / "source.zip", "w") as archive:
         for path in sorted(source.glob("[0-9]*.png")):
             archive.write(path, path.name)
+    os.utime(tmp_path / "source.zip", ns=(0, time.time_ns() - 10**10))
     words = {"cache": str(tmp_path / "cache")}
     together = crew.together(lambda: read(tmp_path / "source.zip", **words))
     warm = read(tmp_path / "source.zip", **words)
