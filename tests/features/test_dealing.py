@@ -136,6 +136,7 @@ def test_an_archive_is_dealt_out_too(crew: Crew, source: Path, tmp_path: Path) -
     check_same(together, warm)
 
 
+@pytest.mark.slow
 def test_every_task_is_done_together_one_after_another(crew: Crew, source: Path, tmp_path: Path) -> None:
     alone = select(source, 9, **WORDS, **SEARCH)
     chosen = crew.together(lambda: select(source, 9, **WORDS, **SEARCH))

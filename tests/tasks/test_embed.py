@@ -51,6 +51,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_pieces_in_any_order_are_what_a_selection_decodes(source: Path, tmp_path: Path, decodings: list[int]) -> None:
     alone = select(source, 5, **WORDS, **SEARCH)
     cache = str(tmp_path / "cache")
@@ -92,6 +93,7 @@ def test_the_resolution_is_that_of_the_whole(tmp_path: Path) -> None:
     assert [embed(tmp_path / "source", shard=(index, 2), **words).size for index in (1, 2)] == [64, 64]
 
 
+@pytest.mark.slow
 def test_what_else_is_matched_of_the_pixels_is_kept_too(source: Path, tmp_path: Path, decodings: list[int]) -> None:
     words = {**WORDS, "match": {"image": 1}, "cache": str(tmp_path / "cache"), "exclude": ("bad.png", "worse.jpg")}
     embed(source, **words)
