@@ -87,6 +87,13 @@ class Listing:
         """What a decoding process is given of a file of the source."""
         return os.fsencode(self.locate(path)) if self.members is None else self.members[path]
 
+    def in_turn(self, places: list[int]) -> list[int]:
+        """Places of images in the order in which their files lie, so that each container is read from its beginning."""
+        if self.members is None:
+            return places
+        found = self.members.found
+        return sorted(places, key=lambda place: found[self.paths[place]].turn)
+
     @property
     def lasting(self) -> bool:
         """Whether key and stamp tell if an image is the same in another run."""

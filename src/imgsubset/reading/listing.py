@@ -11,12 +11,13 @@ from pathlib import Path
 from posixpath import splitext
 from typing import TypeAlias
 
-from imgsubset.errors import InputError
+from imgsubset.errors import InputError, UsageError
 from imgsubset.files import Stamp, read_whole
-from imgsubset.reading.archives import archive_kind, members_of, named
+from imgsubset.reading.containers import container_kind, members_of
 from imgsubset.reading.contents import SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, in_order
 from imgsubset.reading.formats import HEAD, PICTURES, not_read, not_read_by_content
-from imgsubset.reading.members import Extent, Member, Members
+from imgsubset.reading.members import Member, Members
+from imgsubset.reading.naming import named
 from imgsubset.reading.shards import are_shards, expanded, is_pattern, members_of_shards
 
 MOST_TEXT = 1 << 30  # bytes of paths: what is longer is some other file
@@ -48,12 +49,14 @@ def list_images(source: AnySource) -> Listing:
         if stat.S_ISDIR(mode):
             os.scandir(root).close()
         else:
-            kind = archive_kind(root) if stat.S_ISREG(mode) else None
+            kind = container_kind(root) if stat.S_ISREG(mode) else None
             if kind:
                 return list_members(*named(members_of(root, kind)), str(source), root)
             return _list_file(root, str(source), status.st_size)
     except OSError as error:
         raise InputError(f"cannot read source '{source}': {error.strerror or error}") from None
+    except UsageError:
+        raise
     except ValueError:
         raise InputError(f"source {str(source)!r} is no possible path") from None
     walk = _Walk(root)
@@ -86,7 +89,7 @@ def list_shards(files: Sequence[str], name: str, root: Path) -> Listing:
 
 
 def list_members(
-    files: Mapping[str, Extent | str],
+    files: Mapping[str, Member | str],
     notes: Iterable[tuple[str, str]],
     name: str,
     root: Path,

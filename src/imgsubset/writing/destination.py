@@ -15,7 +15,7 @@ from types import NoneType
 
 from imgsubset.declared import CHOICE
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
-from imgsubset.files import Stamp, files_in
+from imgsubset.files import files_in
 from imgsubset.options import Options, Reading
 from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.contents import Listing
@@ -152,7 +152,8 @@ def finished(
         same = (
             record["source"] == os.path.abspath(source.root)  # noqa: PTH100 (resolve would follow links)
             and isinstance(record["program"]["version"], str)
-            and all(Stamp.of((folder / path).stat()).size == source.stamp(path).size for path in found.hashes)
+            and source.lasting
+            and all(source.stamp(path).size in (0, (folder / path).stat().st_size) for path in found.hashes)
             and all((folder / path).is_file() for path in found.extras)
             and _same_labels(source, tuple(found.hashes), options, found.extras)
             and record["source_digest"] == source.digest
