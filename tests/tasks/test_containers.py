@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from conftest import Run, create, fill, smooth, tree
 
@@ -93,7 +94,15 @@ def as_parquet(folder: Path, place: Path) -> Path:
     return place / "all.parquet"
 
 
-KINDS = {"tar": as_tar, "zip": as_zip, "shards": as_shards, "list": as_list, "parquet": as_parquet}
+def in_memory(folder: Path, place: Path) -> str:
+    """Behind a URL that nothing but this process can read."""
+    memory = fsspec.filesystem("memory")
+    for name in files(folder):
+        memory.pipe_file(f"{place}/all/{name}", (folder / name).read_bytes())
+    return f"memory:/{place}/all"
+
+
+KINDS = {"tar": as_tar, "zip": as_zip, "shards": as_shards, "list": as_list, "parquet": as_parquet, "url": in_memory}
 
 
 @pytest.fixture(scope="module", params=KINDS)
