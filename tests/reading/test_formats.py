@@ -40,7 +40,11 @@ CONTENT = archives() | {
 }
 
 
-ARCHIVES = {".zip": b"PK\x03\x04 and no more", ".tar": b"x" * 257 + b"ustar\0" + bytes(600)}  # sources of their own
+ARCHIVES = {  # which are sources of their own
+    ".parquet": CONTENT[".parquet"],
+    ".zip": b"PK\x03\x04 and no more",
+    ".tar": b"x" * 257 + b"ustar\0" + bytes(600),
+}
 # which are sources of their own
 REFUSED = [suffix for suffix in CONTENT if suffix not in ARCHIVES]
 

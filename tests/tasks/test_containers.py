@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from conftest import Run, create, fill, smooth, tree
 
 from imgsubset import Selection, compare, estimate, export, score, select, select_into, split_into
 from imgsubset.errors import UsageError
+from imgsubset.reading.contents import SUFFIXES
 
 FAST: dict[str, Any] = {
     **{"candidates": 32, "chains": 1, "steps": 8, "size": 16, "channels": (8,), "networks": 1, "held_out": False},
@@ -80,7 +82,27 @@ def as_list(folder: Path, place: Path) -> list[Path]:
     return sorted(place.iterdir())
 
 
-KINDS = {"tar": as_tar, "zip": as_zip, "shards": as_shards, "list": as_list}
+def as_parquet(folder: Path, place: Path) -> Path:
+    """Pictures alone, in an order of their own."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    names = [name for name in files(folder) if Path(name).suffix.lower() in SUFFIXES]
+    names.sort(key=lambda name: name[::-1])
+    rows = [{"bytes": (folder / name).read_bytes(), "path": name} for name in names]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({"label": pyarrow.array(range(len(rows))), "image": pyarrow.array(rows, kind)})
+    parquet.write_table(table, place / "all.parquet", row_group_size=9)
+    return place / "all.parquet"
+
+
+def in_memory(folder: Path, place: Path) -> str:
+    """Behind a URL that nothing but this process can read."""
+    memory = fsspec.filesystem("memory")
+    for name in files(folder):
+        memory.pipe_file(f"{place}/all/{name}", (folder / name).read_bytes())
+    return f"memory:/{place}/all"
+
+
+KINDS = {"tar": as_tar, "zip": as_zip, "shards": as_shards, "list": as_list, "parquet": as_parquet, "url": in_memory}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -106,6 +128,9 @@ def test_the_same_subset_is_chosen_with_all_that_goes_with_it(
     assert found.score == chosen.score
     assert found.classes == chosen.classes
     there, here = export(chosen, tmp_path / "there"), export(found, tmp_path / "here")
+    if "parquet" in str(source):  # which has pictures alone
+        assert here.hashes == there.hashes
+        return
     assert digests(tmp_path / "here") == digests(tmp_path / "there")
     assert (here.hashes, here.extras) == (there.hashes, there.extras)
     assert sum(path.endswith(".cls") for path in here.extras) > 6
@@ -138,7 +163,8 @@ def test_subsets_are_found_in_a_source_that_is_no_folder(
 def test_a_split_copies_all(source: Any, folder: Path, tmp_path: Path) -> None:
     split_into(source, {"train": 58, "val": 10}, tmp_path / "out", **FAST)
     there = {name for part in ("train", "val") for name in files(tmp_path / "out" / part)}
-    assert {name for name in files(folder) if name.endswith((".png", ".jpg", ".cls"))} <= there
+    labels = () if "parquet" in str(source) else (".cls",)
+    assert {name for name in files(folder) if name.endswith((".png", ".jpg", *labels))} <= there
 
 
 @pytest.mark.parametrize("mode", ["symlink", "hardlink"])

@@ -85,8 +85,9 @@ def select_command(out: Output, **arguments: Any) -> None:
     imgsubset select photos subset -n auto --target-loss 0.1
     imgsubset select photos -n 20 --mode none --list chosen.txt
 
-    SRC is a folder, or a text file of paths, or '-' for paths on stdin (one a line, or NUL-separated). An identical
-    run into its own finished destination does nothing.
+    SRC is a folder; a zip or tar archive, 'shard-{000..127}.tar', a Parquet table of pictures, or a URL of any of
+    these; a text file of paths, or '-' for paths on stdin (one a line, or NUL-separated). An identical run into its
+    own finished destination does nothing.
     """
     job = Job(**arguments)
     listing_to_stdout = str(job.list_file) == "-"

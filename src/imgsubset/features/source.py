@@ -196,7 +196,7 @@ def _from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock:
     names = [listing.key(path) for path in listing.paths] if caches else []
     known = [cache.get(names, listing.stamps) for cache in caches]
     found = sorted(set(known[0].places).intersection(*(one.places for one in known))) if known else []
-    missing = sorted({*range(len(listing.paths))}.difference(found))
+    missing = listing.in_turn(sorted({*range(len(listing.paths))}.difference(found)))
     files = [listing.file(listing.paths[place]) for place in missing]
 
     def before(where: torch.device) -> Ingested:

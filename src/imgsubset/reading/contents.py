@@ -14,7 +14,7 @@ from typing import BinaryIO
 from imgsubset.errors import UsageError
 from imgsubset.files import Stamp, open_regular, sha256_of
 from imgsubset.options import Reading
-from imgsubset.reading.members import AnyFile, Members
+from imgsubset.reading.members import AnyFile, Extent, Members
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
@@ -76,6 +76,11 @@ class Listing:
             digest.update(b"%b\0%d %d\0" % (os.fsencode(path), stamp.size, stamp.mtime_ns))
         return digest.hexdigest()
 
+    @property
+    def place(self) -> str:
+        """What a manifest calls the source: its absolute path, or its URL."""
+        return self.name if "://" in self.name else os.path.abspath(self.root)  # noqa: PTH100 (resolve follows links)
+
     def locate(self, path: str) -> str:
         """The file of an image, or of another path in the source, as the current folder reaches it, or a message says.
 
@@ -86,6 +91,18 @@ class Listing:
     def file(self, path: str) -> AnyFile:
         """What a decoding process is given of a file of the source."""
         return os.fsencode(self.locate(path)) if self.members is None else self.members[path]
+
+    def in_turn(self, places: list[int]) -> list[int]:
+        """Places of images in the order in which their files lie, so that each container is read from its beginning."""
+        if self.members is None:
+            return places
+        found = self.members.found
+        return sorted(places, key=lambda place: found[self.paths[place]].turn)
+
+    @property
+    def far(self) -> bool:
+        """Whether files are fetched whole, from a table, a data set or over a network."""
+        return self.members is not None and not all(isinstance(one, Extent) for one in self.members.found.values())
 
     @property
     def lasting(self) -> bool:

@@ -18,9 +18,10 @@ from PIL import Image
 from imgsubset.errors import UsageError
 from imgsubset.files import Stamp
 from imgsubset.inputs import Labels
-from imgsubset.reading.archives import no_path
 from imgsubset.reading.contents import SUFFIXES, Listing
+from imgsubset.reading.formats import suffix_of
 from imgsubset.reading.members import Held, Members
+from imgsubset.reading.naming import no_path
 
 UNKNOWN = Stamp(0, 0)
 AS_RGB = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")  # modes that a PNG cannot have
@@ -32,6 +33,7 @@ class Item:
     __slots__ = ("column", "dataset", "lock", "place")
     stamp = UNKNOWN
     key = ""
+    turn = "", 0
 
     def __init__(self, dataset: Any, place: int, lock: threading.Lock, column: str | None = None) -> None:
         self.dataset, self.place, self.lock, self.column = dataset, place, lock, column
@@ -144,13 +146,7 @@ def _of_hugging_face(source: Any) -> tuple[Listing, Labels | None]:
     names = [basename(path or "") for path in paths]
     good = len({*names}) == len(names) and all(splitext(name)[1].lower() in SUFFIXES for name in names)
     if not good or any(name.startswith(".") or no_path(name) for name in names):
-        names = [_suffix(raw[0][column]["bytes"])] * len(names) if names else []
+        names = [suffix_of(raw[0][column]["bytes"] or b"")] * len(names) if names else []
     listing = _listing(raw, names, column)
     label = next((name for name, kind in kinds.items() if kind == "ClassLabel"), None)
     return listing, _named(source[label][:], source.features[label].names) if label else None
-
-
-def _suffix(content: bytes | None) -> str:
-    """What the name of a picture with this content ends in; empty if it is not known."""
-    starts = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp", b"II*": ".tif"}
-    return next((suffix for start, suffix in starts.items() if (content or b"").startswith(start)), "")

@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from imgsubset.cores import usable_cores
 from imgsubset.errors import InputError
-from imgsubset.files import Stamp
+from imgsubset.files import READERS, Stamp
 from imgsubset.reading.images import Facts, decode, reason
 from imgsubset.reading.members import AnyFile, Extent, Held, Sent, described, ready, recalled
 
@@ -172,12 +172,10 @@ class _Worker:
     def decode(self, start: int, files: Sequence[AnyFile]) -> Chunk:
         """Have a chunk decoded. A file at which the process is lost is refused, and another process goes on."""
         left, refused = list[Sent](), dict[int, str]()
-        for place, file in enumerate(files):
-            try:
-                left.append(ready(file))
-            except Exception as error:  # a data set may raise anything
-                left.append("")
-                refused[place] = reason(error, "")
+        for place, file in enumerate(_all_ready(files)):
+            if isinstance(file, Exception):
+                refused[place] = reason(file, "")
+            left.append("" if isinstance(file, Exception) else file)
         while True:
             seen, steps, stuck = 0, 0, False
             with suppress(EOFError, OSError):  # if the process is dead
@@ -253,6 +251,21 @@ def _plain(facts: Facts) -> object:
 
 def _facts(head: Any) -> Facts | str:
     return head if isinstance(head, str) else Facts(Stamp(*head[:2]), tuple(head[2]))
+
+
+def _all_ready(files: Sequence[AnyFile]) -> Sequence[Sent | Exception]:
+    """What a process is given of each file, or what asking for it has raised: from afar, several at once."""
+
+    def one(file: AnyFile) -> Sent | Exception:
+        try:
+            return ready(file)
+        except Exception as error:  # a data set may raise anything
+            return error
+
+    if all(isinstance(file, (str, bytes, os.PathLike, Held, Extent)) for file in files):
+        return [one(file) for file in files]
+    with ThreadPoolExecutor(READERS, "fetching") as threads:
+        return [*threads.map(one, files)]
 
 
 def _name(file: AnyFile) -> str:

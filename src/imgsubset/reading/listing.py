@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import stat
+import weakref
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from posixpath import splitext
 from typing import TypeAlias
 
-from imgsubset.errors import InputError
+from imgsubset.errors import InputError, UsageError
 from imgsubset.files import Stamp, read_whole
-from imgsubset.reading.archives import archive_kind, members_of, named
+from imgsubset.reading.containers import READERS, container_kind, members_of
 from imgsubset.reading.contents import SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, in_order
 from imgsubset.reading.formats import HEAD, PICTURES, not_read, not_read_by_content
-from imgsubset.reading.members import Extent, Member, Members
+from imgsubset.reading.members import Member, Members
+from imgsubset.reading.naming import named
+from imgsubset.reading.remote import fetched, files_at, url_of
 from imgsubset.reading.shards import are_shards, expanded, is_pattern, members_of_shards
 
 MOST_TEXT = 1 << 30  # bytes of paths: what is longer is some other file
@@ -30,8 +36,9 @@ def list_images(source: AnySource) -> Listing:
     source  a folder, searched with the folders in it: extensions match without regard to case, hidden files and
             folders are skipped, symbolic links are followed; each folder is entered once, and a link to a folder
             that contains the source is not entered, so loops end. Or a zip or tar archive, of which the same holds,
-            but for links; or several, as `shard-{000..127}.tar`. Or a text file that names images, as in
-            `parse_paths`; or their paths, as in `list_paths`; or a listing, which is returned.
+            but for links, or a Parquet table of pictures; or several, as `shard-{000..127}.tar`. Or any of these
+            behind a URL. Or a text file that names images, as in `parse_paths`; or their paths, as in `list_paths`;
+            or a listing, which is returned.
 
     Raises InputError if the source is none of these or cannot be read.
     """
@@ -40,6 +47,8 @@ def list_images(source: AnySource) -> Listing:
     if not isinstance(source, (str, os.PathLike)):
         return list_paths(source, "list of paths")
     root = Path(source)
+    if url := url_of(source):
+        return list_url(url)
     if is_pattern(str(source)):
         return list_shards(expanded(str(source)), str(source), root)
     try:
@@ -48,12 +57,14 @@ def list_images(source: AnySource) -> Listing:
         if stat.S_ISDIR(mode):
             os.scandir(root).close()
         else:
-            kind = archive_kind(root) if stat.S_ISREG(mode) else None
+            kind = container_kind(root) if stat.S_ISREG(mode) else None
             if kind:
                 return list_members(*named(members_of(root, kind)), str(source), root)
             return _list_file(root, str(source), status.st_size)
     except OSError as error:
         raise InputError(f"cannot read source '{source}': {error.strerror or error}") from None
+    except UsageError:
+        raise
     except ValueError:
         raise InputError(f"source {str(source)!r} is no possible path") from None
     walk = _Walk(root)
@@ -85,12 +96,32 @@ def list_shards(files: Sequence[str], name: str, root: Path) -> Listing:
     return list_members(*named(members_of_shards(files, name)), name, root, samples=True)
 
 
+def list_url(url: str) -> Listing:
+    """A listing of what is behind a URL: of a folder, or of archives."""
+    urls = expanded(url)
+    if len(urls) == 1 and not url.lower().endswith((*READERS,)):
+        found, lasting = files_at(url)
+        return list_members(*named(found), url, Path(url), lasting=lasting)
+    files, folder = fetched(urls)
+    try:
+        listing = list_shards(files, url, Path(url)) if len(files) > 1 else replace(list_images(files[0]), name=url)
+    except InputError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        places = dict(zip(files, urls, strict=True))
+        raise InputError(re.sub("|".join(map(re.escape, files)), lambda file: places[file[0]], str(error))) from None
+    if listing.members is not None:
+        listing.members.lasting = False  # the cache knows an archive by its path
+        weakref.finalize(listing.members, shutil.rmtree, folder, ignore_errors=True)
+    return replace(listing, root=Path(url))
+
+
 def list_members(
-    files: Mapping[str, Extent | str],
+    files: Mapping[str, Member | str],
     notes: Iterable[tuple[str, str]],
     name: str,
     root: Path,
     samples: bool = False,
+    lasting: bool = True,
 ) -> Listing:
     """A listing of the files that lie in others, or reasons why they cannot be read, by paths that fit in a folder."""
     kept: dict[str, Member] = {}
@@ -123,7 +154,7 @@ def list_members(
         ignored,
         passed_over=in_order(passed_over),
         hidden=tuple(sorted(hidden, key=os.fsencode)),
-        members=Members(kept, samples),
+        members=Members(kept, samples, lasting),
     )
 
 

@@ -55,6 +55,11 @@ class Extent:
         """What tells it from any other of its name and stamp."""
         return f"{os.path.abspath(self.file)}\0{self.whole} {self.start}"  # noqa: PTH100 (resolve would follow links)
 
+    @property
+    def turn(self) -> tuple[str, int]:
+        """Where it lies."""
+        return self.file, self.start
+
     def ready(self) -> Extent:
         """What a decoding process is given."""
         return self
@@ -102,12 +107,15 @@ class Member(Protocol):
 
     stamp  what it was when it was listed; a size of 0 is not known
     key    what tells it from any other of its name and stamp
+    turn   where it lies: the container, and the place in it
     """
 
     @property
     def stamp(self) -> Stamp: ...
     @property
     def key(self) -> str: ...
+    @property
+    def turn(self) -> tuple[str, int]: ...
     def ready(self) -> Extent | Held:
         """What a decoding process is given. May raise anything."""
 

@@ -9,7 +9,8 @@ from itertools import product
 from pathlib import Path
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.archives import Found, archive_kind, members_of, no_path, plain
+from imgsubset.reading.containers import READERS, container_kind, members_of
+from imgsubset.reading.naming import Found, no_path, plain
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 MOST = 100_000  # shards
@@ -48,7 +49,7 @@ def expanded(pattern: str) -> list[str]:
 
 def are_shards(paths: Sequence[str]) -> bool:
     """Whether a list of paths is one of archives: so they are called, and one of them at least is a file."""
-    called = bool(paths) and all(path.lower().endswith((".tar", ".zip")) for path in paths)
+    called = bool(paths) and all(path.lower().endswith((*READERS,)) for path in paths)
     return called and any(os.path.isfile(path) for path in paths)  # noqa: PTH113 (never raises)
 
 
@@ -64,9 +65,9 @@ def members_of_shards(files: Sequence[str], name: str) -> Iterator[Found]:
     for file in dict.fromkeys(files):
         label = os.path.relpath(file, folder)
         try:
-            kind = archive_kind(file)
+            kind = container_kind(file)
             if kind is None:
-                raise InputError(f"'{file}' of source '{name}' is neither a tar nor a zip archive")
+                raise InputError(f"'{file}' of source '{name}' is no tar or zip archive or Parquet table")
             parts[label] = [*members_of(file, kind)]
         except OSError as error:
             raise InputError(f"cannot read '{file}' of source '{name}': {error.strerror or error}") from None

@@ -43,8 +43,10 @@ def select(
 ) -> Selection:
     """Find the n images of a source whose distribution is closest to that of all of them. Copies nothing.
 
-    source      a folder, searched with the folders in it; a text file of paths; a list of paths; or a data set whose
-                `.samples` or `.imgs` are (path, class), such as torchvision's ImageFolder: its classes serve stratify
+    source      a folder, searched with the folders in it; an archive, a pattern or list of archives, a Parquet table, a
+                URL of these; a text file or list of paths; or a data set: one whose `.samples` or `.imgs` are (path,
+                class), such as torchvision's ImageFolder, one whose items are (picture, class), or Hugging Face's. Its
+                classes serve stratify
     n           a number, a percentage such as '10%', or 'auto', which aims at options.target_loss or target_size
     extractor   feature maps instead of the random CNN's: uint8 pixels (B, H, W, 3) to float maps (B, C, h, w)
     embeddings  features computed elsewhere, in place of decoding: Embeddings; or an array, a tensor or a .npy file
