@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 import time
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -120,6 +121,19 @@ def check_same(one: Source, other: Source) -> None:
 def test_any_number_of_ranks_reads_the_same(crew: Crew, source: Path) -> None:
     words: dict[str, Any] = {"features": {"random-cnn": 1, "colour": 2}, "seen": ("image",)}
     check_same(crew.together(lambda: read(source, **words)), read(source, **words))
+
+
+def test_an_archive_is_dealt_out_too(crew: Crew, source: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "source.zip", "w") as archive:
+        for path in sorted(source.glob("[0-9]*.png")):
+            archive.write(path, path.name)
+    os.utime(tmp_path / "source.zip", ns=(0, time.time_ns() - 10**10))
+    words = {"cache": str(tmp_path / "cache")}
+    together = crew.together(lambda: read(tmp_path / "source.zip", **words))
+    warm = read(tmp_path / "source.zip", **words)
+    assert (together.cached, warm.cached) == (0, TOTAL)
+    check_same(together, read(tmp_path / "source.zip"))
+    check_same(together, warm)
 
 
 @pytest.mark.slow

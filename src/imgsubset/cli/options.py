@@ -22,7 +22,8 @@ from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings
 from imgsubset.options import ACTIVATIONS, FIELDS, SCHEDULES, STRATIFY, TAPS, Options
 from imgsubset.presets import PRESETS, preset_of
-from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
+from imgsubset.reading.contents import Listing
+from imgsubset.reading.listing import list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 from imgsubset.writing.manifest import read_manifest
 

@@ -26,6 +26,7 @@ from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock
 from imgsubset.ranks import Ranks, aside, together
 from imgsubset.reading.decoders import decoded
+from imgsubset.reading.members import AnyFile, Extent, described, ready
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     import torch
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     from imgsubset.features.random_cnn import Extractor
 
 SECOND = 10**9  # nanoseconds
+OPENED = (str, bytes, os.PathLike, Extent)  # files that another rank can open by itself
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Files:
     places  of each among the images that are known in the end
     """
 
-    files: Sequence[bytes]
+    files: Sequence[AnyFile]
     names: Sequence[bytes]
     places: Sequence[int]
 
@@ -126,7 +128,7 @@ def reduced(
     progress  is told the number of images just done, and that of all that this process does
     """
     ranks = together()
-    if ranks is None or not files.files:
+    if ranks is None or not files.files or not all(isinstance(file, OPENED) for file in files.files):
         return reduced_here(task, spaces, caches, files, known, clock, progress)
     total = len(files.files)
     parts = [files.some(piece(total, rank, ranks.place.size)) for rank in range(ranks.place.size)]
@@ -191,8 +193,9 @@ def _asked(ranks: Ranks, rank: int, task: Task, spaces: tuple[Space, ...], part:
     recipes = json.dumps([space.recipe for space in spaces]).encode()
 
     def ask() -> bytes:
-        listed = (json.dumps([*map(os.fsdecode, names)]).encode() for names in (part.files, part.names))
-        ranks.say(rank, task.words(), recipes, *listed)
+        files = json.dumps([described(ready(file)) for file in part.files]).encode()
+        names = json.dumps([*map(os.fsdecode, part.names)]).encode()
+        ranks.say(rank, task.words(), recipes, files, names)
         return ranks.hear(rank)
 
     return aside(ask)

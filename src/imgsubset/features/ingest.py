@@ -78,7 +78,7 @@ def ingest(
 ) -> Ingested:
     """Reduce decoded images to moments, beside what is known already.
 
-    places    where the decoded images belong, ascending
+    places    where the decoded images belong
     progress  is told the number of images just done
     store     is given the places of some thousand more usable images at a time, and those done when anything fails
     """

@@ -14,6 +14,7 @@ from imgsubset.errors import InputError
 from imgsubset.features.dealing import SECOND, Files, Task, caches_of, its_share, reduced_here
 from imgsubset.progress import Clock
 from imgsubset.ranks import Ranks
+from imgsubset.reading.members import Extent, Held, recalled
 
 if TYPE_CHECKING:  # torch takes two seconds to import
     import torch
@@ -29,13 +30,15 @@ def serve(ranks: Ranks) -> None:
     while words := ranks.hear(0):
         task = Task.of(words)
         recipes = json.loads(ranks.hear(0))
-        files, names = ([os.fsencode(name) for name in json.loads(ranks.hear(0))] for _ in range(2))
+        files = [recalled(one, iter(())) for one in json.loads(ranks.hear(0))]
+        names = [os.fsencode(name) for name in json.loads(ranks.hear(0))]
         task = replace(task, device=_own_device(task.device, ranks.place.local))
         spaces = task.spaces()
         _check_alike(recipes, json.loads(json.dumps([space.recipe for space in spaces])), ranks.place.rank)
         caches = caches_of(task, spaces)
-        if files and not any(map(os.path.lexists, files[:FEW])):  # else all of them would be files that are skipped
-            name = os.fsdecode(files[0])
+        places = [one.file if isinstance(one, Extent) else one for one in files[:FEW] if not isinstance(one, Held)]
+        if places and not any(map(os.path.lexists, places)):  # else all of them would be files that are skipped
+            name = os.fsdecode(places[0])
             raise InputError(
                 f"rank {ranks.place.rank} does not find '{name}': all ranks read a source by the same paths"
             )

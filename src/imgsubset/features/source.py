@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from imgsubset.devices import device_name, torch_device
-from imgsubset.errors import BadFilesError, InputError, OutputError, UsageError
+from imgsubset.errors import BadFilesError, InputError, OutputError, UsageError, shortened
 from imgsubset.features.dealing import Files, Task, caches_of, reduced
 from imgsubset.features.memory import check_memory
 from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, resolution, shares
@@ -17,7 +16,7 @@ from imgsubset.files import Stamp
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock, Progress, silent
-from imgsubset.reading.listing import Listing, RejectedFile, in_order
+from imgsubset.reading.contents import Listing, RejectedFile, in_order
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     import torch
@@ -166,6 +165,8 @@ def fill_cache(
         task = Task.asked(options, shares(options.extraction, None), size, device, True, seen)
         spaces = task.spaces()
         unknown = [space.name for space in spaces if space.recipe is None]
+        if not whole.lasting:
+            raise UsageError(f"the images of source '{whole.name}' are in memory, which no later run could know again")
         if unknown:
             raise UsageError(f"what {unknown[0]} makes of an image is never cached, so a later run could not use it")
         for cache in caches_of(task, spaces):
@@ -187,16 +188,17 @@ def _check_strict(read: Source, options: Options) -> None:
 
 def first_of(rejected: tuple[RejectedFile, ...]) -> str:
     """The end of a message: the first of these files and why."""
-    return f": '{rejected[0].path}': {rejected[0].reason}" if rejected else ""
+    return f": '{shortened(rejected[0].path, 300)}': {rejected[0].reason}" if rejected else ""
 
 
 def _from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock: Clock, progress: Progress) -> Source:
+    task = task if listing.lasting else replace(task, cache=None)
     caches = caches_of(task, spaces)
-    names = [os.fsencode(os.path.abspath(listing.locate(path))) for path in listing.paths] if caches else []  # noqa: PTH100
+    names = [listing.key(path) for path in listing.paths] if caches else []
     known = [cache.get(names, listing.stamps) for cache in caches]
     found = sorted(set(known[0].places).intersection(*(one.places for one in known))) if known else []
-    missing = sorted({*range(len(listing.paths))}.difference(found))
-    files = [os.fsencode(listing.locate(listing.paths[place])) for place in missing]
+    missing = listing.in_turn(sorted({*range(len(listing.paths))}.difference(found)))
+    files = [listing.file(listing.paths[place]) for place in missing]
 
     def before(where: torch.device) -> Ingested:
         from imgsubset.features.ingest import Ingested

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,7 +13,7 @@ from imgsubset.declared import CHOICE, NOTHING
 from imgsubset.files import identity
 from imgsubset.inputs import Labels
 from imgsubset.options import KNOWN, Options
-from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.estimates import Estimate, Estimated
 from imgsubset.results.records import Embedded, Export, Placed, Result, Scored, Selection, Verification
@@ -76,7 +75,7 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
         "format": FORMAT,
         **_describe_any(selection, selection.size),
         "warnings": [*selection.warnings, *(exported.warnings if exported else ())],
-        "source": _folder(selection.source),
+        "source": selection.source.place,
         "source_digest": selection.source.digest,
         "n": len(selection.rows),
         "request": request(selection.asked, selection.options, selection.embeddings, mode, ranked),
@@ -123,10 +122,6 @@ def _describe_any(result: Result, size: int | None = None) -> dict[str, Any]:
     }
 
 
-def _folder(source: Listing) -> str:
-    return os.path.abspath(source.root)  # noqa: PTH100 (resolve would follow links)
-
-
 def _named(files: Iterable[RejectedFile]) -> list[dict[str, str]]:
     return [dataclasses.asdict(file) for file in files]
 
@@ -167,7 +162,7 @@ def describe_scored(scored: Scored) -> dict[str, Any]:
     """The record of a subset that was scored, for json.dumps."""
     return {
         **_describe_any(scored, scored.size),
-        "source": _folder(scored.source),
+        "source": scored.source.place,
         "subset": scored.subset,
         "n": len(scored.paths),
         "counts": {"usable": scored.total, "rejected": len(scored.rejected), "foreign": len(scored.foreign)},
@@ -182,7 +177,7 @@ def describe_estimated(estimated: Estimated) -> dict[str, Any]:
     """The record of what results on a subset say of the whole, for json.dumps."""
     return {
         **_describe_any(estimated),
-        "source": _folder(estimated.source),
+        "source": estimated.source.place,
         "subset": estimated.subset,
         "n": len(estimated.paths),
         "counts": {"usable": estimated.total, "rejected": len(estimated.rejected), "foreign": len(estimated.foreign)},
@@ -227,7 +222,7 @@ def describe_embedded(embedded: Embedded) -> dict[str, Any]:
     names = ("images", "decoded", "cached")
     return {
         **_describe_any(embedded, embedded.size),
-        "source": _folder(embedded.source),
+        "source": embedded.source.place,
         "shard": dict(zip(("index", "of"), embedded.shard, strict=True)),
         "cache": embedded.cache,
         "counts": {name: getattr(embedded, name) for name in names} | {"rejected": len(embedded.rejected)},

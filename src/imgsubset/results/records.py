@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.files import Stamp
 from imgsubset.options import Options
-from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.reading.contents import Listing, RejectedFile
 from imgsubset.results.evidence import Evidence
 from imgsubset.results.scores import Score
 
