@@ -91,6 +91,12 @@ def test_a_selection_is_exported_scored_and_estimated_from(tmp_path: Path) -> No
     assert len(results.paths) == 7
 
 
+def test_a_destination_may_be_called_like_the_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = select(Pictures(4), 2, **FAST, workers=0)
+    assert export(found, "Pictures").hashes.keys() == {*found.chosen}
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
 def test_pictures_of_every_mode_are_read(mode: str) -> None:
     listing, _ = list_source(Pictures(8, mode))

@@ -183,6 +183,11 @@ def test_links_need_files(source: Any, folder: Path, tmp_path: Path, mode: str) 
     assert not os.path.exists(tmp_path / "out")
 
 
+def test_a_destination_around_an_archive_is_refused(one_of_them: Any, folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"^destination '.*' contains '.*' of source"):
+        select_into(one_of_them, 5, Path(one_of_them).parent, overwrite=True, **FAST)
+
+
 def test_objects_are_matched_by_labels_in_an_archive(folder: Path, tmp_path: Path) -> None:
     words = {"match": {"objects": 1.0}} | FAST
     coco = {
