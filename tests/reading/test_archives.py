@@ -50,7 +50,7 @@ def test_an_archive_is_listed_as_the_folder_that_it_was_made_from(tmp_path: Path
         assert {*found.names(name)} == names
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_members_are_decoded_as_files_are(tmp_path: Path, workers: int) -> None:
     files = [tmp_path / "folder" / name for name in GOOD]
     for file in files:
@@ -240,6 +240,7 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_no_hostile_archive_gets_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """300 archives: each ends well or in one line of an error that is foreseen, and nothing else is on the disk."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time otherwise

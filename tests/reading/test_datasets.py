@@ -14,6 +14,7 @@ from PIL import Image
 
 from imgsubset import Selection, estimate, export, score, select
 from imgsubset.errors import InputError, UsageError
+from imgsubset.reading.decoders import decoded
 from imgsubset.reading.given import list_source
 
 FAST: dict[str, Any] = {
@@ -49,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_indices_are_those_of_the_same_pictures_in_a_folder(folder: Path, workers: int) -> None:
     data = Pictures()
     found = select(data, 7, **FAST, workers=workers)
@@ -74,6 +75,7 @@ def test_the_classes_of_a_data_set_serve_stratify_in_a_part_of_it_too() -> None:
     assert found.indices == again.indices
 
 
+@pytest.mark.slow
 def test_a_selection_is_exported_scored_and_estimated_from(tmp_path: Path) -> None:
     data = Pictures()
     found = select(data, 7, **FAST, workers=0)
@@ -89,12 +91,21 @@ def test_a_selection_is_exported_scored_and_estimated_from(tmp_path: Path) -> No
     assert len(results.paths) == 7
 
 
+def test_a_destination_may_be_called_like_the_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = select(Pictures(4), 2, **FAST, workers=0)
+    assert export(found, "Pictures").hashes.keys() == {*found.chosen}
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
 def test_pictures_of_every_mode_are_read(mode: str) -> None:
-    found = select(Pictures(8, mode), 2, **FAST, workers=0)
-    assert (len(found.paths), found.rejected) == (8, ())
+    listing, _ = list_source(Pictures(8, mode))
+    with decoded([listing.file(path) for path in listing.paths], [8], 0) as chunks:
+        (chunk,) = chunks
+    assert [one.numbers for one in chunk.outcomes if not isinstance(one, str)] == [(13.0, 12.0)] * 8
 
 
+@pytest.mark.slow
 def test_an_item_that_is_no_picture_is_rejected_with_its_reason() -> None:
     class Broken(Pictures):
         def __getitem__(self, place: int) -> tuple[Any, int]:
@@ -127,6 +138,7 @@ def test_what_is_no_data_set_of_pictures_is_refused() -> None:
         select(Pictures(0), 1)
 
 
+@pytest.mark.slow
 def test_torchvisions_own_data_set_is_read() -> None:
     datasets = pytest.importorskip("torchvision.datasets")
     found = select(datasets.FakeData(12, (3, 20, 18)), 3, **FAST, workers=0)

@@ -82,6 +82,7 @@ def test_each_group_of_rows_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert read == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_row_without_a_picture_is_rejected(tmp_path: Path) -> None:
     path = written(tmp_path / "x.parquet", ["", None, b"no picture", *PICTURES[3:]], [f"{n}.png" for n in range(12)])
     listing = list_images(path)
@@ -100,6 +101,7 @@ def test_a_table_that_changes_is_not_read_any_more(tmp_path: Path) -> None:
         listing.open("09.png")
 
 
+@pytest.mark.slow
 def test_a_large_value_in_every_row_takes_its_size_once(tmp_path: Path) -> None:
     path, places = tmp_path / "x.parquet", pyarrow.array([0] * 4000, pyarrow.int32())
     table = pyarrow.table({"image": pyarrow.DictionaryArray.from_arrays(places, [bytes(1 << 20)])})  # 4 GB

@@ -39,7 +39,7 @@ def memory() -> Iterator[Any]:
     system.rm("/", recursive=True)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_file_is_fetched_once_and_once_more_if_it_is_copied(
     memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
@@ -112,6 +112,7 @@ def test_hostile_names_lead_nowhere(memory: Any, tmp_path: Path) -> None:
     assert {file.path for file in found.rejected} == {"../up.png", "n" * 300 + ".png", "a/b.png/c.png"}
 
 
+@pytest.mark.slow
 def test_files_that_fail_or_change_are_rejected(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = list_images("memory://bucket")
     memory.pipe_file("/bucket/a/0.png", b"other")

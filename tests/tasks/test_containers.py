@@ -110,6 +110,11 @@ def source(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytes
     return KINDS[request.param](folder, tmp_path_factory.mktemp("made"))
 
 
+@pytest.fixture(scope="module", params=["zip", "parquet"])
+def one_of_them(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return KINDS[request.param](folder, tmp_path_factory.mktemp("made"))
+
+
 def digests(root: Path) -> dict[str, str]:
     return {path: found[0] for path, found in tree(root).items() if path != "manifest.json"}
 
@@ -147,9 +152,12 @@ def test_a_second_run_decodes_nothing_and_a_finished_one_does_nothing(source: An
     assert again.cached == len(again.paths)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_deals")
 def test_subsets_are_found_in_a_source_that_is_no_folder(
-    folder: Path, source: Any, chosen: Selection, tmp_path: Path
+    folder: Path, one_of_them: Any, chosen: Selection, tmp_path: Path
 ) -> None:
+    source = one_of_them
     export(chosen, tmp_path / "out")
     scored = score(source, tmp_path / "out")
     assert (scored.paths, scored.foreign) == (tuple(sorted(chosen.chosen)), ())
@@ -160,7 +168,8 @@ def test_subsets_are_found_in_a_source_that_is_no_folder(
     assert compare(folder, source, **FAST).loss.value == pytest.approx(0, abs=1e-6)
 
 
-def test_a_split_copies_all(source: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_split_copies_all(one_of_them: Any, folder: Path, tmp_path: Path) -> None:
+    source = one_of_them
     split_into(source, {"train": 58, "val": 10}, tmp_path / "out", **FAST)
     there = {name for part in ("train", "val") for name in files(tmp_path / "out" / part)}
     labels = () if "parquet" in str(source) else (".cls",)
@@ -172,6 +181,11 @@ def test_links_need_files(source: Any, folder: Path, tmp_path: Path, mode: str) 
     with pytest.raises(UsageError, match=f"^mode '{mode}' needs files to link to, and source '.*' is no folder; copy"):
         select_into(source, 5, tmp_path / "out", mode=mode, **FAST)
     assert not os.path.exists(tmp_path / "out")
+
+
+def test_a_destination_around_an_archive_is_refused(one_of_them: Any, folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"^destination '.*' contains '.*' of source"):
+        select_into(one_of_them, 5, Path(one_of_them).parent, overwrite=True, **FAST)
 
 
 def test_objects_are_matched_by_labels_in_an_archive(folder: Path, tmp_path: Path) -> None:
@@ -189,6 +203,7 @@ def test_objects_are_matched_by_labels_in_an_archive(folder: Path, tmp_path: Pat
     assert select(as_zip(home, tmp_path), 40, **words).chosen == select(home, 40, **words).chosen
 
 
+@pytest.mark.slow
 def test_an_archive_on_the_command_line(imgsubset: Callable[..., Run], folder: Path, tmp_path: Path) -> None:
     source = as_zip(folder, tmp_path)
     words = ["--candidates", 8, "--steps", 2, "--size", 16, "--channels", 8, "--networks", 1]

@@ -196,4 +196,4 @@ class Members:
     @cached_property
     def containers(self) -> frozenset[str]:
         """The files that the members lie in."""
-        return frozenset(member.file for member in self.found.values() if isinstance(member, Extent))
+        return frozenset(file for member in self.found.values() if (file := getattr(member, "file", None)))

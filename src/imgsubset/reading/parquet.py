@@ -70,6 +70,11 @@ class Row:
         self.table, self.place, self.group, self.row = table, place, group, row
 
     @property
+    def file(self) -> str:
+        """The path of the table."""
+        return self.table.path
+
+    @property
     def stamp(self) -> Stamp:
         """What it was when it was listed. Its size is not known: nothing of a column of bytes is read for that."""
         return Stamp(0, self.table.mtime_ns)

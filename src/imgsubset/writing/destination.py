@@ -76,6 +76,9 @@ def check_free(held: Held, overwrite: bool = False) -> None:
 def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     """How a destination and the source are in each other's way; empty if they are not."""
     real_source, real = (Path(os.path.realpath(path)) for path in (source.root, destination))
+    if source.members is not None:  # its root is a name alone
+        held = (file for file in source.members.containers if real in Path(os.path.realpath(file)).parents)
+        return next((f"contains '{file}' of source '{source.name}'" for file in held), "")
     if real == real_source:
         return "is the source itself"
     if source.listed:  # the root may hold much else, and the destination too, but for the images and links to them
