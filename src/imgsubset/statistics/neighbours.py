@@ -4,7 +4,7 @@ Around each image lies a ball that reaches as far as the k-th nearest other imag
 of the second set that lies in a ball of the first, recall the share of the first that lies in a ball of the second
 (Kynkaanniemi et al., NeurIPS 2019, equations 1 and 2). Density is how many balls of the first an image of the second
 lies in, on average, over k; coverage the share of the balls of the first that hold an image of the second (Naeem et
-al., ICML 2020, equations 3 and 4). Two samples of one distribution have a density of 1 on average; the others stay
+al., ICML 2020, section 3). Two samples of one distribution have a density of 1 on average; the others stay
 below 1 and depend on the sizes, so the floor is that of random deals, as in `permutation`.
 
 A ball holds what lies on its edge, so a copy is always as near as the image itself. An image alone in its set is a ball
@@ -178,11 +178,10 @@ def _balls(near: Neighbours, mine: Tensor) -> Iterator[tuple[Tensor, Tensor, Ten
     """Balls of mine: the vectors (R,) in their middle, neighbours (R, S) of each, and whether these lie inside."""
     rows, total = mine.nonzero()[:, 0], len(mine)
     k = min(K, int(mine.sum()) - 1)
-    step = max(1, BLOCK_BYTES // (8 * total))
     kept = near.places.shape[1]
-    for width in (min(_width(total, len(rows)), kept), kept, total):
+    for width in sorted({min(_width(total, len(rows)), kept), kept, total}):
         left = []
-        for some in torch.split(rows, step):
+        for some in torch.split(rows, max(1, BLOCK_BYTES // (8 * width))):
             places, apart = near.of(some, width)
             reached = mine[places].cumsum(1) > k  # the image itself is the first
             radius = apart.gather(1, reached.byte().argmax(1, keepdim=True))
