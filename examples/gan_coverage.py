@@ -39,7 +39,7 @@ def doubled(channels: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), convolution, nn.PixelShuffle(2))
 
 
-def generator(side: int, width: int = 64) -> nn.Sequential:
+def generator(side: int, width: int = 32) -> nn.Sequential:
     """Pictures (B, 3, side, side) in [-1, 1] of normal numbers (B, LATENT)."""
     layers: list[nn.Module] = [nn.Linear(LATENT, 2 * width * 16), nn.Unflatten(1, (2 * width, 4, 4))]
     channels = 2 * width
@@ -162,7 +162,7 @@ def drawn(rows: list[tuple[str, int, Comparison]], shown: list[tuple[str, Tensor
 def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__, "gan.png")
     options.add_argument("--side", type=int, choices=(8, 16, 32), default=16, help="of the pictures, in pixels")
-    options.add_argument("--steps", type=int, default=1200, help="of the generator with all pictures (%(default)s)")
+    options.add_argument("--steps", type=int, default=1000, help="of the generator with all pictures (%(default)s)")
     options.add_argument("--workers", type=int, help="of imgsubset: decoding processes and threads; 0 is none")
     run(experiment, options.parse_args(arguments))
 

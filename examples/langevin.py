@@ -129,12 +129,12 @@ def figure_of(
     losses: dict[tuple[float, float], tuple[float, float]],
 ) -> Figure:
     """Some moments by both ways in standardised units, the quantiles of all, and what a search finds."""
-    figure = Figure(figsize=(9.5, 5.6), layout="constrained")
+    figure = Figure(figsize=(10.5, 6), layout="constrained")
     axes, channels = figure.subplots(2, 3), CHANNELS[-1]
     named = {
-        "mean of channel 1 (standard deviations)": 0,
-        "variance of channel 1 (of the source: 1)": channels,
-        "covariance of channels 1 and 2 (same units)": 2 * channels + 1,
+        "mean of channel 1 (std of source: 1)": 0,
+        "variance of channel 1 (source: 1)": channels,
+        "covariance of channels 1, 2": 2 * channels + 1,
     }
     coarse, fine = max(chains), min(chains)
     for place, (name, column) in zip(axes.flat, named.items(), strict=False):
@@ -159,9 +159,7 @@ def figure_of(
         for gamma, colour, mark in zip(FRICTIONS, COLOURS, "os^", strict=False):
             values = [losses[gamma, kT][k] for kT in TEMPERATURES]
             axes[1, k + 1].plot(TEMPERATURES, values, mark + "-", color=colour, label=f"gamma = {gamma:g}")
-        axes[1, k + 1].set(
-            xscale="log", xlabel="temperature kT (variance of the source)", ylabel=f"loss {what} (random: 1)"
-        )
+        axes[1, k + 1].set(xscale="log", xlabel="temperature kT (source: 1)", ylabel=f"loss {what}\n(random: 1)")
         axes[1, k + 1].set_ylim(0, 1.3 * max(pair[k] for pair in losses.values()))
     axes[1, 1].legend(frameon=False, fontsize=7)
     return figure
