@@ -355,8 +355,11 @@ def test_two_folders(source: Path, darker: Path, tmp_path: Path) -> None:
     page = Page((tmp_path / "a.html").read_text())
     assert "differ by more than chance" in page.text
     assert page.values == {"loss.value": found.loss.value} | {
-        f"divergences.{name}.value": of.value for name, of in found.divergences.items()
+        f"{kind}.{name}.value": of.value
+        for kind, figures in (("divergences", found.divergences), ("overlaps", found.overlaps))
+        for name, of in figures.items()
     }
+    assert "than by chance lies where darker has few images: recall, coverage." in page.text
     assert compare(source, darker, **SMALL).contrast is None
 
 

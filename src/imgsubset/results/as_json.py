@@ -16,7 +16,7 @@ from imgsubset.options import KNOWN, Options
 from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.estimates import Estimate, Estimated
-from imgsubset.results.records import Export, Placed, Result, Scored, Selection, Verification
+from imgsubset.results.records import Embedded, Export, Placed, Result, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ KEYS = {  # of the records that the functions below make
     "placed": ("format", *_ANY, "source", "source_digest", "n", "request", "counts", "classes", "tables", "score",
                "interrupted", "rejected", "trace", "files", "extras", "destination"),
     "scored": (*_ANY, "source", "subset", "n", "counts", "score", "rejected", "foreign", "files"),
-    "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "rejected"),
+    "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "overlaps", "rejected"),
     "estimated": (*_ANY, "source", "subset", "n", "counts", "chosen", "estimates", "differences", "rejected", "foreign",
                   "files"),
+    "embedded": (*_ANY, "source", "shard", "cache", "counts", "rejected"),
     "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
 }  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
@@ -208,7 +209,24 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
             name: dataclasses.asdict(one) | {"ratio": one.ratio, "differs": one.differs}
             for name, one in comparison.divergences.items()
         },
+        "overlaps": {
+            name: dataclasses.asdict(one) | {"ratio": one.ratio, "differs": one.differs}
+            for name, one in comparison.overlaps.items()
+        },
         "rejected": {name: _named(files) for name, files in zip(("first", "second"), comparison.rejected, strict=True)},
+    }
+
+
+def describe_embedded(embedded: Embedded) -> dict[str, Any]:
+    """The record of a piece of a source that is in the cache, for json.dumps."""
+    names = ("images", "decoded", "cached")
+    return {
+        **_describe_any(embedded, embedded.size),
+        "source": embedded.source.place,
+        "shard": dict(zip(("index", "of"), embedded.shard, strict=True)),
+        "cache": embedded.cache,
+        "counts": {name: getattr(embedded, name) for name in names} | {"rejected": len(embedded.rejected)},
+        "rejected": _named(embedded.rejected),
     }
 
 

@@ -88,8 +88,8 @@ def of_known(known: Mapping[str, Channels], sets: Sequence[Sequence[int]]) -> li
             means = [values[rows][:, share].mean(0) for rows in sets]
             order = np.argsort(-means[0], kind="stable")[:MOST_CLASSES]
             names = tuple(np.array(columns.names, object)[share][order])
-            shares = [tuple(one[order].tolist()) for one in means]
-            found.append(Shares(f"images with each value of {name}", "", names, *shares, len(sets[0])))
+            whole, subset, random = (tuple(one[order].tolist()) for one in means)
+            found.append(Shares(f"images with each value of {name}", "", names, whole, subset, random, len(sets[0])))
     numbers.sort(key=lambda pair: -pair[0])
     return [*(drawn for _, drawn in numbers[:MOST_NUMBERS]), *found]
 
