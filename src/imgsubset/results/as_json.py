@@ -222,7 +222,7 @@ def describe_embedded(embedded: Embedded) -> dict[str, Any]:
     names = ("images", "decoded", "cached")
     return {
         **_describe_any(embedded, embedded.size),
-        "source": embedded.source.place,
+        "source": embedded.source.origin,
         "shard": dict(zip(("index", "of"), embedded.shard, strict=True)),
         "cache": embedded.cache,
         "counts": {name: getattr(embedded, name) for name in names} | {"rejected": len(embedded.rejected)},
