@@ -170,6 +170,7 @@ def test_a_part_of_the_images_from_the_cache_changes_no_bit(root: Path, found: C
     assert everything(compare(root / "one", tmp_path / "other", options)) == everything(found)
 
 
+@pytest.mark.slow
 def test_lists_of_paths_are_compared_as_folders_are(
     root: Path, found: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +210,7 @@ def test_the_loss_is_the_mix_in_units_of_the_floor(root: Path, text: str) -> Non
     assert found.loss.ratio == pytest.approx(found.loss.value, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_one_distribution_lies_within_the_floor_and_another_far_outside(root: Path, found: Comparison) -> None:
     for one in figures(found).values():
         assert one.p_value > 0.02
