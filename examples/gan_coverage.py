@@ -128,7 +128,7 @@ def experiment(options: argparse.Namespace) -> Figure:
         learn(few, steps, steps + 2 * (steps // checks), "ten of them")
         look("real, others", 0, real[:count])
         look("ten real, copied", 0, few.repeat(count // 10, 1, 1, 1))
-        look("real, blurred", 0, gaussian_blur(real[:count], 5, side / 32))
+        look("real, blurred", 0, gaussian_blur(real[:count], 5, side / 16))
     head = ["what the critic was shown", "step", *MEASURES, "Frechet"]
     cells = [
         [f"{of.overlaps[name].value:.3f}{'*' * of.overlaps[name].differs}" for name in MEASURES] for *_, of in rows
