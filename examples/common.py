@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from imgsubset.cli.demo import CLASSES
 from imgsubset.devices import torch_device
-from imgsubset.errors import ImgsubsetError, InputError
+from imgsubset.errors import ImgsubsetError, InputError, UsageError
 from imgsubset.reading.images import decode, reason
 from imgsubset.reading.listing import list_images
 
@@ -34,11 +34,20 @@ def parser(description: str | None, out: str) -> argparse.ArgumentParser:
     return made
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
 def run(experiment: Callable[[argparse.Namespace], Figure], options: argparse.Namespace) -> None:
-    """Run an experiment and write its figure; what is wrong with the input is one line and exit code 2."""
+    """Run an experiment and write its figure; what is wrong with the input is one line and exit code 1."""
     try:
         options.device = torch_device(options.device)
         torch.manual_seed(options.seed)
+        if not options.out.parent.is_dir():  # rather now than after the work
+            raise UsageError(f"there is no folder '{options.out.parent}' to write '{options.out.name}' into")
         figure = experiment(options)
         figure.savefig(options.out, dpi=100)
     except (ImgsubsetError, OSError) as error:

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import COLOURS, bar, parser, pictures, run, sheet, show, table, write
+from common import COLOURS, bar, parser, pictures, positive, run, sheet, show, table, write
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -161,7 +161,7 @@ def drawn(checks: list[int], found: list[Distance], shown: list[tuple[str, Tenso
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__, "ddpm.png")
-    options.add_argument("--steps", type=int, default=1000, help="of training (%(default)s)")
+    options.add_argument("--steps", type=positive, default=1000, help="of training (%(default)s)")
     options.add_argument("--features", help="of imgsubset compare, in place of random networks, as in inception2048")
     options.add_argument("--workers", type=int, help="of imgsubset: decoding processes and threads; 0 is none")
     run(experiment, options.parse_args(arguments))

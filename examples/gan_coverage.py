@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import COLOURS, bar, parser, pictures, run, sheet, show, table, write
+from common import COLOURS, bar, parser, pictures, positive, run, sheet, show, table, write
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
@@ -102,7 +102,7 @@ def experiment(options: argparse.Namespace) -> Figure:
     side, count, steps, checks = (8, 40, 4, 2) if options.tiny else (options.side, 500, options.steps, 4)
     every = pictures(options.folder, 4 * count, side, options.seed)
     held, real = every.split([count, 3 * count])
-    few = real[:10]
+    few, each = real[:10], max(1, steps // checks)
     training = Training(side, options.device)
     rows: list[tuple[str, int, Comparison]] = []
     shown: list[tuple[str, Tensor]] = [("real", held)]
@@ -118,14 +118,14 @@ def experiment(options: argparse.Namespace) -> Figure:
         def learn(pictures: Tensor, first: int, last: int, what: str) -> None:
             for step in bar(range(first, last), what):
                 training.step(pictures)
-                if (step + 1) % (steps // checks) == 0:
+                if (step + 1) % each == 0:
                     with torch.no_grad():
                         made = training.sample(count, training.mean)  # batch norm is of these, as in training
                     look(what, step + 1, made)
                     shown.append((f"generated, step {step + 1:,}", made))
 
         learn(real, 0, steps, "all real pictures")
-        learn(few, steps, steps + 2 * (steps // checks), "ten of them")
+        learn(few, steps, steps + 2 * each, "ten of them")
         look("real, others", 0, real[:count])
         look("ten real, copied", 0, few.repeat(count // 10, 1, 1, 1))
         look("real, blurred", 0, gaussian_blur(real[:count], 5, side / 16))
@@ -162,7 +162,9 @@ def drawn(rows: list[tuple[str, int, Comparison]], shown: list[tuple[str, Tensor
 def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__, "gan.png")
     options.add_argument("--side", type=int, choices=(8, 16, 32), default=16, help="of the pictures, in pixels")
-    options.add_argument("--steps", type=int, default=1000, help="of the generator with all pictures (%(default)s)")
+    options.add_argument(
+        "--steps", type=positive, default=1000, help="of the generator with all pictures (%(default)s)"
+    )
     options.add_argument("--workers", type=int, help="of imgsubset: decoding processes and threads; 0 is none")
     run(experiment, options.parse_args(arguments))
 

@@ -23,9 +23,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from common import COLOURS, bar, parser, pictures, run, sheet, show, table
+from common import COLOURS, bar, parser, pictures, positive, run, sheet, show, table
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from imgsubset.errors import UsageError
 
 CROP, CHANNELS, JUDGE = 128, (4, 8, 16, 32, 64, 128), 256
 
@@ -72,6 +74,8 @@ def mean_image(
 def shifted_crops(picture: Tensor, side: int, shift: int) -> Tensor:
     """Four crops (4, 3, side, side) about the middle of a picture (3, H, W), `shift` pixels apart."""
     first = (picture.shape[-1] - side - shift) // 2
+    if first < 0:
+        raise UsageError(f"crops of {side} pixels cannot be {shift} apart in {picture.shape[-1]}")
     starts = (first, first + shift)
     return torch.stack([picture[:, y : y + side, x : x + side] for y in starts for x in starts])
 
@@ -159,8 +163,8 @@ def drawn(
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__, "mean.png")
-    options.add_argument("--steps", type=int, default=300, help="of gradient descent, each image (%(default)s)")
-    options.add_argument("--shift", type=int, default=12, help="between the crops, in pixels (%(default)s)")
+    options.add_argument("--steps", type=positive, default=300, help="of gradient descent, each image (%(default)s)")
+    options.add_argument("--shift", type=positive, default=12, help="between the crops, in pixels (%(default)s)")
     run(experiment, options.parse_args(arguments))
 
 

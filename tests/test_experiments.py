@@ -173,3 +173,10 @@ def test_too_few_pictures_are_told_in_a_line(script: Callable[[str], Any], tmp_p
     Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
     with pytest.raises(SystemExit, match=r"^error: '.*' has 1 images, and 4 are needed$"):
         script("generalized_mean_image").main([str(tmp_path), "--tiny", "--device=cpu"])
+
+
+@pytest.mark.parametrize("wrong", ["--steps=0", "--steps=x", "--shift=99", "--out=absent/out.png"])
+def test_what_makes_no_sense_is_told_before_the_work(script: Callable[[str], Any], wrong: str) -> None:
+    with pytest.raises(SystemExit) as refused:
+        script("generalized_mean_image").main([wrong, "--device=cpu"])
+    assert refused.value.code == 2 or str(refused.value.code).startswith("error: ")
