@@ -34,7 +34,7 @@ from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import LIBRARIES
 from imgsubset.results.scores import Measured, Score
-from imgsubset.statistics import permutation
+from imgsubset.statistics import neighbours, permutation
 from imgsubset.weights import DIVERGENCE_NAMES
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
@@ -167,6 +167,7 @@ def open_folder() -> Iterator[Path]:
 def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comparisons with a rough noise floor, in a fiftieth of the time."""
     monkeypatch.setattr(permutation, "two_sample", functools.partial(permutation.two_sample, draws=20))
+    monkeypatch.setattr(neighbours, "overlap", functools.partial(neighbours.overlap, draws=20))
 
 
 class Installed:

@@ -52,6 +52,7 @@ def test_a_gpu_that_was_asked_for_is_not_left() -> None:
 MEMORY, TAKEN = "the GPU has too little memory for this", "other programs have the GPU for themselves"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -79,6 +80,7 @@ def test_what_keeps_a_gpu_from_work_is_known(error: Exception, expected: str | N
         assert or_on_cpu("auto", work) == "done"
 
 
+@pytest.mark.slow
 def test_what_failed_is_gone_before_the_cpu_begins() -> None:
     held: list[weakref.ref[torch.Tensor]] = []
 

@@ -475,6 +475,7 @@ def test_a_coco_file_is_cut_or_refused(folder: Path, content: bytes) -> None:
         assert isinstance(kept["images"], list)
 
 
+@pytest.mark.slow
 @fuzzed
 @given(content=CSV.map(lambda text: text.encode(errors="replace")) | st.binary(max_size=200))
 def test_a_list_is_a_listing_or_refused(folder: Path, content: bytes) -> None:
@@ -487,6 +488,7 @@ def test_a_list_is_a_listing_or_refused(folder: Path, content: bytes) -> None:
         assert list(found.paths) == sorted(set(found.paths), key=os.fsencode)
 
 
+@pytest.mark.slow
 @fuzzed
 @given(pattern=PATTERN | st.text(max_size=20))
 def test_a_pattern_matches_or_is_refused_in_time(folder: Path, pattern: str) -> None:
@@ -504,6 +506,7 @@ def test_a_pattern_matches_or_is_refused_in_time(folder: Path, pattern: str) -> 
             one_line(error, 3 * pattern + "a" * 200)
 
 
+@pytest.mark.slow
 @fuzzed
 @given(
     content=st.lists(st.sampled_from(["names:", "train: x", "path: ..", "- a", "  0: b", "# c", "---", "\0", "é"])).map(
@@ -632,6 +635,7 @@ ODD = [None, True, 0, -1, 3, 10**12, 10**30, 1e300, 1e-300, math.nan, math.inf, 
 ODD += [(), (1,), (1, 2, 3), ("x",), [[]], {}, {"a": 1}, b"x", object(), np.float32(1), np.int64(2), np.ones(2), 1j]
 
 
+@pytest.mark.slow
 @fuzzed
 @given(words=st.dictionaries(st.sampled_from(sorted(FIELDS)), st.sampled_from(range(len(ODD))), min_size=1, max_size=3))
 def test_options_of_any_type_are_options_or_refused(words: dict[str, int]) -> None:

@@ -121,6 +121,7 @@ def test_no_imports_go_in_a_circle() -> None:
         visit(module, ())
 
 
+@pytest.mark.slow
 def test_the_package_and_its_help_import_no_torch() -> None:
     code = (
         "import sys, imgsubset, imgsubset.cli\n"
@@ -140,6 +141,7 @@ def test_modules_and_functions_are_of_a_size_to_be_read(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in CODE if room(path) != "cli"], ids=name_of)
 def test_only_the_command_line_knows_click_and_prints(path: Path) -> None:
     bars = {"tqdm"} if name_of(path) == "progress.py" else set()  # for who asks for them in Python, imported only then

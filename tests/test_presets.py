@@ -64,6 +64,7 @@ def test_a_preset_spelled_out_gives_the_same_subset(
     assert strict_json(run.out)["jobs"][0]["result"]["request"] == record["request"]
 
 
+@pytest.mark.slow
 def test_what_is_given_goes_before_the_preset(pictures: Path, imgsubset: Callable[..., Run]) -> None:
     assert Options(preset="thorough", steps=7).steps == 7
     assert Options(preset="thorough", steps=7).networks == 8
@@ -78,6 +79,7 @@ def test_a_preset_goes_before_what_a_word_of_its_own_goes_before() -> None:
     assert Options(preset="fast", search=Search(steps=3, seed=5)) == Options(steps=0, seed=5)
 
 
+@pytest.mark.slow
 def test_a_split_takes_a_preset_too(pictures: Path, imgsubset: Callable[..., Run], tmp_path: Path) -> None:
     parts = split(pictures, {"a": 9, "b": 12}, preset="image-randomiser", candidates=100, **SMALL)
     run = imgsubset("split", pictures, tmp_path / "out", "a=9", "b=12", "--dry-run", "--json",
@@ -88,6 +90,7 @@ def test_a_split_takes_a_preset_too(pictures: Path, imgsubset: Callable[..., Run
         assert part["options"]["schedule"] == "rise"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defaults", "job", "expected"),
     [
@@ -176,6 +179,7 @@ def test_a_round_is_ranked_under_the_noise_of_its_temperature() -> None:
         assert method.step(0.0).rows.tolist() == rows[order[:16]].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -194,6 +198,7 @@ def test_as_many_candidates_as_images() -> None:
     assert draws_of(goal_of(made_up_source(60, 4, seed=1), 9), "all").candidates == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [40, 41])
 def test_as_many_candidates_as_few_images_are_told_of(pictures: Path, n: int) -> None:
     found = select(pictures, n, preset="image-randomer", **SMALL)

@@ -761,6 +761,7 @@ def with_dead_channels(pixels: Tensor) -> Tensor:
 # Row 18: GPUs
 
 
+@pytest.mark.slow
 def test_row18_smaller_batches_of_images_are_tried() -> None:
     def run(batch: list[int], height: int) -> tuple[list[int], int]:
         if height > 2:
@@ -850,6 +851,7 @@ def test_row18_paths_from_an_iterator_are_there_for_the_cpu_too(
 # Row 20: a run that is cut off and started again
 
 
+@pytest.mark.slow
 def test_row20_what_was_decoded_before_a_cut_is_not_decoded_again(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

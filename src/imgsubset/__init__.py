@@ -13,7 +13,7 @@ print(score("photos", "subset").score.percentile, compare("photos", "others").lo
 from imgsubset.errors import BadFilesError, GateError, ImgsubsetError, InputError, OutputError, UsageError
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
-from imgsubset.results.comparison import Comparison, Distance
+from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.estimates import Difference, Estimate, Estimated
 from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
@@ -43,6 +43,7 @@ __all__ = [
     "Measured",
     "Options",
     "OutputError",
+    "Overlap",
     "Placed",
     "Score",
     "Scored",

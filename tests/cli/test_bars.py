@@ -97,9 +97,17 @@ def command(name: str, pictures: Path, folder: Path, *search: object) -> tuple[l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", WIDTHS)
-@pytest.mark.parametrize("ctrl_c", [False, True], ids=["whole", "interrupted"])
-@pytest.mark.parametrize("name", ["select", "split", "batch"])
+@pytest.mark.parametrize(
+    ("name", "ctrl_c", "columns"),
+    [
+        ("select", False, 40),
+        ("select", True, 80),
+        ("split", False, 120),
+        ("split", True, 40),
+        ("batch", False, 80),
+        ("batch", True, 120),
+    ],
+)
 def test_nothing_is_left_of_the_bars(name: str, ctrl_c: bool, columns: int, pictures: Path, tmp_path: Path) -> None:
     steps = 10_000_000 if ctrl_c else 4
     arguments, lines = command(name, pictures, tmp_path, *SEARCH, "--steps", steps)

@@ -89,6 +89,7 @@ def check_refused(run: Run, out: Path, *culprits: str, code: int = 2) -> None:
 # Some jobs fail
 
 
+@pytest.mark.slow
 def test_the_jobs_after_a_failing_one_are_done_and_a_rerun_does_what_is_left(
     batch: Batch, folder: Path, tmp_path: Path
 ) -> None:
@@ -296,6 +297,7 @@ def test_values_mean_what_they_mean_on_the_command_line(batch: Batch, lines: str
     assert options(batch(job(f'destination = "out"\n{lines}'), "--json"))[name] == value
 
 
+@pytest.mark.slow
 def test_every_option_of_select_is_a_key(batch: Batch, tmp_path: Path) -> None:
     lines = """destination = "out"
 mode = "hardlink"

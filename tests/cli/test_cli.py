@@ -402,6 +402,7 @@ def test_a_process_ends_with_its_exit_code_and_one_line(
 # Selections
 
 
+@pytest.mark.slow
 def test_a_selection_is_copied_and_summed_up(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     before = tree(pictures)
     run = imgsubset("select", pictures, tmp_path / "out", "-n", 10, *FAST)
@@ -421,6 +422,7 @@ def test_a_selection_is_copied_and_summed_up(imgsubset: Program, pictures: Path,
     assert tree(pictures) == before
 
 
+@pytest.mark.slow
 def test_json_of_a_success_is_one_object_and_the_manifest(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     run = imgsubset("select", pictures, tmp_path / "out", "-n", 10, "--json", *FAST)
     assert (run.code, run.err) == (0, "")
@@ -448,6 +450,7 @@ def test_a_dry_run_copies_nothing(imgsubset: Program, pictures: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_chooses_what_a_run_copies(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     dry = imgsubset("select", pictures, tmp_path / "out", "-n", 10, "--dry-run", "--json", *FAST)
     wet = imgsubset("select", pictures, tmp_path / "out", "-n", 10, "--json", *FAST)
@@ -479,6 +482,7 @@ def test_the_environment_and_the_place_change_nothing_and_streams_stay_clean(
     assert [file["path"] for file in manifest["files"]] == files(here)
 
 
+@pytest.mark.slow
 def test_progress_bars_are_shown_on_a_terminal_alone(
     imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -522,6 +526,7 @@ def test_any_of_equal_images_are_the_source_itself(imgsubset: Program, tmp_path:
     assert (score["loss"], score["effective_size"]) == (0, pytest.approx(30))
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_an_earlier_selection(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     first = imgsubset("select", pictures, tmp_path / "out", "-n", 10, "--json", *FAST)
     create(tmp_path / "out" / "notes.txt", b"mine")

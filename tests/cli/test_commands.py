@@ -327,6 +327,7 @@ def test_a_second_run_decodes_nothing_and_chooses_the_same(
         assert results[0][name] == results[1][name] == results[2][name]
 
 
+@pytest.mark.slow
 def test_one_changed_file_is_decoded_again(
     look: Callable[..., Run], folder: Path, decodings: list[tuple[str, ...]]
 ) -> None:
@@ -367,6 +368,7 @@ def test_no_cache_creates_nothing(look: Callable[..., Run], tmp_path: Path) -> N
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.slow
 def test_the_cache_is_where_it_is_asked_to_be(look: Callable[..., Run], tmp_path: Path) -> None:
     assert cached(look("--cache", tmp_path / "kept")) == (0, 8)
     assert not (tmp_path / "cache").exists()
@@ -545,6 +547,7 @@ def test_where_the_cache_is_does_not_come_from_a_manifest(imgsubset: Program, fo
     assert list((tmp_path / "cache").rglob("*.npy"))
 
 
+@pytest.mark.slow
 def test_foreign_files_of_a_subset(imgsubset: Program, folder: Path, out: Path) -> None:
     loss = scored(imgsubset("score", folder, out, "--json"))["score"]["loss"]
     Image.fromarray(noise(500, 20, 20)).save(out / "\x1b[31mforeign.png")
@@ -561,6 +564,7 @@ def test_foreign_files_of_a_subset(imgsubset: Program, folder: Path, out: Path) 
     assert (failed.code, strict_json(failed.out)["exit_code"]) == (3, 3)
 
 
+@pytest.mark.slow
 def test_a_subset_of_none_of_the_source_is_unusable(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
     create(tmp_path / "other" / "x.png")
     Image.fromarray(noise(500, 20, 20)).save(tmp_path / "other" / "x.png")
@@ -581,6 +585,7 @@ def test_stdin_is_read_once(imgsubset: Program, folder: Path, stdin: Callable[[b
         assert loss_of(record) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_deals")
 def test_a_folder_is_no_distance_from_itself(imgsubset: Program, folder: Path) -> None:
     record = scored(imgsubset("compare", folder, folder, "--json", "--max-loss", 0, *FEATURES))
@@ -651,6 +656,7 @@ def test_embedding_options_that_make_no_sense(
     assert not tree(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_selection_by_embeddings_and_its_score(
     imgsubset: Program, folder: Path, tmp_path: Path, embedded: tuple[object, ...], decodings: list[tuple[str, ...]]
 ) -> None:

@@ -246,6 +246,7 @@ def test_a_source_that_changes_before_it_is_linked_is_detected(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_mode_none_writes_nothing_and_needs_no_destination(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
     before = tree(tmp_path)
     bare = imgsubset("select", folder, "-n", 3, "--mode", "none", "--no-cache", *FAST)
@@ -265,6 +266,7 @@ def test_other_modes_need_a_destination(imgsubset: Program, folder: Path, mode: 
 # Lists
 
 
+@pytest.mark.slow
 def test_a_list_names_paths_that_open_from_the_current_folder(
     imgsubset: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +312,7 @@ def test_null_without_a_list_is_a_usage_error(imgsubset: Program, folder: Path, 
     check_failure(imgsubset("select", folder, tmp_path / "out", "-n", 3, "-0", *FAST), 2, "--list")
 
 
+@pytest.mark.slow
 def test_a_ranked_list_is_in_the_order_of_the_ranks(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for _ in range(2):  # the second time, all is done already

@@ -211,6 +211,7 @@ def test_a_file_just_modified_is_not_known_by_its_stamp(
 # Files
 
 
+@pytest.mark.slow
 def test_files_are_known_by_their_absolute_paths_and_what_they_are(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

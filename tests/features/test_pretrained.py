@@ -81,6 +81,7 @@ def test_weights_of_another_number_of_classes_do(file: Path, tmp_path: Path) -> 
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_old_names_of_densenets_weights_are_known(tmp_path: Path) -> None:
     state = model_of("densenet121").state_dict()
     parts = ("norm", "relu", "conv")

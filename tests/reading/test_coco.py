@@ -143,6 +143,7 @@ def test_a_coco_file_that_cannot_be_read(tmp_path: Path) -> None:
         filtered_coco(str(tmp_path), ["a.jpg"], ["a.jpg"])
 
 
+@pytest.mark.slow
 def test_a_name_in_very_many_folders_takes_little_memory(tmp_path: Path) -> None:
     names = ["a/" * 50_000 + "x.jpg", "a/b/x.jpg"]
     file = tmp_path / "coco.json"

@@ -198,6 +198,7 @@ def test_a_full_chunk_of_the_longest_paths_is_decoded(tmp_path: Path, workers: i
     assert {file.reason for file in list_images(tmp_path).rejected} == {"File name too long"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_chunks_that_wait_are_bounded(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -206,6 +207,7 @@ def test_chunks_that_wait_are_bounded(
     check(many, collect(many, workers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_several_sizes_come_from_one_opening(tmp_path: Path, workers: int) -> None:
     turned = Image.Exif()
@@ -225,6 +227,7 @@ def test_several_sizes_come_from_one_opening(tmp_path: Path, workers: int) -> No
     assert decode(tmp_path / "b.png", [8, 48]).pixels[0] == decode(tmp_path / "b.png", [8]).pixels[0]
 
 
+@pytest.mark.slow
 def test_a_large_size_makes_chunks_of_fewer_images(tmp_path: Path) -> None:
     for number in range(5):
         Image.fromarray(noise(number, 9, 9)).save(tmp_path / f"{number}.png")
@@ -306,6 +309,7 @@ def test_no_process_and_no_open_file_is_left(many: Path, started: Processes, lea
     assert open_files() == before
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_be_started_leaves_no_other_behind(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,8 +360,7 @@ STUCK = ["sum(iter(int, 1))", "time.sleep(1000)", "os.kill(os.getpid(), signal.S
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("how", STUCK)
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("workers", "how"), [(3, STUCK[0]), (1, STUCK[1]), (3, STUCK[2])])
 def test_a_file_at_which_a_process_is_stuck_is_refused(
     many: Path, started: Processes, misbehave: Misbehave, workers: int, how: str
 ) -> None:

@@ -111,6 +111,7 @@ def test_folders_of_labels_are_named_with_their_number_of_pictures() -> None:
     assert found.reason.startswith("1 picture in it is taken for a label")
 
 
+@pytest.mark.slow
 def test_the_summary_names_what_is_passed_over(imgsubset: Callable[..., Run], tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / "images").mkdir(exist_ok=True)

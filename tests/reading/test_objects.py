@@ -340,6 +340,7 @@ def test_keypoints_of_a_description(tmp_path: Path) -> None:
     assert number_of_keypoints(listing) == 51
 
 
+@pytest.mark.slow
 def test_a_subset_has_the_objects_of_the_whole(tmp_path: Path, imgsubset: Callable[..., Run]) -> None:
     random = np.random.default_rng(0)
     source = tmp_path / "source"

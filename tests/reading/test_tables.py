@@ -61,6 +61,7 @@ def test_parquet(tmp_path: Path) -> None:
         read(tmp_path, b"PAR1 and so on", "bad.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
@@ -100,6 +101,7 @@ def test_other_kinds_of_files(tmp_path: Path) -> None:
         read_table(tmp_path / "gone.csv")
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200), st.sampled_from(TABLES))
 @settings(max_examples=200, deadline=None)
 def test_no_content_is_too_odd(tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str) -> None:

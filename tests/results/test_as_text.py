@@ -14,7 +14,7 @@ from imgsubset import Options
 from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.as_json import describe
 from imgsubset.results.as_text import batch_summary, comparison_summary, placed_summary, split_summary, summary
-from imgsubset.results.comparison import Comparison, Distance
+from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.records import Export, Placed, Selection
 
 PARTS = {"train": ("6.bmp", "a/1.jpg", "a/2.png"), "test": ("b/4.gif",)}
@@ -94,13 +94,15 @@ def test_one_image_is_no_plural(folder: Path, tmp_path: Path) -> None:
     assert placed_summary(done) == f"{tmp_path} already holds this image, with loss 1.000; nothing to do"
 
 
-def compared(p_values: Mapping[str, float]) -> Comparison:
+def compared(p_values: Mapping[str, float], **overlaps: float) -> Comparison:
     """A comparison that came out so."""
+    overlaps = dict.fromkeys(("precision", "recall", "density", "coverage"), 0.9) | overlaps
     distances = {name: Distance(1.0, 1.0, 2.0, value) for name, value in p_values.items()}
     listings = [Listing(name, Path(name), ("a",), ()) for name in ("one", "other")]
     return Comparison(
         warnings=(), options=Options(), device="cpu", seconds={}, first=listings[0], second=listings[1], size=64,
         sizes=(3, 4), divergences=distances, loss=Distance(1.0, 1.0, 2.0, 0.5), rejected=((), ()),
+        overlaps={name: Overlap(value, 0.9, 0.8, 0.004) for name, value in overlaps.items()},
     )  # fmt: skip
 
 
@@ -109,6 +111,21 @@ def test_a_probability_at_its_floor_is_said_to_be_no_more_than_that() -> None:
     assert lines[2].startswith("The two are 1 times as far apart as two random samples")
     assert [line.split()[-1] for line in lines[5:10]] == ["p", "<=0.001", "0.002", "1.000", "0.500"]
     assert max(map(len, lines)) <= 80
+
+
+def test_a_summary_says_which_of_two_folders_has_what_the_other_lacks() -> None:
+    lines = comparison_summary(compared({"kl": 1.0})).splitlines()
+    assert lines[2].endswith("one distribution:")
+    assert [line.split() for line in lines[9:14]] == [
+        ["overlap", "by", "chance", "99%", "above", "ratio", "p"],
+        *([name, "0.9", "0.9", "0.8", "1.00", "0.004"] for name in ("precision", "recall", "density", "coverage")),
+    ]
+    lines = comparison_summary(compared({"kl": 1.0}, precision=0.7, coverage=0.1, recall=0.79)).splitlines()
+    assert lines[2].endswith("one distribution.")
+    assert lines[3:5] == [
+        "More of other than by chance lies where one has few images: precision.",
+        "More of one than by chance lies where other has few images: recall, coverage.",
+    ]
 
 
 def test_an_interrupted_job_is_no_done_one(selection: Selection) -> None:

@@ -24,7 +24,8 @@ def results(folder: Path) -> dict[str, object]:
     export = Export(Path("out"), "copy", dict.fromkeys(NAMES, "0"), dict.fromkeys(NAMES, "0"), 1.0)
     distance = Distance(0.5, 0.25, 0.4, 0.001)
     common = {"warnings": NAMES, "options": Options(), "device": "cpu", "seconds": {}, "size": 64, "rejected": MANY}
-    two = {"first": source, "second": replace(source, name="others"), "sizes": (1000, 20), "loss": distance}
+    two = {"first": source, "second": replace(source, name="others"), "sizes": (1000, 20)}
+    two |= {"loss": distance, "overlaps": {}}
     scored = {"source": source, "subset": "out", "paths": NAMES, "total": 5000, "score": small.score, "foreign": MANY}
     return {
         "selection": selection,

@@ -194,6 +194,7 @@ def test_a_target_that_cannot_be_met_by_fewer_takes_the_whole(source: Path) -> N
     assert selection.score.loss == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 30])
 def test_the_trace_has_every_size(source: Path, steps: int) -> None:
     names: set[str] = set()
@@ -210,6 +211,7 @@ def test_the_trace_has_every_size(source: Path, steps: int) -> None:
     assert {f"n={n}" for n in sizes} == {name.split()[-1] for name in names if "n=" in name}
 
 
+@pytest.mark.slow
 def test_the_result_follows_from_the_seed(source: Path) -> None:
     options = Options(**QUICK, target_loss=0.4)
     first, again = (select(source, "auto", options) for _ in range(2))

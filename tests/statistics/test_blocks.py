@@ -79,6 +79,7 @@ def test_without_time_the_noised_loss_is_the_loss() -> None:
     torch.testing.assert_close(noised_loss(still, ROWS, 1.0, 1), still.loss(ROWS), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_optimum_of_two_blocks() -> None:
     small = goal([(made_up_source(12, 4, 1), 0.4), (made_up_source(12, 3, 2), 0.6)], 4)
     losses = small.loss(torch.tensor(list(combinations(range(12), 4))), torch.float64)

@@ -84,6 +84,7 @@ def test_every_row_pair_and_place_is_equally_likely(total: int, n: int) -> None:
         np.testing.assert_allclose(shares, 1 / total, atol=error(1 / total))
 
 
+@pytest.mark.slow
 def test_divergences_are_those_of_the_feature_maps(objective: Objective) -> None:
     rows = random_subsets(TOTAL, 20, 3, seeded(3))
     found = objective.divergences(rows, torch.float64)[:, 0]

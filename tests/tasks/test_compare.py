@@ -16,10 +16,12 @@ from PIL import Image
 from reference import Array, five, set_moments
 from torch import Tensor
 
-from imgsubset import Options, Weights, compare
+from imgsubset import Options, Overlap, Weights, compare
 from imgsubset.errors import BadFilesError, InputError
 from imgsubset.results.as_json import describe_comparison
+from imgsubset.statistics import neighbours
 from imgsubset.statistics import permutation as noisefloor
+from imgsubset.statistics.neighbours import NAMES
 from imgsubset.tasks.compare import Comparison, Distance
 from imgsubset.weights import DIVERGENCE_NAMES
 
@@ -35,6 +37,7 @@ def fewer_deals() -> Iterator[None]:
     """Comparisons with a rougher noise floor, in a fraction of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noisefloor, "two_sample", functools.partial(noisefloor.two_sample, draws=DEALS))
+        patch.setattr(neighbours, "overlap", functools.partial(neighbours.overlap, draws=DEALS))
         yield
 
 
@@ -62,6 +65,10 @@ def figures(found: Comparison) -> dict[str, Distance]:
     return found.divergences | {"loss": found.loss}
 
 
+def everything(found: Comparison) -> dict[str, Distance | Overlap]:
+    return figures(found) | found.overlaps
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of pictures: `one` and `other` of one distribution, `dark` of another. To be read only."""
@@ -86,6 +93,11 @@ def test_a_comparison_says_what_was_compared(root: Path, found: Comparison) -> N
     record = strict_json(json.dumps(describe_comparison(found)))
     assert record["loss"]["value"] == found.loss.value
     assert record["divergences"]["js"]["value"] == found.divergences["js"].value
+    assert record["overlaps"]["recall"] == dataclasses.asdict(found.recall) | {
+        "ratio": found.recall.ratio,
+        "differs": False,
+    }
+    assert tuple(found.overlaps) == NAMES == ("precision", "recall", "density", "coverage")
     assert record["counts"] == {"first": 30, "second": 20}
 
 
@@ -128,14 +140,14 @@ def copy_renamed(source: Path, target: Path, seed: int) -> Path:
 def test_names_and_folders_change_no_bit(root: Path, found: Comparison, tmp_path: Path, seed: int) -> None:
     one = copy_renamed(root / "one", tmp_path / "a", seed)
     other = copy_renamed(root / "other", tmp_path / "b", seed + 10)
-    assert figures(compare(one, other, OPTIONS)) == figures(found)
+    assert everything(compare(one, other, OPTIONS)) == everything(found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_decoding_processes_changes_no_bit(root: Path, found: Comparison, workers: int) -> None:
     options = dataclasses.replace(OPTIONS, workers=workers)
-    assert figures(compare(root / "one", root / "other", options)) == figures(found)
+    assert everything(compare(root / "one", root / "other", options)) == everything(found)
 
 
 @pytest.mark.slow
@@ -144,7 +156,7 @@ def test_the_cache_changes_no_bit(root: Path, found: Comparison, tmp_path: Path)
     compare(root / "one", root / "dark", options)
     for _ in range(2):
         again = compare(root / "one", root / "other", options)
-        assert figures(again) == figures(found)
+        assert everything(again) == everything(found)
         assert again.warnings == ()
     assert any((tmp_path / "cache").rglob("*"))
 
@@ -155,16 +167,17 @@ def test_a_part_of_the_images_from_the_cache_changes_no_bit(root: Path, found: C
     shutil.copytree(root / "other", tmp_path / "other")
     some = sorted((tmp_path / "other").rglob("*.png"))[::3]
     compare(some, some, options)
-    assert figures(compare(root / "one", tmp_path / "other", options)) == figures(found)
+    assert everything(compare(root / "one", tmp_path / "other", options)) == everything(found)
 
 
+@pytest.mark.slow
 def test_lists_of_paths_are_compared_as_folders_are(
     root: Path, found: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = sorted((root / "one").rglob("*.png"), reverse=True)
     other = create(tmp_path / "list.txt", "".join(f"{path}\n" for path in (root / "other").rglob("*.png")).encode())
     again = compare(iter(one), other, OPTIONS)
-    assert figures(again) == figures(found)
+    assert everything(again) == everything(found)
     assert (again.first.name, again.second.name) == ("list of paths", str(other))
 
 
@@ -197,6 +210,7 @@ def test_the_loss_is_the_mix_in_units_of_the_floor(root: Path, text: str) -> Non
     assert found.loss.ratio == pytest.approx(found.loss.value, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_one_distribution_lies_within_the_floor_and_another_far_outside(root: Path, found: Comparison) -> None:
     for one in figures(found).values():
         assert one.p_value > 0.02
@@ -213,7 +227,7 @@ def test_the_floor_of_two_folders_is_always_the_same(root: Path, found: Comparis
     torch.manual_seed(7)
     state = torch.get_rng_state()
     again = compare(root / "one", root / "other", OPTIONS)
-    assert figures(again) == figures(found)
+    assert everything(again) == everything(found)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -223,7 +237,7 @@ def test_the_options_of_the_network_count(root: Path, found: Comparison) -> None
         other = compare(root / "one", root / "other", dataclasses.replace(OPTIONS, **change))
         assert other.divergences["js"].value != found.divergences["js"].value, change
     same = compare(root / "one", root / "other", dataclasses.replace(OPTIONS, candidates=3, temperature=2.0))
-    assert figures(same) == figures(found)
+    assert everything(same) == everything(found)
 
 
 def few(folder: Path, count: int, seed: int) -> Path:
@@ -251,6 +265,9 @@ def test_sets_too_small_to_tell_apart_lie_within_the_floor(tmp_path: Path, sizes
 def test_few_images_have_finite_figures(tmp_path: Path, sizes: tuple[int, int]) -> None:
     options = dataclasses.replace(OPTIONS, channels=(8, 16))
     found = compare(few(tmp_path / "a", sizes[0], 1), few(tmp_path / "b", sizes[1], 2), options)
+    for one in found.overlaps.values():
+        assert all(math.isfinite(value) for value in dataclasses.astuple(one))
+        assert not one.differs
     for one in figures(found).values():
         assert all(math.isfinite(value) for value in dataclasses.astuple(one))
         assert one.value > 0
@@ -267,6 +284,8 @@ def test_equal_constant_images_are_0_apart(
 ) -> None:
     one, other = (plain(tmp_path / str(k), color, count) for k, count in enumerate(counts))
     found = compare(one, other, OPTIONS, extractor=extractor)
+    assert [one.value for one in (found.precision, found.recall, found.coverage)] == [1, 1, 1]
+    assert found.density.value == pytest.approx(counts[0] / max(1, counts[0] - 1))
     for distance in figures(found).values():
         assert distance.value == pytest.approx(0, abs=1e-6)
         assert distance.p_value > 0.05
@@ -288,6 +307,8 @@ def test_black_and_white_images_differ(
         assert one.value > 0.01, name
         assert one.value > one.floor_mean, name
         assert one.p_value < 0.01, name
+    assert {one.value for one in found.overlaps.values()} == {0.0}
+    assert all(one.differs for one in found.overlaps.values())
     assert found.loss.value > 1
     assert not any("every subset is as close" in warning for warning in found.warnings)
 

@@ -522,6 +522,7 @@ def test_one_label_is_said_to_be_of_no_use(imgsubset: Callable[..., Run], mixed:
     assert "Note: all images are of one class, 'x', so that --stratify does nothing.\n" in run.out
 
 
+@pytest.mark.slow
 def test_a_manifest_says_what_is_kept_and_dropped(imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path) -> None:
     assert imgsubset("select", mixed, tmp_path / "ten", "-n", 10, *ARGUMENTS).code == 0
     manifest = tmp_path / "ten/manifest.json"

@@ -146,6 +146,7 @@ def test_many_equal_images_take_little_time_and_memory(tmp_path: Path, equal: in
 # Constant and equal pictures
 
 
+@pytest.mark.slow
 def test_constant_pictures_of_different_colours_are_different(tmp_path: Path) -> None:
     for number in range(24):
         colour = (10 * number, 7 * number % 256, 255 - 10 * number)
@@ -209,6 +210,7 @@ def test_dedupe_leaves_the_first_by_path_unless_another_is_kept(album: Path) -> 
     assert set(kept) < set(found.chosen)
 
 
+@pytest.mark.slow
 def test_dedupe_takes_another_copy_of_what_is_dropped(album: Path) -> None:
     found = select(album, 36, Options(**vars(FAST) | {"dedupe": True, "drop": ("03.png", "21.png")}))
     assert {"03.png", "21.png"}.isdisjoint(found.chosen)

@@ -181,6 +181,7 @@ def test_a_renamed_subset_has_results_under_its_own_names(root: Path, selection:
     assert "The intervals are right if the subset was drawn at random." in estimated_summary(found)
 
 
+@pytest.mark.slow
 def test_lists_are_in_the_order_of_the_list_that_the_subset_is(root: Path, selection: Selection) -> None:
     y = right(selection.paths)
     chosen = [*selection.chosen]
@@ -246,6 +247,7 @@ def test_groups_and_labels_are_those_of_the_manifest(root: Path, tmp_path: Path)
     assert grouped.estimates[0].subset == single.estimates[0].subset
 
 
+@pytest.mark.slow
 def test_classes_in_memory_are_those_of_the_data_set_or_lost(root: Path, tmp_path: Path) -> None:
     dataset = ImageFolder(str(root / "source"))
     chosen = select(dataset, N, stratify=True, **WORDS)

@@ -168,6 +168,7 @@ def test_a_real_image_folder_is_one(pictures: Path) -> None:
     assert selection.classes == {f"class{number}": (40, 2) for number in range(3)}
 
 
+@pytest.mark.slow
 def test_the_classes_of_a_data_set_serve_stratify(dataset: ImageFolder) -> None:
     selection = select(dataset, 10, stratify=True, **FAST)
     shares = Counter(label for _, label in dataset.samples)

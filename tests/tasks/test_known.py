@@ -64,6 +64,7 @@ def block(of: Any, name: str) -> Measured:
     return found
 
 
+@pytest.mark.slow
 def test_very_many_columns_are_several_blocks(pictures: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = select(pictures, N, match=table, match_columns="age,sex,site", **SMALL)
     monkeypatch.setattr(known, "TOGETHER", 3)
@@ -116,6 +117,7 @@ def test_the_loss_of_numbers_is_the_mean_of_two_calibrated_distances(
     assert sum(one.weight * one.loss for one in found.score.searched) == pytest.approx(found.score.searched_loss)
 
 
+@pytest.mark.slow
 def test_weights_are_shared_among_features_and_terms(pictures: Path, table: Path) -> None:
     options = Options(match=[f"{table}=2", "image"], features="random-cnn=1,colour=0.5", **SMALL)
     found = {one.name: one.weight for one in select(pictures, N, options).score.searched}
@@ -154,6 +156,7 @@ def test_looks_are_those_of_the_files(pictures: Path, tmp_path: Path) -> None:
     assert values["aspect"] == pytest.approx(values["width"] / values["height"])
 
 
+@pytest.mark.slow
 def test_hardness_is_of_the_classes_that_are_known(pictures: Path, tmp_path: Path) -> None:
     found = select(pictures, N, match="hardness", stratify=True, **SMALL)
     columns = block(found, "hardness").columns
@@ -181,6 +184,7 @@ def test_hardness_is_of_the_classes_that_are_known(pictures: Path, tmp_path: Pat
         select(pictures, N, labels=labels, **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["folder", "pattern", "labels", "memory"])
 def test_a_selection_is_scored_by_the_classes_that_its_hardness_is_of(
     pictures: Path, tmp_path: Path, by: str, imgsubset: Callable[..., Run]
@@ -209,6 +213,7 @@ def test_a_selection_is_scored_by_the_classes_that_its_hardness_is_of(
         assert run.code == 0, run.err
 
 
+@pytest.mark.slow
 def test_a_selection_is_scored_by_its_tables_as_long_as_they_are_what_they_were(
     pictures: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +246,7 @@ def test_equal_requests_know_a_table_by_its_content(pictures: Path, table: Path,
     assert first.chosen != again.chosen
 
 
+@pytest.mark.slow
 def test_with_groups_classes_and_parts(pictures: Path, table: Path) -> None:
     words = {"match": str(table), **SMALL}
     found = select(pictures, N, stratify=True, keep=["class0/000.png"], drop=["class0/003.png"], **words)
@@ -311,6 +317,7 @@ def test_what_varies_nowhere_is_an_error(pictures: Path, tmp_path: Path) -> None
         select(pictures, N, match=str(file), **SMALL)
 
 
+@pytest.mark.slow
 def test_the_same_from_the_command_line_a_batch_and_python(
     imgsubset: Callable[..., Run], pictures: Path, table: Path, tmp_path: Path
 ) -> None:

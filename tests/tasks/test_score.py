@@ -154,6 +154,7 @@ def test_a_manifest_from_a_machine_with_a_gpu_is_scored_here(source: Path, selec
     assert score(source, out).score.loss == pytest.approx(selection.score.loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_manifest_decides_where_nothing_is_written(source: Path, out: Path, tmp_path: Path) -> None:
     alter(out, cache=str(tmp_path / "elsewhere"))
     score(source, out)

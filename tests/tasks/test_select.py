@@ -30,6 +30,7 @@ FAST: dict[str, Any] = {
 # Upgrades
 
 
+@pytest.mark.slow
 def test_what_another_version_placed_stands_and_tells_it(pictures: Path, tmp_path: Path) -> None:
     first = select_into(pictures, 5, tmp_path / "out", **FAST)
     assert first.version == package.__version__

@@ -91,6 +91,7 @@ def test_parts_that_are_none_or_too_many() -> None:
 # From Python
 
 
+@pytest.mark.slow
 def test_a_split_is_disjoint_complete_and_deterministic(pictures: Path) -> None:
     parts = split(pictures, THREE, Options(**FAST))
     assert list(parts) == list(THREE)
@@ -131,6 +132,7 @@ def test_the_small_parts_are_far_closer_than_those_of_a_random_split(tmp_path: P
     assert parts["train"].score.loss < 1
 
 
+@pytest.mark.slow
 def test_every_part_keeps_the_shares_of_the_classes(tmp_path: Path) -> None:
     for number in range(100):
         folder = "a" if number < 53 else "b" if number < 83 else "c" if number < 97 else "d"
@@ -219,6 +221,7 @@ def test_what_a_split_does_not_take(pictures: Path, options: dict[str, Any]) -> 
         split(pictures, THREE, Options(**options, **FAST))
 
 
+@pytest.mark.slow
 def test_an_interrupted_split_gives_way_as_a_whole(pictures: Path, tmp_path: Path) -> None:
     partly = split_into(pictures, THREE, tmp_path / "sets", Options(**FAST), stop=lambda: True)
     assert all(part.interrupted for part in partly.values())  # the rest too, which follows from the others
@@ -230,6 +233,7 @@ def test_an_interrupted_split_gives_way_as_a_whole(pictures: Path, tmp_path: Pat
         assert set(tree(tmp_path / "sets" / name)) == {"manifest.json", *part.chosen}
 
 
+@pytest.mark.slow
 def test_parts_of_another_split_are_not_completed(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +429,7 @@ def test_a_split_into_the_source_is_refused(imgsubset: Callable[..., Run], folde
 # What parts share
 
 
+@pytest.mark.slow
 def test_copies_and_groups_in_several_parts_are_told(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     for person in range(15):
@@ -443,7 +448,7 @@ def test_copies_and_groups_in_several_parts_are_told(tmp_path: Path) -> None:
         assert "percentages are of the 45 images that may be chosen, of 46" in part.warnings
         assert not [note for note in part.warnings if "copies" in note]
     twins, torn = ("x/p0_0.png", "x/p0_9.png"), set()
-    for seed in range(20):
+    for seed in range(8):
         part = split(tmp_path, {"a": 23, "b": 23}, Options(seed=seed, **FAST))["a"]
         apart = sum(name in part.chosen for name in twins) == 1
         assert any(note.startswith("1 of 1 sets of exact copies are in more") for note in part.warnings) == apart

@@ -479,6 +479,7 @@ def test_parts_of_a_split_take_their_labels(imgsubset: Program, tmp_path: Path) 
     assert (run.code, "nothing to do" in run.out) == (0, True)
 
 
+@pytest.mark.slow
 def test_everything_together_from_python_and_from_the_program(imgsubset: Program, tmp_path: Path, out: Path) -> None:
     source = yolo(tmp_path / "yolo")
     rows = ["path,label", *(f"images/{p}/image_{n}.jpg,{n % 2}" for p in ("train", "val") for n in NUMBERS)]
@@ -608,6 +609,7 @@ def test_a_yolo_subset_describes_itself(imgsubset: Program, tmp_path: Path, out:
     assert (counts["labels"], counts["unlabelled"]) == (21 - lacking, lacking)
 
 
+@pytest.mark.slow
 def test_a_split_of_a_yolo_set_is_described_beside_its_parts(imgsubset: Program, tmp_path: Path) -> None:
     source, sets = yolo(tmp_path / "yolo"), tmp_path / "sets"
     words = ("split", source, sets, "train=50%", "valid=25%", "rest=25%")

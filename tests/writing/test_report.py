@@ -16,6 +16,7 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -23,17 +24,21 @@ import torch
 from conftest import Run, smooth
 from PIL import Image
 
-from imgsubset import Options, Selection, compare, export, score, select
+from imgsubset import Options, Selection, compare, export, score, select, split
 from imgsubset.cli import shown
 from imgsubset.errors import OutputError, UsageError
+from imgsubset.features.channels import Channels
 from imgsubset.features.source import read_source
 from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.thumbnails import MOST_BYTES, SIDE, thumbnails
+from imgsubset.reading.thumbnails import MOST_BYTES, SIDE, Small, thumbnails
+from imgsubset.results import page_parts
 from imgsubset.results.as_json import describe
 from imgsubset.results.svg import _ticks
 from imgsubset.search.quadratic import quadratic_form
 from imgsubset.statistics.objective import objective
+from imgsubset.tasks import looks
 from imgsubset.tasks.evidence import _contributions
+from imgsubset.tasks.looks import of_known
 from imgsubset.weights import Weights
 from imgsubset.writing.report import write_csv, write_plot, write_report
 
@@ -172,13 +177,53 @@ def test_the_subset_stands_among_random_ones(selection: Selection) -> None:
 def test_shares_are_those_of_the_images(selection: Selection) -> None:
     assert selection.evidence is not None
     shares = {of.title: of for of in selection.evidence.shares}
-    assert shares.keys() == {"brightness", "contrast", "sharpness", "file size", "folders"}
+    assert shares.keys() == {"brightness", "contrast", "sharpness", "file size", "saturation", "classes, by folder"}
     for of in shares.values():
         for one in (of.whole, of.subset, of.random):
             assert sum(one) == pytest.approx(1)
     chosen = [path.split("/")[0] for path in selection.chosen]
-    folders = shares["folders"]
+    folders = shares["classes, by folder"]
     assert folders.subset == tuple(chosen.count(name) / 30 for name in folders.names)
+
+
+def test_what_is_matched_is_shown_by_its_numbers_and_values() -> None:
+    known = {
+        "t.csv": Channels(
+            ("weight", "length", "city=x", "city=y", "brightness"),
+            np.array([[0, 1, 1, 0, 0.5], [1, 1, 1, 0, 0.6], [2, 5, 0, 1, 0.7], [8, 1, 1, 1, 0.8]]),
+        )
+    }
+    length, weight, values = of_known(known, (range(4), [0, 2], [3]))  # means are off by 1 of 2; by 1.75 of 3.1
+    assert (weight.title, weight.sampled) == ("weight", 4)
+    assert (weight.names[0], weight.names[-1]) == ("0", "8")
+    assert (weight.whole[0], weight.whole[-1], weight.subset[0], weight.random[-1]) == (0.25, 0.25, 0.5, 1)
+    assert length.title == "length"
+    assert (values.names, values.whole, values.subset, values.random) == (
+        *(("city=x", "city=y"), (0.75, 0.5), (0.5, 0.5), (1, 1)),
+    )
+
+
+def test_a_long_record_is_named_by_its_place(selection: Selection, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(page_parts, "MOST_EMBEDDED", 100)
+    exported = export(selection, tmp_path / "a #&b" / "subset")
+    write_report(selection, tmp_path / "r" / ".." / "report.html", exported)
+    (link,) = Page((tmp_path / "report.html").read_text()).of("a")
+    assert (tmp_path / unquote(link["href"] or "")).resolve() == exported.destination / "manifest.json"
+    write_report(selection, tmp_path / "alone.html")
+    assert not Page((tmp_path / "alone.html").read_text()).of("a")
+
+
+def test_parts_of_a_split_share_the_pictures_of_the_sample(source: Path, monkeypatch: Any) -> None:
+    made: list[bytes] = []
+
+    def thumbnails_of(files: Any) -> list[Small | None]:
+        made.extend(files)
+        return thumbnails(files)
+
+    monkeypatch.setattr(looks, "thumbnails", thumbnails_of)
+    found = split(source, {"a": 20, "b": 30}, evidence=True, **SMALL)
+    assert len(made) == len(set(made))
+    assert all(part.evidence and len(part.evidence.chosen) == len(part.chosen) for part in found.values())
 
 
 def test_what_an_image_contributes_is_what_its_absence_costs(source: Path) -> None:
@@ -235,6 +280,7 @@ def test_a_score_has_the_same_report(selection: Selection, source: Path, tmp_pat
     assert f"30 of 122 images of {source}" in Page((tmp_path / "a.html").read_text()).text
 
 
+@pytest.mark.slow
 def test_from_the_command_line(
     imgsubset: Callable[..., Run], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,11 +355,15 @@ def test_two_folders(source: Path, darker: Path, tmp_path: Path) -> None:
     page = Page((tmp_path / "a.html").read_text())
     assert "differ by more than chance" in page.text
     assert page.values == {"loss.value": found.loss.value} | {
-        f"divergences.{name}.value": of.value for name, of in found.divergences.items()
+        f"{kind}.{name}.value": of.value
+        for kind, figures in (("divergences", found.divergences), ("overlaps", found.overlaps))
+        for name, of in figures.items()
     }
+    assert "than by chance lies where darker has few images: recall, coverage." in page.text
     assert compare(source, darker, **SMALL).contrast is None
 
 
+@pytest.mark.slow
 def test_parts_and_jobs_are_a_row_each(imgsubset: Callable[..., Run], source: Path, tmp_path: Path) -> None:
     words = [
         "--workers=0",

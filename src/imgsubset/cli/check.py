@@ -74,8 +74,9 @@ def compare_command(
     imgsubset compare last-year this-year --weights frechet=1
     imgsubset compare train test --max-loss 2    exit code 6 if they differ more
 
-    A and B are folders, text files of paths, or '-' for paths on stdin; A is the reference. Beside each divergence
-    stands what two random samples of these sizes from one distribution would show.
+    A and B are folders, text files of paths, or '-' for paths on stdin; A is the reference. Beside each figure
+    stands what two random samples of these sizes from one distribution would show. Precision and density are low where
+    B has images unlike any of A, recall and coverage where it lacks some.
     """
     _one_stdin(first, second)
     one, other = opt.open_source(first), opt.open_source(second)

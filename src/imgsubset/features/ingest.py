@@ -98,7 +98,7 @@ def ingest(
                         rows.append(number * length + position)
                         fresh.append(place)
             for table, one in zip(done.images, moments, strict=True):
-                table.table[fresh[len(fresh) - len(rows) :]] = one.table[rows]
+                _put(table.table, fresh[len(fresh) - len(rows) :], one.table, rows)
             progress(sum(len(chunk.outcomes) for chunk in batch))
             if len(fresh) >= STORED:
                 store(fresh, done)
@@ -108,6 +108,14 @@ def ingest(
         if fresh:
             store(fresh, done)
     return done
+
+
+def _put(table: torch.Tensor, places: list[int], found: torch.Tensor, rows: list[int]) -> None:
+    """table[places] = found[rows]; on a CPU by numpy: threads of torch's would take cores away from the networks."""
+    if table.device.type == "cpu":
+        table.numpy()[places] = found.numpy()[rows]
+    else:
+        table[places] = found[rows]
 
 
 def _through_networks(
@@ -159,9 +167,10 @@ def _side_by_side(run: Callable[[list[Chunk], int], T], chunks: Iterable[Chunk])
     Threads inside an operation wait for each other by spinning, which takes the cores away from the decoding processes.
     """
     running: deque[Future[T]] = deque()
+    most = 2 * threads()
     for chunk in chunks:
         running.append(workers().submit(run, [chunk], 1))
-        if len(running) > 2 * threads():
+        if len(running) > most:
             yield running.popleft().result()
     while running:
         yield running.popleft().result()

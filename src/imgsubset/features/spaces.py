@@ -41,6 +41,7 @@ def _view(name: str) -> Extractor:
 
 VIEWS: dict[str, tuple[tuple[str, int | None, Callable[[], Extractor]], ...]] = {
     "image": (("image", None, lambda: module("appearance").Appearance()),),
+    "fft": (("fft", None, lambda: make_extractor("fft")),),
     # At twice the size, what they see takes four times as long.
     "hardness": tuple((name, 32, partial(_view, name)) for name in ("layout", "colours", "edges", "textures")),
 }

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.results.comparison import Comparison
+from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.lines import SHOWN, files, first, names, notes, printable, table, times
 from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
 from imgsubset.results.score_lines import comparison_verdict, known_lines, score_lines
@@ -172,12 +172,9 @@ def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:
         "",
         comparison_verdict(comparison),
         "",
-        f"{'':<12}{'distance':>12}{'by chance':>12}{'99% below':>12}{'ratio':>9}{'p':>8}",
-        *(
-            f"{name:<12}{one.value:>12.3g}{one.floor_mean:>12.3g}{one.floor_limit:>12.3g}"
-            f"{one.ratio:>9.2f}{_probability(one.p_value):>8}"
-            for name, one in {**comparison.divergences, "loss": comparison.loss}.items()
-        ),
+        *_figures("distance", "99% below", {**comparison.divergences, "loss": comparison.loss}),
+        "",
+        *_figures("overlap", "99% above", comparison.overlaps),
         "",
         "by chance: what two random samples of these sizes from one distribution show.",
         *notes(comparison.warnings),
@@ -187,6 +184,16 @@ def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:
     for name, rejected in zip(names, comparison.rejected, strict=True):
         lines += files(f"of {name} skipped", rejected, verbose)
     return "\n".join(lines)
+
+
+def _figures(what: str, limit: str, figures: Mapping[str, Distance | Overlap]) -> list[str]:
+    """A table of what two folders are, each figure beside what chance shows."""
+    heading = f"{'':<12}{what:>12}{'by chance':>12}{limit:>12}{'ratio':>9}{'p':>8}"
+    return [heading] + [
+        f"{name:<12}{one.value:>12.3g}{one.floor_mean:>12.3g}{one.floor_limit:>12.3g}"
+        f"{one.ratio:>9.2f}{_probability(one.p_value):>8}"
+        for name, one in figures.items()
+    ]
 
 
 def verification_summary(found: Verification, verbose: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""How far apart two folders are."""
+"""How far apart two folders are, and how far each reaches into the other."""
 
 from __future__ import annotations
 
@@ -37,6 +37,32 @@ class Distance:
         return self.value / self.floor_mean if self.floor_mean else 0.0
 
 
+@dataclass(frozen=True)
+class Overlap:
+    """How far one folder reaches into the other by one measure: the smaller, the less they overlap.
+
+    value        of the second against the first, float64
+    floor_mean   the mean between two random folders of these sizes from one distribution
+    floor_limit  what 99 of 100 such pairs stay above
+    p_value      how probable a value this low is for such a pair: at least 1 / 1,001, and 1 / 201 of many images
+    """
+
+    value: float
+    floor_mean: float
+    floor_limit: float
+    p_value: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the value lies below the noise floor."""
+        return self.value < self.floor_limit * (1 - ROUNDING)
+
+    @property
+    def ratio(self) -> float:
+        """The value in units of the floor's mean; 0 where that is 0."""
+        return self.value / self.floor_mean if self.floor_mean else 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Result):
     """Two folders compared. It also tells what every `Result` does.
@@ -47,6 +73,7 @@ class Comparison(Result):
     sizes        how many usable images they have
     divergences  each divergence of the second from the first, by name
     loss         the weighted mix, each divergence in units of its floor's mean: 1 is two samples of one distribution
+    overlaps     precision and density, which tell quality, and recall and coverage, which tell diversity, by name
     rejected     files of the one and of the other that are not usable, with reasons
     contrast     what a report shows, where that was asked for
     """
@@ -57,8 +84,30 @@ class Comparison(Result):
     sizes: tuple[int, int]
     divergences: dict[str, Distance]
     loss: Distance
+    overlaps: dict[str, Overlap]
     rejected: tuple[tuple[RejectedFile, ...], tuple[RejectedFile, ...]]
     contrast: Contrast | None = None
+
+    @property
+    def precision(self) -> Overlap:
+        """The share of the second that lies among the first's images (Kynkaanniemi et al. 2019): quality."""
+        return self.overlaps["precision"]
+
+    @property
+    def recall(self) -> Overlap:
+        """The share of the first that lies among the second's images (Kynkaanniemi et al. 2019): diversity."""
+        return self.overlaps["recall"]
+
+    @property
+    def density(self) -> Overlap:
+        """How densely the first's images lie around those of the second (Naeem et al. 2020): quality, 1 on average of
+        one distribution."""
+        return self.overlaps["density"]
+
+    @property
+    def coverage(self) -> Overlap:
+        """The share of the first that has an image of the second nearby (Naeem et al. 2020): diversity."""
+        return self.overlaps["coverage"]
 
     def __repr__(self) -> str:
         pair = zip((self.second, self.first), reversed(self.sizes), strict=True)

@@ -34,8 +34,8 @@ class Shares:
 
     title    what is spread
     unit     of the bins; empty: classes
-    names    of the bins: where each begins, and where the last ends; or of the classes
-    whole    the shares of all images, or of a sample of them, which sum to 1; as for the others
+    names    of the bins: where each begins, and where the last ends; or of the classes or values
+    whole    the shares of all images, or of a sample of them; as for the others
     random   () where there is no random subset to compare with
     sampled  how many images stand for the whole
     """

@@ -101,10 +101,11 @@ class Notes:
 
 @dataclass(frozen=True)
 class Source:
-    """A text to be opened, such as a manifest."""
+    """A text to be opened, such as a manifest; or where it lies, if it is too long for a page."""
 
     title: str
     text: str
+    link: str = ""
     kind: str = "source"
 
 

@@ -7,11 +7,12 @@ from posixpath import basename
 from typing import Any
 
 from imgsubset.results import svg
-from imgsubset.results.comparison import Comparison
+from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.evidence import Contrast
 from imgsubset.results.lines import printable
 from imgsubset.results.page import Cell, Figure, Figures, Page, Part, Section, Table, number, sheet
 from imgsubset.results.page_parts import how_it_was_made, spread_figures
+from imgsubset.results.score_lines import reach_lines
 
 
 def comparison_page(
@@ -31,7 +32,8 @@ def comparison_page(
         title=f"{full[1]} against {full[0]}",
         verdict=[f"{other} and {one} {apart}: {loss.ratio:.3g} times the distance that two random samples of these "
                  f"sizes are apart on average ({chance})."],
-        lead=[f"{comparison.sizes[1]:,} images against {comparison.sizes[0]:,}, which are the reference."],
+        lead=[f"{comparison.sizes[1]:,} images against {comparison.sizes[0]:,}, which are the reference.",
+              *reach_lines(comparison, one, other)],
         sections=[
             _how_far(comparison, shown, other),
             _in_what(shown, one, other),
@@ -44,21 +46,40 @@ def comparison_page(
 def _how_far(comparison: Comparison, shown: Contrast, other: str) -> Section:
     key = (("subset", other), ("random", "the images of both, dealt out anew at random"), ("whole", "no distance"))
     figures = [Figure(svg.strip(strip), strip.name) for strip in shown.strips]
+    distances = {"loss": comparison.loss, **comparison.divergences}
+    keys = {name: f"divergences.{name}.value" if name != "loss" else "loss.value" for name in distances}
+    caption = "By chance: what two random samples of these sizes from one distribution show on average."
+    tables = [
+        _table(distances, keys, "99 of 100 below", "", caption),
+        _table(
+            comparison.overlaps,
+            {name: f"overlaps.{name}.value" for name in comparison.overlaps},
+            "99 of 100 above",
+            "How far they overlap",
+            f"Precision and density are low where {other} has images unlike all others, recall and coverage where it "
+            "lacks some.",
+        ),
+    ]
+    text = ["Right of all the dots, the folders differ by more than chance; among them, nothing tells them apart."]
+    return Section("How far apart are they?", [Figures(figures, "pair"), *tables], text, key)
+
+
+def _table(
+    figures: Mapping[str, Distance | Overlap], keys: Mapping[str, str], limit: str, title: str, caption: str
+) -> Table:
+    """Figures, each beside what chance shows."""
     rows = [
         [
             Cell(name),
-            number(of.value, f"divergences.{name}.value" if name != "loss" else "loss.value"),
+            number(of.value, keys[name]),
             number(of.floor_mean),
             number(of.floor_limit),
             number(of.ratio, text=f"{of.ratio:.2f}"),
             number(of.p_value, text=f"{of.p_value:.3f}" if of.p_value > 0.001 else "at most 0.001"),
         ]
-        for name, of in {"loss": comparison.loss, **comparison.divergences}.items()
+        for name, of in figures.items()
     ]
-    heading = ["", "value", "by chance", "99 of 100 below", "ratio", "p"]
-    caption = "By chance: what two random samples of these sizes from one distribution show on average."
-    text = ["Right of all the dots, the folders differ by more than chance; among them, nothing tells them apart."]
-    return Section("How far apart are they?", [Figures(figures, "pair"), Table(heading, rows, "", caption)], text, key)
+    return Table(["", "value", "by chance", limit, "ratio", "p"], rows, title, caption)
 
 
 def _in_what(shown: Contrast, one: str, other: str) -> Section:

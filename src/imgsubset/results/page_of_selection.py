@@ -17,12 +17,17 @@ KEY = (("subset", "the subset"), ("random", "random subsets of the same size"), 
 
 
 def selection_page(
-    record: Mapping[str, Any], score: Score, evidence: Evidence, made: Sequence[tuple[str, str]]
+    record: Mapping[str, Any],
+    score: Score,
+    evidence: Evidence,
+    made: Sequence[tuple[str, str]],
+    manifest: str = "",
 ) -> Page:
     """The report of a subset.
 
-    record  of it, as JSON has it
-    made    what else is to be said of how it was made, such as the command
+    record    of it, as JSON has it
+    made      what else is to be said of how it was made, such as the command
+    manifest  the address of the file that has the record; empty: there is none
     """
     n, total = record["n"], record["counts"]["usable"]
     source = printable(str(record["source"]))
@@ -34,7 +39,7 @@ def selection_page(
             _how_good(evidence),
             _where_it_differs(score, evidence),
             _what_is_in_it(evidence),
-            how_it_was_made(record, made),
+            how_it_was_made(record, made, manifest),
         ],
     )
 

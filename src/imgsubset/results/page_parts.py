@@ -26,15 +26,16 @@ def spread_figures(shares: Sequence[Shares], compared: str) -> list[Part]:
             caption = f"Of {of.sampled:,} images that stand for all, of {compared}."
             drawn.append(Figure(svg.spread(of), of.title[:1].upper() + of.title[1:], caption))
         else:
-            classes.append(Figure(svg.share_bars(of), "Classes, by folder"))
+            classes.append(Figure(svg.share_bars(of), of.title[:1].upper() + of.title[1:]))
     return [*([Figures(drawn, "pair")] if drawn else ()), *([Figures(classes)] if classes else ())]
 
 
-def how_it_was_made(record: Mapping[str, Any], made: Sequence[tuple[str, str]]) -> Section:
+def how_it_was_made(record: Mapping[str, Any], made: Sequence[tuple[str, str]], manifest: str = "") -> Section:
     """The last section of a report: the command, versions, seeds, times, warnings, skipped files, the record itself.
 
-    record  of a result, as JSON has it
-    made    what else is to be said, names with values
+    record    of a result, as JSON has it
+    made      what else is to be said, names with values
+    manifest  the address of the file that has the record, for one that is too long to stand in the page; empty: none
     """
     program, options = record["program"], record["options"]
     libraries = ", ".join(f"{name} {version}" for name, version in record["libraries"].items())
@@ -64,6 +65,8 @@ def how_it_was_made(record: Mapping[str, Any], made: Sequence[tuple[str, str]]) 
     text = json.dumps(record, indent=1)
     if len(text) <= MOST_EMBEDDED:
         parts.append(Source("The record of it, as in manifest.json", text))
+    elif manifest:
+        parts.append(Source("The record of it is manifest.json", "", manifest))
     return Section("How was it made?", parts)
 
 

@@ -72,9 +72,25 @@ def verdict(score: Score, n: int) -> str:
 
 
 def comparison_verdict(comparison: Comparison) -> str:
-    """What a comparison means, in a sentence."""
+    """What a comparison means, in a sentence or two."""
     outside = [name for name, one in comparison.divergences.items() if one.differs]
     ratio = f"{comparison.loss.ratio:.3g} times as far apart as two random samples of one distribution"
+    one, other = (printable(shortened(listing.name, 40)) for listing in (comparison.first, comparison.second))
+    reach = reach_lines(comparison, one, other)
     if outside:
-        return f"The two are {ratio},\nand differ by more than chance in {', '.join(outside)}."
-    return f"The two are {ratio}:\nnothing here tells them from that."
+        lines = [f"The two are {ratio},", f"and differ by more than chance in {', '.join(outside)}.", *reach]
+    elif reach:
+        lines = [f"The two are {ratio}.", *reach]
+    else:
+        lines = [f"The two are {ratio}:", "nothing here tells them from that."]
+    return "\n".join(lines)
+
+
+def reach_lines(comparison: Comparison, one: str, other: str) -> list[str]:
+    """Which of two folders, by these names, has images where the other has none, if more than by chance."""
+    lines = []
+    for mine, theirs, names in ((other, one, ("precision", "density")), (one, other, ("recall", "coverage"))):
+        low = [name for name in names if getattr(comparison, name).differs]
+        if low:
+            lines.append(f"More of {mine} than by chance lies where {theirs} has few images: {', '.join(low)}.")
+    return lines

@@ -13,6 +13,7 @@ from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
 from imgsubset.results.comparison import ROUNDING, Comparison, Distance
 from imgsubset.tasks.given import check_callable, given
+from imgsubset.tasks.overlaps import overlaps, views_beside
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 if TYPE_CHECKING:
@@ -47,9 +48,18 @@ def compare(
 
     def work(device: str, notes: tuple[str, ...]) -> Comparison:
         size = max(resolution(listing, options.extraction.size) for listing in listings)
+        beside = views_beside(options, extractor)
         one, other = (
             read_source(
-                listing, options, device, extractor=extractor, size=size, measured=False, clock=clock, progress=tell
+                listing,
+                options,
+                device,
+                extractor=extractor,
+                size=size,
+                measured=False,
+                seen=beside,
+                clock=clock,
+                progress=tell,
             )
             for listing in listings
         )
@@ -85,6 +95,7 @@ def _compared(
         units = [_units(one, options.mix.weights) for one in means]
         total = mean(of.values @ unit for of, unit in zip(results, units, strict=True))
         floor = mean(of.floor @ unit for of, unit in zip(results, units, strict=True))
+        lying, sampled = overlaps(one, other, FLOOR_SEED)
     shown = None
     if gather:
         from imgsubset.tasks.contrast import contrast
@@ -105,9 +116,10 @@ def _compared(
         sizes=(len(one.paths), len(other.paths)),
         divergences=divergences,
         loss=_distance(total, floor),
+        overlaps=lying,
         rejected=(one.rejected, other.rejected),
         contrast=shown,
-        warnings=one.warnings + other.warnings + notes,
+        warnings=one.warnings + other.warnings + notes + sampled,
         options=options,
         device=one.device,
         seconds=clock.seconds,

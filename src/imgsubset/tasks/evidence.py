@@ -10,11 +10,12 @@ from torch import Tensor
 
 from imgsubset.features.source import Source
 from imgsubset.reading.labels import class_names
+from imgsubset.reading.thumbnails import Small
 from imgsubset.results.evidence import Evidence, Map, Strip
 from imgsubset.search.quadratic import quadratic_form
 from imgsubset.statistics.dice import dice
 from imgsubset.statistics.objective import Objective, random_subsets
-from imgsubset.tasks.looks import classes, looks_of, pictures_of, shown_of, spreads
+from imgsubset.tasks.looks import classes, looks_of, of_known, pictures_of, shown_of, spreads
 
 RANDOM, RANDOM_ROWS = 200, 4_000_000  # random subsets, and their rows in all
 SAMPLE = 2000  # images that stand for all where pixels are looked at
@@ -32,22 +33,24 @@ def evidence(
     rows: Tensor,
     ranking: Sequence[int],
     twins: Sequence[tuple[int, ...]],
+    pictures: dict[int, Small],
 ) -> Evidence:
     """Gather it: of a standardised source, the objectives by which a subset (n,) was judged, its rows in order of rank,
-    and the sets of rows that are exact copies of each other."""
+    and the sets of rows that are exact copies of each other. The pictures that were made before are added to."""
     sample = torch.randperm(len(source.paths), generator=dice(torch.device("cpu"), "report"))[:SAMPLE].tolist()
     other = sample[: len(rows)]  # as good a random subset as any
     shown = [*ranking[:SAMPLE]]
     apart = nearest(_features(source, torch.tensor(sample, device=rows.device)), _features(source, rows))
     worst = [sample[place] for place in np.argsort(-apart, kind="stable")[:WORST] if apart[place] > 0]
     twins = twins[:SETS]
-    pictures = pictures_of(source, {*sample, *shown, *(row for rows in twins for row in rows[:OF_SET])})
+    pictures |= pictures_of(source, {*sample, *shown, *(row for rows in twins for row in rows[:OF_SET])}, pictures)
     chosen, names = {int(row) for row in rows}, class_names(source.paths)
     return Evidence(
         strips=_strips(source, objective, judges, rows),
         shares=(
             *spreads([looks_of(source, pictures, some) for some in (sample, shown, other)]),
             *classes([[names[row] for row in some] for some in (range(len(names)), chosen, other)]),
+            *of_known(source.known, (range(len(names)), sorted(chosen), other)),
         ),
         map=_map(source, rows),
         chosen=shown_of(source, pictures, shown[:SHOWN]),

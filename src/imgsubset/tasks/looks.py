@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from imgsubset.features.channels import Channels
 from imgsubset.features.source import Source
 from imgsubset.reading.thumbnails import Small, thumbnails
 from imgsubset.results.evidence import Shares, Thumbnail
 
 BINS = 24
-MOST_CLASSES, CLASSES_TOLD = 50, 5
+MOST_CLASSES, MOST_NUMBERS, CLASSES_TOLD = 50, 6, 5
 LOOKS = {  # what each number of an image is called, its unit, and what more and less of it is in words
     "brightness": ("", "brighter", "darker"),
     "contrast": ("", "more contrast", "less contrast"),
@@ -25,9 +26,9 @@ STRIKING = 1.5  # standard deviations from the mean beyond which a look of an im
 Looks = dict[str, np.ndarray]
 
 
-def pictures_of(source: Source, rows: Iterable[int]) -> dict[int, Small]:
-    """The small pictures of rows of a source, but for those that cannot be read any more."""
-    wanted = sorted(rows)
+def pictures_of(source: Source, rows: Iterable[int], known: Mapping[int, Small] | None = None) -> dict[int, Small]:
+    """The small pictures of rows of a source that are not known yet, but for those that cannot be read any more."""
+    wanted = sorted({*rows}.difference(known or {}))
     files = [os.fsencode(source.listing.locate(source.paths[row])) for row in wanted]
     found = zip(wanted, thumbnails(files), strict=True)
     return {row: small for row, small in found if small is not None}
@@ -56,16 +57,42 @@ def looks_of(source: Source, pictures: Mapping[int, Small], rows: Iterable[int])
 
 def spreads(sets: Sequence[Looks]) -> list[Shares]:
     """How the looks of all, of a subset, and perhaps of a random one, are spread."""
-    found = []
-    for title, (unit, _, _) in LOOKS.items():
-        numbers = [looks[title] for looks in sets]
-        if not all(map(len, numbers)) or np.ptp(np.concatenate(numbers)) == 0:
-            continue
-        edges = np.linspace(min(map(np.min, numbers)), max(map(np.max, numbers)), BINS + 1)
-        shares = [tuple((np.histogram(some, edges)[0] / len(some)).tolist()) for some in numbers]
-        names = tuple(f"{edge:.3g}" for edge in edges)
-        found.append(Shares(title, unit, names, shares[0], shares[1], (*shares, ())[2], len(numbers[0])))
-    return found
+    found = [_spread(title, unit, [looks[title] for looks in sets]) for title, (unit, _, _) in LOOKS.items()]
+    return [one for one in found if one]
+
+
+def _spread(title: str, unit: str, sets: Sequence[np.ndarray]) -> Shares | None:
+    """How numbers are spread over bins; None if there are none, or all are alike."""
+    if not all(map(len, sets)) or np.ptp(np.concatenate(sets)) == 0:
+        return None
+    edges = np.linspace(min(map(np.min, sets)), max(map(np.max, sets)), BINS + 1)
+    shares = [tuple((np.histogram(some, edges)[0] / len(some)).tolist()) for some in sets]
+    names = tuple(f"{edge:.3g}" for edge in edges)
+    return Shares(title, unit, names, shares[0], shares[1], (*shares, ())[2], len(sets[0]))
+
+
+def of_known(known: Mapping[str, Channels], sets: Sequence[Sequence[int]]) -> list[Shares]:
+    """How what is known of all images is spread, of all rows, of a subset and of a random one: numbers over bins, those
+    whose means are furthest off first, and the values of texts, the commonest first."""
+    numbers, found = list[tuple[float, Shares]](), list[Shares]()
+    for name, columns in known.items():
+        values = columns.values
+        share = np.isin(values, (0, 1)).all(0)
+        for place in np.flatnonzero(~share):
+            title = columns.names[place].removeprefix("rank of ")  # that of heavy tails, drawn as they are
+            if title in (*LOOKS, *(drawn.title for _, drawn in numbers)):
+                continue
+            parts = [values[rows, place] for rows in sets]
+            if drawn := _spread(title, "", parts):
+                numbers.append((abs(parts[1].mean() - parts[0].mean()) / parts[0].std(), drawn))
+        if share.any():
+            means = [values[rows][:, share].mean(0) for rows in sets]
+            order = np.argsort(-means[0], kind="stable")[:MOST_CLASSES]
+            names = tuple(np.array(columns.names, object)[share][order])
+            shares = [tuple(one[order].tolist()) for one in means]
+            found.append(Shares(f"images with each value of {name}", "", names, *shares, len(sets[0])))
+    numbers.sort(key=lambda pair: -pair[0])
+    return [*(drawn for _, drawn in numbers[:MOST_NUMBERS]), *found]
 
 
 def classes(sets: Sequence[Sequence[str]]) -> list[Shares]:
@@ -76,7 +103,7 @@ def classes(sets: Sequence[Sequence[str]]) -> list[Shares]:
     counts = [Counter(some) for some in sets]
     order = sorted(everywhere, key=lambda name: (-counts[0][name], name))
     shares = [tuple(count[name] / max(1, count.total()) for name in order) for count in counts]
-    return [Shares("folders", "", tuple(order), shares[0], shares[1], (*shares, ())[2], len(sets[0]))]
+    return [Shares("classes, by folder", "", tuple(order), shares[0], shares[1], (*shares, ())[2], len(sets[0]))]
 
 
 def differences(one: Looks, other: Looks) -> list[str]:

@@ -87,7 +87,7 @@ def _scored(
 
         with clock.stage("report"):
             order = herding_order(quadratic_form(goal), rows[0]).tolist()
-            gathered = evidence(source, goal, held_out, rows[0], order, exact_duplicates(source))
+            gathered = evidence(source, goal, held_out, rows[0], order, exact_duplicates(source), {})
     return Scored(
         source=source.listing,
         subset=subset,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from imgsubset.errors import InputError
@@ -17,6 +17,7 @@ from imgsubset.tasks.measuring import judged_loss, judges, score_of
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from torch import Tensor
 
+    from imgsubset.reading.thumbnails import Small
     from imgsubset.search.loop import Found
     from imgsubset.statistics.objective import Objective
     from imgsubset.tasks.constraints import Allowed
@@ -33,7 +34,8 @@ def never() -> bool:
 @dataclass(frozen=True)
 class Run:
     """What goes with a search from stage to stage: the options, what the embeddings were, a clock, whom to ask whether
-    to stop, whom to tell of progress, notes for the result, and whether to gather what a report shows."""
+    to stop, whom to tell of progress, notes for the result; and whether to gather what a report shows, with the small
+    pictures made for it so far."""
 
     options: Options
     embeddings: Embeddings | None
@@ -42,6 +44,7 @@ class Run:
     progress: Progress
     notes: tuple[str, ...]
     evidence: bool = False
+    pictures: dict[int, Small] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,9 @@ def selection_of(
 
         run.progress("report", 0, 1)
         with run.clock.stage("report"):
-            gathered = evidence(source, result.objective, result.judges, rows, ranking.tolist(), allowed.twins)
+            gathered = evidence(
+                source, result.objective, result.judges, rows, ranking.tolist(), allowed.twins, run.pictures
+            )
     return Selection(
         source=source.listing,
         paths=source.paths,

@@ -34,6 +34,7 @@ from imgsubset.writing.export import check_mode, fill
 from imgsubset.writing.holding import Held
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
+    from imgsubset.reading.thumbnails import Small
     from imgsubset.tasks.constraints import Allowed
 
 Parts = Mapping[str, "int | str"]
@@ -76,11 +77,12 @@ def split(
         covering = sum(sizes.values()) == most
         taken: set[int] = set()
         found: dict[str, Selection] = {}
+        pictures: dict[int, Small] = {}
         for place, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
             rest = allowed.rest(taken)
             if not len(rest):  # groups came larger than asked for
                 raise InputError(f"no whole group is left for part '{name}={parts[name]}'")
-            run = Run(options, embeddings, clock, stop, _named(name, tell), notes, evidence)
+            run = Run(options, embeddings, clock, stop, _named(name, tell), notes, evidence, pictures)
             if covering and place == len(sizes) - 1:
                 result = given_rows(read, rest, run)
             else:

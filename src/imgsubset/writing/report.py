@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from imgsubset.errors import OutputError, UsageError
 from imgsubset.files import write_out
@@ -23,6 +24,7 @@ from imgsubset.results.page_of_estimate import estimate_page
 from imgsubset.results.page_of_selection import selection_page
 from imgsubset.results.plot import plot
 from imgsubset.results.records import Export, Scored, Selection
+from imgsubset.writing.manifest import NAME as MANIFEST_NAME
 
 PLOTS = (".png", ".svg", ".pdf")
 NOTHING = "the result was made without evidence=True, and has nothing to show"
@@ -51,7 +53,8 @@ def write_report(
     else:
         evidence = _evidence(result)
         record = describe(result, exported) if isinstance(result, Selection) else describe_scored(result)
-        page = selection_page(record, result.score, evidence, made)
+        manifest = "" if exported is None else _address(exported.destination / MANIFEST_NAME, file)
+        page = selection_page(record, result.score, evidence, made, manifest)
     write_page(page, file)
 
 
@@ -91,6 +94,15 @@ def write_csv(result: Selection | Scored, file: str | os.PathLike[str]) -> None:
         rank = ranks.get(path)
         lines.writerow([path, name, int(rank is not None), rank, None if share is None else f"{share:.6g}"])
     _write(file, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _address(manifest: Path, file: str | os.PathLike[str]) -> str:
+    """Where a page in this file finds the manifest, as long as both are moved together."""
+    try:
+        path = os.path.relpath(manifest, Path(file).parent)
+    except ValueError:  # on another drive
+        return manifest.absolute().as_uri()
+    return quote(Path(path).as_posix().encode("utf-8", "surrogateescape"))
 
 
 def _evidence(result: Selection | Scored) -> Evidence:

@@ -1,0 +1,55 @@
+"""How far two folders reach into each other: precision, recall, density and coverage, each with its noise floor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgsubset.features.source import Source
+from imgsubset.options import Options
+from imgsubset.results.comparison import ROUNDING, Overlap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from imgsubset.features.random_cnn import Extractor
+
+LOWEST = 0.01  # the quantile of random deals that a value must stay below to lie outside the noise floor
+
+
+def views_beside(options: Options, extractor: Extractor | None) -> tuple[str, ...]:
+    """What else of the pixels must be seen, names in `features.spaces.VIEWS`.
+
+    To a random CNN a blurred picture is a usual one without much texture: its filters answer to coarse shapes above
+    all, as pictures mostly consist of these. In the Fourier transform fine detail counts as much.
+    """
+    return ("fft",) if extractor is None and {*dict(options.extraction.features)} == {"random-cnn"} else ()
+
+
+def overlaps(one: Source, other: Source, seed: int) -> tuple[dict[str, Overlap], tuple[str, ...]]:
+    """The four of two sources by name, of which the first is the reference; and what is to be said of them.
+
+    An image is a point: its vectors in all spaces side by side, each space with its weight; views beside them count as
+    much as they do together.
+    """
+    from imgsubset.statistics.neighbours import MOST, NAMES, joined, overlap
+
+    spaces = [(mine.images.mean, theirs.images.mean) for mine, theirs in zip(one.blocks, other.blocks, strict=True)]
+    weights = [block.weight for block in one.blocks]
+    for name in one.seen:
+        spaces.append((one.seen[name].mean, other.seen[name].mean))
+        weights.append(1.0)
+    values, floor = overlap(*joined(spaces, weights), seed)
+    many = len(one.paths) > MOST or len(other.paths) > MOST
+    return {name: _overlap(value, dealt) for name, value, dealt in zip(NAMES, values, floor.T, strict=True)}, (
+        (f"precision, recall, density and coverage are of at most {MOST:,} images of each",) if many else ()
+    )
+
+
+def _overlap(value: Tensor, floor: Tensor) -> Overlap:
+    """A value, and the floor (draws,) of it."""
+    return Overlap(
+        value=float(value),
+        floor_mean=float(floor.mean()),
+        floor_limit=float(floor.quantile(LOWEST)),
+        p_value=(1 + int((floor <= value * (1 + ROUNDING)).sum())) / (1 + len(floor)),
+    )
