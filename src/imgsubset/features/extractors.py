@@ -129,6 +129,11 @@ def kind_of(name: str) -> Kind:
     return kind
 
 
+def is_raw(name: str) -> bool:
+    """Whether the vectors of the block of this name are compared as they are."""
+    return name in EXTRACTORS and EXTRACTORS[name].raw
+
+
 def make_extractor(name: str, **parameters: Any) -> Extractor:
     """The extractor of this name, with parameters of its own; imports what it needs.
 

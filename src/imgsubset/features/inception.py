@@ -72,6 +72,6 @@ def _downloaded(url: str) -> Any:
     except Exception as error:  # of the network, of the disk, of a file that is cut short
         reason = " ".join(str(error).split())
         raise UsageError(
-            f"cannot get the weights of the FID's network ({reason[:200]}); download {url} elsewhere, and name that file "
-            "by --weights-file (weights_file)"
+            f"cannot get the weights of the FID's network ({reason[:200]}); download {url} elsewhere, and name that "
+            "file by --weights-file (weights_file)"
         ) from error

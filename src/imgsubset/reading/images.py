@@ -121,9 +121,9 @@ def _shrink(image: Image.Image, sizes: Sequence[int]) -> list[Image.Image]:
 def _as_published(image: Image.Image) -> bytes:
     """The pixels that the published FID gives its network, up to a shift and a factor.
 
-    They are resampled bilinearly as TensorFlow 1 did, to the number the same as torch-fidelity does: output pixel i lies
-    at i * side / 299 of the input, between the two pixels that are nearest, and no others count however large the
-    picture. Like there, and unlike in `_shrink`, orientation and transparency are ignored.
+    They are resampled bilinearly as TensorFlow 1 did, to the bit as torch-fidelity does: output pixel i lies at
+    i * side / 299 of the input, between the two pixels that are nearest, and no others count however large the picture.
+    Like there, and unlike in `_shrink`, orientation and transparency are ignored.
     """
     import numpy as np
 
@@ -144,7 +144,8 @@ def _as_published(image: Image.Image) -> bytes:
     first, second = pixels[:, low[0]], pixels[:, high[0]]
     across = first + (second - first) * near_x[:, None]
     first, second = (across[np.searchsorted(rows, places)] for places in (low[1], high[1]))
-    return (first + (second - first) * near_y[:, None, None]).tobytes()
+    square: bytes = (first + (second - first) * near_y[:, None, None]).tobytes()
+    return square
 
 
 def _to_rgb(image: Image.Image, limits: tuple[float, float] | None) -> Image.Image:
