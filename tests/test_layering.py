@@ -29,6 +29,8 @@ GROUND = (
         "options",
         "cores",
         "devices",
+        "watch",
+        "ranks",
     ),
 )
 ROOMS = ("reading", "statistics", "features", "search", "results", "writing", "tasks", "cli")
@@ -199,6 +201,7 @@ def test_public_names_resolve_and_are_functions_records_and_errors() -> None:
             "split_into",
             "score",
             "compare",
+            "embed",
             "estimate",
             "verify",
             "export",

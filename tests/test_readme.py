@@ -9,6 +9,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         cells = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(cells).resize((40, 30)).save(folder / path)
         paths.append(path)
+    shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos")
     np.save(tmp_path / "emb.npy", random.normal(size=(120, 8)))
     (tmp_path / "paths.txt").write_text("\n".join(paths[:120]))
     labels = [f"{path},{'night' if number % 5 else 'day'}" for number, path in enumerate(paths[:120])]

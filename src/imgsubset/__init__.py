@@ -15,9 +15,10 @@ from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.estimates import Difference, Estimate, Estimated
-from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
+from imgsubset.results.records import Embedded, Export, Placed, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 from imgsubset.tasks.compare import compare
+from imgsubset.tasks.embed import embed
 from imgsubset.tasks.estimate import estimate
 from imgsubset.tasks.hardness import hardness
 from imgsubset.tasks.score import score
@@ -33,6 +34,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "Distance",
+    "Embedded",
     "Embeddings",
     "Estimate",
     "Estimated",
@@ -52,6 +54,7 @@ __all__ = [
     "Verification",
     "Weights",
     "compare",
+    "embed",
     "estimate",
     "export",
     "hardness",

@@ -6,7 +6,8 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import Future
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,17 +17,44 @@ T = TypeVar("T")
 GROUPS, GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # of Linux: all groups, and those of this process
 
 
+_shared: ContextVar[int | None] = ContextVar("shared", default=None)
+
+
 def usable_cores() -> int:
-    """How many processor cores this process may use: those it is bound to, or as many as its quota pays for."""
-    return max(1, min([_bound(), *map(math.ceil, _quotas())]))
+    """How many processor cores this process may use: those it is bound to, or as many as its quota pays for; or its
+    share of them."""
+    return _shared.get() or max(1, min([_bound(), *map(math.ceil, _quotas())]))
+
+
+@contextlib.contextmanager
+def sharing(count: int) -> Iterator[None]:
+    """A context in which this process may use so many cores, since others use the rest."""
+    token = _shared.set(count)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def share(mine: Set[int], all_of: Iterable[Set[int]]) -> int:
+    """How many cores are left to a process bound to `mine`, where processes, it among them, are bound to those in
+    `all_of`, and each core is shared evenly by those that are bound to it. At least one."""
+    users = Counter(core for some in all_of for core in some)
+    part = sum(1 / users[core] for core in mine) / len(mine)
+    return max(1, int(usable_cores() * part + 1e-9))
+
+
+def bound_cores() -> Set[int]:
+    """The cores that this process is bound to, by number."""
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:  # macOS
+        return {*range(os.cpu_count() or 1)}
 
 
 def _bound() -> int:
     """How many cores this process is bound to, whatever its quota; torch knows of no other number."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
+    return len(bound_cores())
 
 
 def _quotas() -> Iterator[float]:

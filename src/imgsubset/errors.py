@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # all classes here are errors
 
 EXIT_CODES = {
     0: "done",
-    1: "an error inside imgsubset, or too little memory, files or threads",
+    1: "an error inside imgsubset, a lost rank, or too little memory or threads",
     2: "usage: an option, weight or path that makes no sense",
     3: "input unusable: no images, or fewer than n",
     4: "files that cannot be used, under --strict",

@@ -32,6 +32,7 @@ STARTS = {  # what makes sense, and is over soon
     "compare": ["source", "list.txt", *SMALL],
     "verify": ["out"],
     "batch": ["jobs.toml"],
+    "embed": ["source", "--size=16", "--channels=4,4", "--device=cpu", "--workers=0"],
     "cache info": [],
     "cache clear": [],
 }

@@ -305,7 +305,7 @@ def look(imgsubset: Program, folder: Path) -> Callable[..., Run]:
 @pytest.fixture
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The paths that each run decodes."""
-    source = importlib.import_module("imgsubset.features.source")
+    source = importlib.import_module("imgsubset.features.dealing")
     real, seen = source.decoded, []
 
     def watch(files: Sequence[bytes], *rest: Any) -> Any:

@@ -40,13 +40,30 @@ CONTENT = archives() | {
 }
 
 
-@pytest.mark.parametrize("suffix", [*CONTENT, ".CR2", ".nef", ".tgz"])
+ARCHIVES = {  # which are sources of their own
+    ".parquet": CONTENT[".parquet"],
+    ".zip": b"PK\x03\x04 and no more",
+    ".tar": b"x" * 257 + b"ustar\0" + bytes(600),
+}
+# which are sources of their own
+REFUSED = [suffix for suffix in CONTENT if suffix not in ARCHIVES]
+
+
+@pytest.mark.parametrize("suffix", ARCHIVES)
+@pytest.mark.parametrize("name", ["photos", "photos.zip", "photos.tar"])
+def test_an_archive_that_is_none_is_refused(tmp_path: Path, suffix: str, name: str) -> None:
+    source = create(tmp_path / name, ARCHIVES[suffix])
+    with pytest.raises(InputError, match=f"^source '.*' cannot be read as {not_read('x' + suffix).partition(',')[0]}"):
+        list_images(source)
+
+
+@pytest.mark.parametrize("suffix", [*REFUSED, ".CR2", ".nef", ".tgz"])
 def test_a_source_that_is_not_read_is_refused_by_its_name(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(InputError, match=f"^source '.*' is {not_read('x' + suffix)}$"):
         list_images(create(tmp_path / f"photos{suffix}", b"a.jpg\n"))
 
 
-@pytest.mark.parametrize("suffix", CONTENT)
+@pytest.mark.parametrize("suffix", REFUSED)
 def test_a_source_that_is_not_read_is_refused_by_its_content(tmp_path: Path, suffix: str) -> None:
     source = create(tmp_path / "photos", CONTENT[suffix])
     with pytest.raises(InputError, match=f"^source '.*' is {not_read('x' + suffix)}$"):
@@ -120,7 +137,10 @@ def test_the_summary_names_what_is_passed_over(imgsubset: Callable[..., Run], tm
         create(tmp_path / name)
     run = imgsubset("select", tmp_path, "--mode", "none", "-n", 3, "--strict", *FAST)
     assert run.code == 0, run
-    assert "\npassed over 2 files:\n  b.zip: a zip archive, which is not looked into; unpack it" in run.out
+    assert (
+        "\npassed over 2 files:\n  b.zip: a zip archive, which is not looked into; give it as a source of its own"
+        in run.out
+    )
     assert "  labels: 1 picture in it is taken for a label" in run.out
     assert "hidden" not in run.out
     verbose = imgsubset("select", tmp_path, "--mode", "none", "-n", 3, "-v", *FAST)

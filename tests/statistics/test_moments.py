@@ -53,6 +53,9 @@ def test_standardised_moments_are_those_of_standardised_maps() -> None:
     assert found.positions == 9
     expected = maps_to_moments(torch.tensor(standardised(maps))).numpy()
     np.testing.assert_allclose(found.table.numpy(), expected, rtol=1e-4, atol=1e-5)
+    again = standard(images).apply(images, in_place=True)
+    assert torch.equal(again.table, found.table)
+    assert again.table is images.table
 
 
 def test_a_standardised_source_has_mean_0_and_variance_1() -> None:

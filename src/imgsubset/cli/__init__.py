@@ -17,9 +17,11 @@ from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
 from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
+from imgsubset.cli.embed import embed_command
 from imgsubset.cli.estimate import estimate_command
 from imgsubset.cli.help import WithHelpGroup
 from imgsubset.cli.output import complain, discard_stdout, say
+from imgsubset.cli.ranks import by_rank
 from imgsubset.cli.scarce import scarcity
 from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave
@@ -29,7 +31,7 @@ from imgsubset.results.lines import printable
 
 COMMANDS = [
     *(select_command, split_command, score_command, estimate_command, compare_command, verify_command),
-    *(batch_command, cache_group, demo_command),
+    *(batch_command, embed_command, cache_group, demo_command),
 ]
 CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items())])
 
@@ -55,7 +57,7 @@ def main() -> None:
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines about a damaged file name none
     try:
         with handled(leave, *FATAL):
-            code = _run()
+            code = by_rank(_run)
     except EndedBySignal as ended:
         complain("interrupted")
         os._exit(ended.exit_code)  # without waiting for threads in the middle of a long sum

@@ -20,6 +20,7 @@ from imgsubset.errors import BatchError, ImgsubsetError, UsageError
 from imgsubset.files import read_named
 from imgsubset.options import KNOWN, unknown
 from imgsubset.presets import PRESETS
+from imgsubset.reading.remote import url_of
 from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import batch_summary
 from imgsubset.results.lines import printable
@@ -191,7 +192,7 @@ def _words(key: str, value: Any, what: str, folder: Path) -> list[str]:
     for text in texts:
         if isinstance(text, bool) or not isinstance(text, str if is_path else (str, int, float)) or "\0" in str(text):
             raise UsageError(f"{what} = {text!r} is not {'a path' if is_path else 'a text or a number'}")
-    texts = [str(folder / text) if is_path else str(text) for text in texts]
+    texts = [str(folder / text) if is_path and url_of(text) is None else str(text) for text in texts]
     if parameter.multiple:
         texts = [line for text in texts for line in text.split("\n") if line]
     if isinstance(parameter, click.Argument):

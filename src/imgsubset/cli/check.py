@@ -12,7 +12,7 @@ from imgsubset.cli.output import Command, Output
 from imgsubset.cli.shown import Shown, check_outside
 from imgsubset.errors import UsageError, VerifyError
 from imgsubset.options import Options
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.results.as_json import KEYS, describe_comparison, describe_scored, describe_verification
 from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
 from imgsubset.tasks.compare import compare
@@ -74,9 +74,9 @@ def compare_command(
     imgsubset compare last-year this-year --weights frechet=1
     imgsubset compare train test --max-loss 2    exit code 6 if they differ more
 
-    A and B are folders, text files of paths, or '-' for paths on stdin; A is the reference. Beside each figure
-    stands what two random samples of these sizes from one distribution would show. Precision and density are low where
-    B has images unlike any of A, recall and coverage where it lacks some.
+    A and B are folders, archives, text files of paths, or '-' for paths on stdin; A is the reference. Beside each
+    figure stands what two random samples of these sizes from one distribution would show. Precision and density are
+    low where B has images unlike any of A, recall and coverage where it lacks some.
     """
     _one_stdin(first, second)
     one, other = opt.open_source(first), opt.open_source(second)

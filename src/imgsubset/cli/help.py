@@ -18,7 +18,7 @@ OF_RECORDS = {
 # Of options that belong elsewhere than their record, or to none; of others that is the output.
 OF_OPTIONS = {
     **{name: OF_RECORDS[record] for record, kind in RECORDS.items() for name in kind.__dataclass_fields__},
-    **dict.fromkeys(("skip_foreign", "columns"), "Source"),
+    **dict.fromkeys(("skip_foreign", "columns", "shard"), "Source"),
     **dict.fromkeys(("n", "target_loss", "target_size"), "How many"),
     **dict.fromkeys(("embeddings", "paths", "pca"), "Match"),
     **dict.fromkeys(("sidecars", "coco"), "Output"),
@@ -28,7 +28,7 @@ OF_OPTIONS = {
     **dict.fromkeys(("temperature", "friction", "langevin_time"), "Expert"),
 }
 COMMON = {  # what -h shows, of commands with many options
-    *("n", "stratify", "group_by", "exclude", "dedupe", "features", "seed"),
+    *("n", "shard", "stratify", "group_by", "exclude", "dedupe", "features", "seed"),
     *("mode", "overwrite", "list_file", "min_size", "dry_run", "as_json"),
 }
 FEW = 8  # options that need neither headings nor a short help

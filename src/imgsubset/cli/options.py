@@ -22,7 +22,8 @@ from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings
 from imgsubset.options import ACTIVATIONS, FIELDS, SCHEDULES, STRATIFY, TAPS, Options
 from imgsubset.presets import PRESETS, preset_of
-from imgsubset.reading.listing import Listing, list_images, list_paths, parse_paths
+from imgsubset.reading.contents import Listing
+from imgsubset.reading.listing import list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 from imgsubset.writing.manifest import read_manifest
 
@@ -128,13 +129,19 @@ def _option(name: str) -> Decorator:
     return click.option(f"--{name.replace('_', '-')}", help=text, **own)
 
 
-FEATURES: list[Decorator] = [
-    *map(_option, ("weights", "feature_seed", "device", "features", "size", "networks", "channels", "kernel_size")),
-    *map(_option, ("stride", "activation", "pool", "taps", "weights_file", "held_out", "workers", "cache")),
-    click.option("--no-cache", is_flag=True, help="Neither use nor keep moments of images."),
-    _option("strict"),
+EXTRACTION: list[Decorator] = [
+    *map(_option, ("feature_seed", "device", "features", "size", "networks", "channels", "kernel_size", "stride")),
+    *map(_option, ("activation", "pool", "taps", "weights_file")),
 ]
-MATCH = [*map(_option, ("match", "match_columns"))]
+CACHED = [*map(_option, ("workers", "cache"))]
+STRICT = [_option("strict")]
+FEATURES: list[Decorator] = [
+    *(_option("weights"), *EXTRACTION, _option("held_out"), *CACHED),
+    click.option("--no-cache", is_flag=True, help="Neither use nor keep moments of images."),
+    *STRICT,
+]
+OF_PIXELS = [_option("match")]
+MATCH = [*OF_PIXELS, _option("match_columns")]
 WHICH = [*map(_option, ("include", "exclude", "sidecars", "follow_labels"))]
 CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
 OF_CLASSES = [*map(_option, ("stratify_by", "labels", "coco"))]
@@ -217,7 +224,7 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
     place of three; of each, where a command has them."""
     check_places(arguments)
     rest = {name: value for name, value in arguments.items() if name not in FIELDS}
-    if "no_cache" in rest:
+    if "cache" in arguments:  # a command has all records of options, or none
         values = {name: arguments[name] for name in FIELDS if arguments.get(name) is not None}
         for name, special in SPECIAL.items():
             if name in values and "parse" in special:
@@ -225,7 +232,7 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if (name := rest.pop("preset", None)) is not None:
             values = {**values, **{key: value for key, value in preset_of(name).items() if _by_default(key)}}
         folder = values.get("cache") or str(user_cache_path("imgsubset"))
-        values["cache"] = None if rest.pop("no_cache") else folder
+        values["cache"] = None if rest.pop("no_cache", False) else folder
         rest["options"] = Options(**values)
         for name, _ in rest["options"].extraction.features:
             if name != "embeddings":

@@ -18,8 +18,8 @@ from imgsubset.errors import GateError, OutputError, UsageError
 from imgsubset.files import write_out
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import KEYS, describe_placed
 from imgsubset.results.as_text import placed_summary
 from imgsubset.results.lines import printable
@@ -85,8 +85,9 @@ def select_command(out: Output, **arguments: Any) -> None:
     imgsubset select photos subset -n auto --target-loss 0.1
     imgsubset select photos -n 20 --mode none --list chosen.txt
 
-    SRC is a folder, or a text file of paths, or '-' for paths on stdin (one a line, or NUL-separated). An identical
-    run into its own finished destination does nothing.
+    SRC is a folder; a zip or tar archive, 'shard-{000..127}.tar', a Parquet table of pictures, or a URL of any of
+    these; a text file of paths, or '-' for paths on stdin (one a line, or NUL-separated). An identical run into its
+    own finished destination does nothing.
     """
     job = Job(**arguments)
     listing_to_stdout = str(job.list_file) == "-"
@@ -175,11 +176,11 @@ def _check_list(job: Job, listing: Listing) -> None:
 
 
 def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...]) -> None:
-    """The chosen images, by paths that open from the current folder."""
+    """The chosen images, by paths that open from the current folder or, of an archive, by those in it."""
     if job.list_file is None:
         return
     end = b"\0" if job.null else b"\n"
-    content = b"".join(os.fsencode(listing.root / path) + end for path in chosen)
+    content = b"".join(os.fsencode(listing.root / path if listing.members is None else path) + end for path in chosen)
     if str(job.list_file) == "-":
         say(content)
         return

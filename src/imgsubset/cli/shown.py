@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imgsubset.errors import UsageError
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.estimates import Estimated
 from imgsubset.results.lines import printable
@@ -87,5 +87,6 @@ def check_outside(files: Mapping[str, Path], listing: Listing) -> None:
         if os.path.isdir(file) or not os.path.isdir(real.parent):  # noqa: PTH112 (never raises)
             raise UsageError(f"--{option} '{file}' is a folder, or lies in none")
         inside = not listing.listed and Path(os.path.realpath(listing.root)) in real.parents
-        if inside or any(real == Path(os.path.realpath(listing.locate(path))) for path in listing.paths):
+        read = map(listing.locate, listing.paths) if listing.members is None else listing.members.containers
+        if inside or any(real == Path(os.path.realpath(path)) for path in read):
             raise UsageError(f"--{option} '{file}' would change the source '{listing.name}'")

@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -109,16 +109,27 @@ class Cache:
         times = [stamp.mtime_ns for _, stamp in zip(rows, stamps, strict=True)]
         settled = [time + (RACY_NS if time % 10**9 else RACY_SECONDS_NS) < self._opened_ns for time in times]
         records = records[np.isfinite(records["row"]).all(1) & np.array(settled, bool)]
-        if self.problem is None and len(records):
+        if len(records):
+            self._try(lambda: self._write(records))
+
+    def open(self) -> None:
+        """Write what a `put` needs, which it does by itself: `problem` then tells whether anything can be stored."""
+        self._try(self._open)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        if self.problem is None:
             try:
-                self._write(records)
+                write()
             except OSError as error:
                 self.problem = f"nothing is cached in {str(self._home.parent)!r}: {error.strerror or error}"
 
-    def _write(self, records: np.ndarray) -> None:
-        """Make a segment of these records and, where there are many small segments, of those too."""
+    def _open(self) -> None:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(self._home / RECIPE, self._recipe, durable=False)
+
+    def _write(self, records: np.ndarray) -> None:
+        """Make a segment of these records and, where there are many small segments, of those too."""
+        self._open()
         files = _listed(self._home, OURS)
         small = [path for path in reversed(files) if path.suffix == ".npy" and files[path].st_size < SMALL]
         old = small if len(small) > MANY else []

@@ -26,7 +26,8 @@ from imgsubset.devices import single_threaded
 from imgsubset.errors import InputError, UsageError
 from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings
-from imgsubset.reading.listing import Listing, parse_paths
+from imgsubset.reading.contents import Listing
+from imgsubset.reading.listing import parse_paths
 from imgsubset.statistics.moments import DEAD_VARIANCE, ImageMoments
 
 MANY_DIMENSIONS = 256  # above this there is PCA, unless asked otherwise: a search's time grows with the square of them

@@ -50,6 +50,9 @@ class Ingested:
         """What was found in each of the caches, whose answers are the parts: at the places with these stamps."""
         found, images = list(stamps), []
         for part in parts if found else ():
+            if len(found) == len(part.places) == total:  # all of them, in order: no copy
+                images.append(ImageMoments(torch.from_numpy(part.rows).to(device), part.positions))
+                continue
             rows = torch.from_numpy(part.rows[np.isin(part.places, found)]).to(device)
             images.append(ImageMoments(rows.new_empty(total, rows.shape[1]), part.positions))
             images[-1].table[found] = rows
@@ -75,7 +78,7 @@ def ingest(
 ) -> Ingested:
     """Reduce decoded images to moments, beside what is known already.
 
-    places    where the decoded images belong, ascending
+    places    where the decoded images belong
     progress  is told the number of images just done
     store     is given the places of some thousand more usable images at a time, and those done when anything fails
     """

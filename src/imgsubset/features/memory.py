@@ -13,7 +13,7 @@ from imgsubset.options import Extraction
 from imgsubset.reading.decoders import chunk_length
 
 MEMORY, STATUS, GROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/sys/fs/cgroup")  # of Linux
-COPIES = 3  # of the moments: as they come, standardised, and as a search has them
+COPIES = 2  # of the moments: as they come or are standardised, and parts of them while they are used
 NUMBER = 4  # bytes of a float32
 ROW_NUMBERS = 512  # at most, of an image in a feature space of many channels
 HELD_OUT_ROW = 2 * sum(channels[-1] for channels in HELD_OUT)

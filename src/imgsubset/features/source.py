@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
-from imgsubset.devices import torch_device
-from imgsubset.errors import BadFilesError, InputError, UsageError
+from imgsubset.devices import device_name, torch_device
+from imgsubset.errors import BadFilesError, InputError, OutputError, UsageError, shortened
+from imgsubset.features.dealing import Files, Task, caches_of, reduced
 from imgsubset.features.memory import check_memory
-from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, feature_spaces, resolution, shares
+from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, resolution, shares
 from imgsubset.files import Stamp
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock, Progress, silent
-from imgsubset.reading.decoders import decoded
-from imgsubset.reading.listing import Listing, RejectedFile, in_order
+from imgsubset.reading.contents import Listing, RejectedFile, in_order
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
-    from imgsubset.features.cache import Cache
+    import torch
+
     from imgsubset.features.channels import Channels
+    from imgsubset.features.ingest import Ingested
     from imgsubset.features.random_cnn import Extractor
     from imgsubset.statistics.moments import Block, ImageMoments
 
@@ -60,7 +61,8 @@ class Source:
     size: int | None = None
 
     def standardised(self) -> Source:
-        """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones.
+        """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones, which are
+        written over: a second table would be half of what an image takes.
 
         A block in which nothing varies is left out; the weights of the others sum to 1 again.
         """
@@ -77,7 +79,7 @@ def _standardised(blocks: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[s
     for block in blocks:
         few = reduced(block.images)
         scale = standard(few)
-        images = scale.apply(few)
+        images = scale.apply(few, in_place=True)
         # The borders of an image vary even where all images are alike.
         alike = not images.channels or (len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all()))
         kept = [False] if alike else scale.kept.tolist()
@@ -123,56 +125,88 @@ def read_source(
         raise InputError(f"no images in source '{listing.name}'{first_of(listing.rejected)}")
     with clock.stage("ingest"):
         wanted = shares(options.extraction, embeddings)
-        spaces: tuple[Space, ...] = ()
-        if seen or wanted.keys() != {"embeddings"} or options.extraction.held_out:
+        pixels = bool(seen or wanted.keys() != {"embeddings"} or options.extraction.held_out)
+        if pixels:
             size = size or resolution(listing, options.extraction.size)
             check_memory(options.extraction, size, len(listing.paths))
-            spaces = feature_spaces(wanted, options, size, device, extractor, measured=measured, seen=seen)
+        task = Task.asked(options, wanted, size or 0, device, measured, seen)
+        spaces = task.spaces(extractor) if pixels else ()
         if embeddings is None:
-            read = _from_images(listing, options, spaces, device, clock, progress)
+            read = _from_images(listing, task, spaces, clock, progress)
         else:
-            weight = wanted["embeddings"]
-            read = _from_embeddings(listing, options, spaces, weight, embeddings, device, clock, progress)
-    read = replace(read, size=size if spaces else None)  # of the run: an extractor may want another for itself
-    if read.rejected and options.reading.strict:
-        count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
-        raise BadFilesError(f"{count} of source '{listing.name}' cannot be used{first_of(read.rejected)}")
+            read = _from_embeddings(listing, task, spaces, embeddings, clock, progress)
+    read = replace(read, size=size if pixels else None)  # of the run: an extractor may want another for itself
+    _check_strict(read, options)
     if not read.paths:
         raise InputError(f"no image in source '{listing.name}' can be decoded{first_of(read.rejected)}")
     return read
 
 
+def fill_cache(
+    whole: Listing,
+    part: Listing,
+    options: Options,
+    device: str,
+    *,
+    seen: Sequence[str] = (),
+    clock: Clock,
+    progress: Progress = silent,
+) -> Source:
+    """The moments of a part of a source, which the cache then holds for who reads the whole: see `read_source`.
+
+    Raises UsageError if there is nothing that a cache could keep, OutputError if it cannot be written, or, with
+    options.reading.strict, BadFilesError.
+    """
+    if not whole.paths:
+        raise InputError(f"no images in source '{whole.name}'{first_of(whole.rejected)}")
+    with clock.stage("ingest"):
+        size = resolution(whole, options.extraction.size)  # of all, so that every part has the same
+        check_memory(options.extraction, size, len(part.paths))
+        task = Task.asked(options, shares(options.extraction, None), size, device, True, seen)
+        spaces = task.spaces()
+        unknown = [space.name for space in spaces if space.recipe is None]
+        if not whole.lasting:
+            raise UsageError(f"the images of source '{whole.name}' are in memory, which no later run could know again")
+        if unknown:
+            raise UsageError(f"what {unknown[0]} makes of an image is never cached, so a later run could not use it")
+        for cache in caches_of(task, spaces):
+            cache.open()
+            if cache.problem:  # now, not after hours of work
+                raise OutputError(cache.problem)
+        read = replace(_from_images(part, task, spaces, clock, progress), size=size)
+    if read.warnings:
+        raise OutputError(read.warnings[0])
+    _check_strict(read, options)
+    return read
+
+
+def _check_strict(read: Source, options: Options) -> None:
+    if read.rejected and options.reading.strict:
+        count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
+        raise BadFilesError(f"{count} of source '{read.listing.name}' cannot be used{first_of(read.rejected)}")
+
+
 def first_of(rejected: tuple[RejectedFile, ...]) -> str:
     """The end of a message: the first of these files and why."""
-    return f": '{rejected[0].path}': {rejected[0].reason}" if rejected else ""
+    return f": '{shortened(rejected[0].path, 300)}': {rejected[0].reason}" if rejected else ""
 
 
-def _from_images(
-    listing: Listing, options: Options, spaces: tuple[Space, ...], device: str, clock: Clock, progress: Progress
-) -> Source:
-    caches = _caches(options.running.cache, spaces)
-    names = [os.fsencode(os.path.abspath(listing.locate(path))) for path in listing.paths] if caches else []  # noqa: PTH100
+def _from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock: Clock, progress: Progress) -> Source:
+    task = task if listing.lasting else replace(task, cache=None)
+    caches = caches_of(task, spaces)
+    names = [listing.key(path) for path in listing.paths] if caches else []
     known = [cache.get(names, listing.stamps) for cache in caches]
     found = sorted(set(known[0].places).intersection(*(one.places for one in known))) if known else []
-    missing = sorted({*range(len(listing.paths))}.difference(found))
-    files = [os.fsencode(listing.locate(listing.paths[place])) for place in missing]
-    with decoded(files, sorted({space.size for space in spaces}), options.running.workers) as chunks:
-        with clock.stage("import"):
-            import torch
+    missing = listing.in_turn(sorted({*range(len(listing.paths))}.difference(found)))
+    files = [listing.file(listing.paths[place]) for place in missing]
 
-            from imgsubset.features.ingest import Ingested, ingest
+    def before(where: torch.device) -> Ingested:
+        from imgsubset.features.ingest import Ingested
 
-        def store(places: list[int], done: Ingested) -> None:
-            for cache, images in zip(caches, done.images, strict=False):  # there may be no caches
-                rows, stamps = images.table[places].cpu().numpy(), [done.stamps[place] for place in places]
-                cache.put([names[place] for place in places], stamps, rows, images.positions)
+        return Ingested.known(len(listing.paths), {place: listing.stamps[place] for place in found}, known, where)
 
-        where = torch_device(device)
-        done = Ingested.known(len(listing.paths), {place: listing.stamps[place] for place in found}, known, where)
-        networks = [(space.make(), space.size) for space in spaces]
-        done = ingest(
-            chunks, missing, done, networks, where, lambda count: progress("decode", count, len(missing)), store
-        )
+    part = Files(files, [names[place] for place in missing] if caches else [], missing)
+    done = reduced(task, spaces, caches, part, before, clock, partial(progress, "decode"))
     problem = next((cache.problem for cache in caches if cache.problem), None)
     reasons = tuple(RejectedFile(listing.paths[place], reason) for place, reason in done.reasons.items())
     usable = sorted(done.stamps)
@@ -185,28 +219,17 @@ def _from_images(
         paths=tuple(listing.paths[place] for place in usable),
         stamps=tuple(done.stamps[place] for place in usable),
         rejected=in_order(listing.rejected + reasons),
-        device=torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+        device=device_name(task.device),
         cached=len(found),
         warnings=(f"the cache is not used: {problem}",) if problem else (),
     )
 
 
-def _caches(folder: str | None, spaces: tuple[Space, ...]) -> list[Cache]:
-    """One for each space; none if one of them may not be cached, since that one has to be decoded anyway."""
-    if folder is None or any(space.recipe is None for space in spaces):
-        return []
-    from imgsubset.features.cache import Cache
-
-    return [Cache(Path(folder), space.recipe) for space in spaces if space.recipe is not None]
-
-
 def _from_embeddings(
     listing: Listing,
-    options: Options,
+    task: Task,
     spaces: tuple[Space, ...],
-    weight: float,
     embeddings: Embeddings,
-    device: str,
     clock: Clock,
     progress: Progress,
 ) -> Source:
@@ -215,7 +238,7 @@ def _from_embeddings(
     from imgsubset.features.embeddings import read_embeddings
     from imgsubset.statistics.moments import Block, ImageMoments
 
-    embedded = read_embeddings(embeddings, listing, torch_device(device))
+    embedded = read_embeddings(embeddings, listing, torch_device(task.device))
     places = {path: row for row, path in enumerate(embedded.paths)}
     left_out = {path for path in listing.paths if path not in places}
     if len(left_out) == len(listing.paths):
@@ -231,14 +254,15 @@ def _from_embeddings(
     if left_out:
         notes.append(f"{len(left_out):,} images of the source have no embedding and are left out")
     if spaces:
-        read = _from_images(listing.without(left_out), options, spaces, device, clock, progress)
+        read = _from_images(listing.without(left_out), task, spaces, clock, progress)
     else:
-        for name, value in vars(options.extraction).items():
+        for name, value in vars(task.extraction).items():
             if name != "features" and value != getattr(Extraction(), name):
                 raise UsageError(f"{name} {value!r} says how images are read; embeddings are used instead")
         paired = [pair for pair in zip(listing.paths, listing.stamps, strict=True) if pair[0] in places]
         paths, stamps = zip(*paired, strict=True)
-        read = Source(listing, (), paths, stamps, listing.rejected, torch_device(device).type)
+        read = Source(listing, (), paths, stamps, listing.rejected, torch_device(task.device).type)
     rows = torch.tensor([places[path] for path in read.paths], device=embedded.images.table.device)
-    block = Block("embeddings", ImageMoments(embedded.images.table[rows], embedded.images.positions), weight)
+    images = ImageMoments(embedded.images.table[rows], embedded.images.positions)
+    block = Block("embeddings", images, task.wanted["embeddings"])
     return replace(read, listing=listing, blocks=(*read.blocks, block), warnings=read.warnings + tuple(notes))

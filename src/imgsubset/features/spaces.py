@@ -18,15 +18,15 @@ from imgsubset.features.extractors import kind_of, make_extractor, module
 from imgsubset.files import identity
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.images import POLICY, shown_size
-from imgsubset.reading.listing import Listing
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.random_cnn import Extractor
 
 SMALL, LARGE = 32, 64  # pixels: what `auto` chooses between
 SMALL_SIDE, SMALL_SHARE = 40, 0.95  # so many of the images with sides up to this make a source of small ones
-SAMPLE = 256  # images whose headers are read for that
+SAMPLE, FAR_SAMPLE = 256, 16  # images whose headers are read for that; where all of the image is fetched
 # The networks that measure. They are constants, so that the sizes of any two runs compare: one of a shape that many
 # random networks have, one wider, one deeper.
 HELD_OUT = ((16, 32, 64), (32, 64, 128), (16, 32, 32, 48))
@@ -74,9 +74,10 @@ def resolution(listing: Listing, size: int | str) -> int:
     if size != "auto":
         return int(size)
     sides = []
-    for path in nsmallest(SAMPLE, listing.paths, key=lambda path: (zlib.crc32(os.fsencode(path)), path)):
+    count = FAR_SAMPLE if listing.far else SAMPLE
+    for path in nsmallest(count, listing.paths, key=lambda path: (zlib.crc32(os.fsencode(path)), path)):
         with suppress(Exception):  # what is wrong with a file is told when it is decoded
-            sides.append(max(shown_size(listing.locate(path))))
+            sides.append(max(shown_size(listing.file(path))))
     small = sum(side <= SMALL_SIDE for side in sides)
     return SMALL if sides and small >= SMALL_SHARE * len(sides) else LARGE
 

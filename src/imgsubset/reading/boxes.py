@@ -141,15 +141,16 @@ def _number(value: Any) -> float:
 
 
 def coco_boxes(
-    file: str | os.PathLike[str], wanted: Collection[str], everything: Collection[str]
+    file: str | os.PathLike[str], wanted: Collection[str], everything: Collection[str], content: bytes | None = None
 ) -> dict[str, list[Box]]:
     """The objects in a COCO file by the path of their image, of wanted images that it names.
 
     everything  the images of the source, which decide what a file name can mean
+    content     of the file, if it is read already
 
     Raises InputError for a file that is no such JSON.
     """
-    record, paths = named_images(file, wanted, everything)
+    record, paths = named_images(file, wanted, everything, content)
     found: defaultdict[str, list[Box]] = defaultdict(list, {path: [] for path in paths.values()})
     try:
         names = {one["id"]: str(one["name"]) for one in record.get("categories", ())}

@@ -29,18 +29,19 @@ def filtered_coco(file: str | os.PathLike[str], chosen: Collection[str], everyth
 
 
 def named_images(
-    file: str | os.PathLike[str], chosen: Collection[str], everything: Collection[str]
+    file: str | os.PathLike[str], chosen: Collection[str], everything: Collection[str], content: bytes | None = None
 ) -> tuple[dict[str, Any], dict[Any, str]]:
     """What a COCO file holds, and by their ids in it the paths of the chosen images.
 
     everything  the images of the source, which decide what a file name can mean
+    content     of the file, if it is read already
 
     A `file_name` means the image of that path; else the only one whose path ends in it, folder by folder; else the
     only one whose path ends in the longest tail of it that fits any, unless another name fits that one as well.
     Raises InputError for a file that is no such JSON, and if a chosen image and another one fit a `file_name`.
     """
     try:
-        record = json.loads(read_named(file, f"'{file}'"))
+        record = json.loads(read_named(file, f"'{file}'") if content is None else content)
         if not isinstance(record["images"], list):
             raise TypeError
         named = dict.fromkeys((image["id"], normpath(image["file_name"])) for image in record["images"])

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from imgsubset.errors import InputError, UsageError, meant, shortened
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.given import relative
-from imgsubset.reading.listing import Listing
 from imgsubset.reading.tables import LARGEST, Table, is_empty, number_of
 
 SEVERAL = "|"  # between the texts of one entry

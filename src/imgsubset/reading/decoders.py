@@ -27,8 +27,9 @@ from typing import IO, Any
 
 from imgsubset.cores import usable_cores
 from imgsubset.errors import InputError
-from imgsubset.files import Stamp
+from imgsubset.files import READERS, Stamp
 from imgsubset.reading.images import Facts, decode, reason, square_bytes
+from imgsubset.reading.members import AnyFile, Extent, Held, Sent, described, ready, recalled
 
 DECODE_SECONDS = 60.0  # that a process may be at one file
 STEP = 0.25  # seconds in which these are counted: of a suspension of all processes, however long, one step counts
@@ -63,9 +64,7 @@ def chunk_length(size: int) -> int:
 
 
 @contextmanager
-def decoded(
-    files: Sequence[bytes | str], sizes: Sequence[int], workers: int | None = None
-) -> Iterator[Iterator[Chunk]]:
+def decoded(files: Sequence[AnyFile], sizes: Sequence[int], workers: int | None = None) -> Iterator[Iterator[Chunk]]:
     """A context whose value is an iterator over the chunks of some files, in order.
 
     sizes    that each image is decoded to; the largest decides how long the chunks are
@@ -80,7 +79,7 @@ def decoded(
         yield (_decode_here(start, part, sizes) for start, part in parts)
         return
 
-    def work(start: int, part: Sequence[bytes | str]) -> Chunk:
+    def work(start: int, part: Sequence[AnyFile]) -> Chunk:
         worker = idle.pop()
         try:
             return worker.decode(start, part)
@@ -124,14 +123,14 @@ def _by_size(pixels: bytearray | mmap.mmap, sizes: Sequence[int]) -> dict[int, b
     return {size: bytes(pixels[a:b]) for size, (a, b) in zip(sizes, pairwise(_ends(sizes)), strict=True)}
 
 
-def _decode_here(start: int, files: Sequence[bytes | str], sizes: Sequence[int]) -> Chunk:
+def _decode_here(start: int, files: Sequence[AnyFile], sizes: Sequence[int]) -> Chunk:
     pixels = bytearray(_ends(sizes)[-1])
     outcomes = tuple(_decode_into(pixels, files, sizes, lambda place: None))
     return Chunk(start, _by_size(pixels, sizes), outcomes)
 
 
 def _decode_into(
-    pixels: bytearray | mmap.mmap, files: Sequence[bytes | str], sizes: Sequence[int], begin: Callable[[int], object]
+    pixels: bytearray | mmap.mmap, files: Sequence[AnyFile], sizes: Sequence[int], begin: Callable[[int], object]
 ) -> Iterator[Facts | str]:
     """Decode a chunk; its outcomes. `begin` is told the place of each file before that is opened."""
     ends = _ends(sizes)
@@ -174,13 +173,17 @@ class _Worker:
         except OSError as error:
             raise InputError(f"no decoding process can be started: {reason(error, sys.executable)}") from error
 
-    def decode(self, start: int, files: Sequence[bytes | str]) -> Chunk:
+    def decode(self, start: int, files: Sequence[AnyFile]) -> Chunk:
         """Have a chunk decoded. A file at which the process is lost is refused, and another process goes on."""
-        names, refused = [*map(os.fsencode, files)], dict[int, str]()
+        left, refused = list[Sent](), dict[int, str]()
+        for place, file in enumerate(_all_ready(files)):
+            if isinstance(file, Exception):
+                refused[place] = reason(file, "")
+            left.append("" if isinstance(file, Exception) else file)
         while True:
             seen, steps, stuck = 0, 0, False
             with suppress(EOFError, OSError):  # if the process is dead
-                self.pipe.send_bytes(b"\0".join(names))
+                self._send(left)
                 while steps < DECODE_SECONDS / STEP and not self.closed:
                     if self.pipe.poll(STEP):
                         heads = enumerate(json.loads(self.pipe.recv_bytes()))
@@ -197,12 +200,17 @@ class _Worker:
                 raise InputError(idle if stuck else f"a decoding process {how}")
             why = f"not decoded within {DECODE_SECONDS:g} s" if stuck else f"the process decoding it {how}"
             if last == at:  # else it had gone on just before it was killed
-                refused[at - 1], names[at - 1] = why, b""
+                refused[at - 1], left[at - 1] = why, ""
             if (number := next(self.losses)) > LOSSES:
-                name = os.fsdecode(files[at - 1])
-                raise InputError(f"{number} decoding processes were lost, the last at '{name}': {why}")
+                raise InputError(f"{number} decoding processes were lost, the last at {_name(files[at - 1])}: {why}")
             self.close()
             self._start()
+
+    def _send(self, files: Sequence[Sent]) -> None:
+        self.pipe.send_bytes(json.dumps([described(file) for file in files]).encode())
+        for file in files:
+            if isinstance(file, Held):
+                self.pipe.send_bytes(file.content)
 
     def _kill(self) -> int:
         """Kill the process, if it is not dead yet; its exit code."""
@@ -231,7 +239,9 @@ def serve(sizes: str) -> None:
 
     with suppress(EOFError, OSError):  # the parent is done, or gone
         while True:
-            files = pipe.recv_bytes().split(b"\0")
+            heads = json.loads(pipe.recv_bytes())
+            contents = iter(pipe.recv_bytes, None)
+            files = [recalled(head, contents) for head in heads]
             # Nobody but the kernel will kill a process that is caught in a loop when the parent is gone.
             signal.setitimer(signal.ITIMER_PROF, DECODE_SECONDS * len(files))
             outcomes = [*_decode_into(shared, files, squares, begin)]
@@ -245,6 +255,28 @@ def _plain(facts: Facts) -> object:
 
 def _facts(head: Any) -> Facts | str:
     return head if isinstance(head, str) else Facts(Stamp(*head[:2]), tuple(head[2]))
+
+
+def _all_ready(files: Sequence[AnyFile]) -> Sequence[Sent | Exception]:
+    """What a process is given of each file, or what asking for it has raised: from afar, several at once."""
+
+    def one(file: AnyFile) -> Sent | Exception:
+        try:
+            return ready(file)
+        except Exception as error:  # a data set may raise anything
+            return error
+
+    if all(isinstance(file, (str, bytes, os.PathLike, Held, Extent)) for file in files):
+        return [one(file) for file in files]
+    with ThreadPoolExecutor(READERS, "fetching") as threads:
+        return [*threads.map(one, files)]
+
+
+def _name(file: AnyFile) -> str:
+    """What a message calls a file."""
+    if isinstance(file, (str, bytes, os.PathLike)):
+        return f"'{os.fsdecode(file)}'"
+    return f"a file in '{file.file}'" if isinstance(file, Extent) else "a file in memory"
 
 
 def _memory() -> IO[bytes]:

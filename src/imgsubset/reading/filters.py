@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from imgsubset.errors import UsageError
 from imgsubset.options import Reading
-from imgsubset.reading.listing import UNREADABLE_FOLDER, AnySource, Listing, RejectedFile, in_order, list_images
+from imgsubset.reading.contents import UNREADABLE_FOLDER, Listing, RejectedFile, in_order
+from imgsubset.reading.listing import AnySource, list_images
 from imgsubset.reading.patterns import Expression
 from imgsubset.reading.sidecars import masks
 

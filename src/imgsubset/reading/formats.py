@@ -6,6 +6,7 @@ from posixpath import splitext
 
 _CONVERT = "which is not decoded; convert it to PNG or JPEG"
 _UNPACK = "which is not looked into; unpack it, and give the folder"
+_GIVE = "which is not looked into; give it as a source of its own, or unpack it"
 _PICTURES = {
     "an AVIF picture": ".avif .avifs",
     "a HEIC picture": ".heic .heif .hif",
@@ -14,20 +15,19 @@ _PICTURES = {
     "a DICOM picture": ".dcm .dicom",
     "a camera's raw picture": ".arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .raw .rw2 .srw",
 }
+_SOURCES = {"a zip archive": ".zip", "a tar archive": ".tar", "a Parquet table": ".parquet"}
 _ARCHIVES = {
-    "a zip archive": ".zip",
-    "a tar archive": ".tar .tgz .tbz2 .txz",
+    "a compressed tar archive": ".tgz .tbz2 .txz",
     "a gzip archive": ".gz",
     "a bzip2 archive": ".bz2",
     "an xz archive": ".xz",
     "a Zstandard archive": ".zst",
     "a 7z archive": ".7z",
     "a rar archive": ".rar",
-    "a Parquet table": ".parquet",
 }
 _BY_SUFFIX = {
     suffix: f"{kind}, {advice}"
-    for kinds, advice in ((_PICTURES, _CONVERT), (_ARCHIVES, _UNPACK))
+    for kinds, advice in ((_PICTURES, _CONVERT), (_SOURCES, _GIVE), (_ARCHIVES, _UNPACK))
     for kind, suffixes in kinds.items()
     for suffix in suffixes.split()
 }
@@ -51,6 +51,7 @@ _MAGIC = (  # where bytes that no text begins with stand in a file, and the suff
     (0, b"PAR1\x15", ".parquet"),
 )
 HEAD = 512  # bytes that tell what a file is
+_STARTS = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp", b"II*": ".tif"}
 PICTURES = frozenset(suffix for suffixes in _PICTURES.values() for suffix in suffixes.split())
 
 
@@ -63,3 +64,8 @@ def not_read_by_content(head: bytes) -> str | None:
     """What a file that begins with these HEAD bytes is, and what to do; None if they do not tell."""
     found = next((suffix for at, magic, suffix in _MAGIC if head.startswith(magic, at)), None)
     return found and _BY_SUFFIX[found]
+
+
+def suffix_of(content: bytes) -> str:
+    """What the name of a picture with this content ends in; of one that is not known in `.jpg`."""
+    return next((suffix for start, suffix in _STARTS.items() if content.startswith(start)), ".jpg")

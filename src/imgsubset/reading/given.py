@@ -10,7 +10,9 @@ from typing import Any, Protocol, TypeAlias
 
 from imgsubset.errors import InputError, UsageError, shown
 from imgsubset.inputs import Labels
-from imgsubset.reading.listing import Listing, list_images, list_paths
+from imgsubset.reading.contents import Listing
+from imgsubset.reading.datasets import is_data_set, list_data_set
+from imgsubset.reading.listing import list_images, list_paths
 
 
 class DataSet(Protocol):
@@ -21,7 +23,7 @@ class DataSet(Protocol):
 
 
 AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | DataSet | Listing"
-SOURCES = "a folder, a text file of paths, a list of paths, or a data set whose .samples are (path, class)"
+SOURCES = "a folder, an archive, a text file of paths, a list of paths, or a data set of (path or picture, class)"
 
 
 def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
@@ -31,9 +33,17 @@ def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
     """
     if isinstance(source, (str, os.PathLike, Listing)):
         return list_images(source), None
-    if hasattr(source, "dataset") and hasattr(source, "indices"):  # torch.utils.data.Subset of one
+    part = hasattr(source, "dataset") and hasattr(source, "indices")  # torch.utils.data.Subset of one
+    if part and _samples(source.dataset) is not None:  # type: ignore[union-attr]
         return _part(source)
     samples = _samples(source)
+    if samples is None and is_data_set(source):
+        return list_data_set(source)
+    if samples is None and part:
+        raise UsageError(
+            f"source {shown(source)}: the data set that it is of is not one whose .samples are (path, class), or whose "
+            "items are (picture, class)"
+        )
     if samples is None:
         return list_paths(_paths(source), "list of paths"), None
     try:
@@ -56,10 +66,6 @@ def _samples(source: object) -> Any:
 def _part(source: Any) -> tuple[Listing, Labels | None]:
     """Some of the images of a data set, by `dataset` and `indices`."""
     whole = _samples(source.dataset)
-    if whole is None:
-        raise UsageError(
-            f"source {shown(source)}: the data set that it is of is not one whose .samples are (path, class)"
-        )
     try:
         samples = [whole[index] for index in source.indices]
     except (TypeError, IndexError, KeyError):

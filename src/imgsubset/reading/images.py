@@ -5,7 +5,6 @@ Imports neither numpy nor torch unless a picture needs it, so that a decoding pr
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import IO
 # Importing the two plugins that Pillow does not preload keeps it from importing all forty of them instead.
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-from imgsubset.files import Stamp, open_regular
+from imgsubset.files import Stamp
 from imgsubset.reading.formats import HEAD, not_read_by_content
+from imgsubset.reading.members import AnyFile, opened
 
 # The decoders that are hardened and need no external program; the content of a file decides, not its name.
 POLICY = 1  # raised with every change of what pixels an image has: cached moments are then made anew
@@ -61,7 +61,7 @@ def square_bytes(size: int) -> int:
     return 3 * size**2 * (4 if size == PUBLISHED else 1)
 
 
-def decode(path: str | bytes | os.PathLike[str], sizes: Sequence[int]) -> Decoded:
+def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
     """Decode an image file, opened once, to pixels of each of some sizes.
 
     The policy, the same for every image: EXIF orientation applied; 16-bit, 32-bit and float pixels scaled to 8
@@ -72,15 +72,16 @@ def decode(path: str | bytes | os.PathLike[str], sizes: Sequence[int]) -> Decode
 
     Raises whatever Pillow raises for a file it cannot decode; `reason` turns that into a line.
     """
-    with open_regular(path) as file, warnings.catch_warnings():
+    opened_file, stamp = opened(path)
+    with opened_file as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stamp = Stamp.of(os.fstat(file.fileno()))
         with Image.open(file, formats=FORMATS) as image:
             shown = image.size
             if image.format in ("JPEG", "MPO") and PUBLISHED not in sizes:
                 image.draft(image.mode, (max(sizes), max(sizes)))
             published = [_as_published(image) for size in sizes if size == PUBLISHED]
-            squares = _shrink(image, lanczos) if (lanczos := [size for size in sizes if size != PUBLISHED]) else []
+            others = [size for size in sizes if size != PUBLISHED]
+            squares = _shrink(image, others) if others else []
             orientation = _orientation(image)
         if orientation in _TRANSPOSE:
             squares = [square.transpose(_TRANSPOSE[orientation]) for square in squares]
@@ -91,9 +92,9 @@ def decode(path: str | bytes | os.PathLike[str], sizes: Sequence[int]) -> Decode
         return Decoded(tuple(published[0] if size == PUBLISHED else next(found) for size in sizes), facts)
 
 
-def shown_size(path: str | bytes | os.PathLike[str]) -> tuple[int, int]:
+def shown_size(path: AnyFile) -> tuple[int, int]:
     """Width and height of an image file as its header has them. Raises what `decode` raises."""
-    with open_regular(path) as file, warnings.catch_warnings():
+    with opened(path)[0] as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(file, formats=FORMATS) as image:
             return image.size
@@ -203,11 +204,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def reason(error: BaseException, path: str | bytes | os.PathLike[str]) -> str:
+def reason(error: BaseException, path: AnyFile) -> str:
     """One line that says why a file could not be decoded."""
     if isinstance(error, UnidentifiedImageError):
         try:
-            with open(path, "rb") as file:  # noqa: PTH123 (bytes paths)
+            with opened(path)[0] as file:
                 return _what_it_is(file)
         except OSError:
             pass

@@ -2,111 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import re
+import shutil
 import stat
+import weakref
 from codecs import BOM_UTF8
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from posixpath import splitext
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
-from imgsubset.errors import InputError
-from imgsubset.files import Stamp, open_regular, read_whole, sha256_of
-from imgsubset.options import Reading
+from imgsubset.errors import InputError, UsageError
+from imgsubset.files import Stamp, read_whole
+from imgsubset.reading.containers import READERS, container_kind, members_of
+from imgsubset.reading.contents import SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, in_order
 from imgsubset.reading.formats import HEAD, PICTURES, not_read, not_read_by_content
+from imgsubset.reading.members import Member, Members
+from imgsubset.reading.naming import named
+from imgsubset.reading.remote import fetched, files_at, url_of
+from imgsubset.reading.shards import are_shards, expanded, is_pattern, members_of_shards
 
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
-)
-UNREADABLE_FOLDER = "cannot read folder"
 MOST_TEXT = 1 << 30  # bytes of paths: what is longer is some other file
-
-
-@dataclass(frozen=True)
-class RejectedFile:
-    """A file that cannot be used, by its path relative to the source, and the reason."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The images of a source.
-
-    name      the source, as the user calls it
-    root      the folder that the paths are relative to
-    paths     of the images, with `/`, in the order of their bytes
-    stamps    what each of them was when it was listed
-    rejected  files with a picture's name that are no readable file or of a format that is not read, and folders that
-              cannot be read
-    ignored   how many other files there were
-    passed_over  those of them, or folders of them, that a user may miss, with reasons
-    hidden    the hidden files with an image's name, and hidden folders; nothing in these is searched
-    listed    whether the images were named one by one, so that the root may hold others
-    reading   the options by which images were left out, once they were
-    order     of images that were named one by one, those that cannot be used among them: paths as in `paths`
-    """
-
-    name: str
-    root: Path
-    paths: tuple[str, ...] = field(repr=False)
-    stamps: tuple[Stamp, ...] = field(repr=False)
-    rejected: tuple[RejectedFile, ...] = field(default=(), repr=False)
-    ignored: int = 0
-    passed_over: tuple[RejectedFile, ...] = field(default=(), repr=False, kw_only=True)
-    hidden: tuple[str, ...] = field(default=(), repr=False, kw_only=True)
-    listed: bool = field(default=False, kw_only=True)
-    reading: Reading | None = field(default=None, kw_only=True)
-    order: tuple[str, ...] | None = field(default=None, repr=False, compare=False, kw_only=True)
-
-    @cached_property
-    def places(self) -> dict[str, int]:
-        """Where each path of `order` is named first."""
-        order = self.order or ()
-        return dict(zip(reversed(order), reversed(range(len(order))), strict=True))
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256, in hex, over the path, size and modification time of every image: what tells a changed source."""
-        digest = hashlib.sha256()
-        for path, stamp in zip(self.paths, self.stamps, strict=True):
-            digest.update(b"%b\0%d %d\0" % (os.fsencode(path), stamp.size, stamp.mtime_ns))
-        return digest.hexdigest()
-
-    def locate(self, path: str) -> str:
-        """The file of an image, or of another path in the source, as the current folder reaches it."""
-        return os.path.join(self.root, path)  # noqa: PTH118 (Path costs 5 us a file)
-
-    def open(self, path: str) -> BinaryIO:
-        """A file of the source, to be read. Raises OSError for what is no regular file."""
-        return open_regular(self.locate(path))
-
-    def stamp(self, path: str) -> Stamp:
-        """What a file of the source is now. Raises OSError."""
-        return Stamp.of(os.stat(self.locate(path)))  # noqa: PTH116
-
-    def sha256(self, path: str) -> str:
-        """SHA-256 of a file of the source, in hex. Raises OSError."""
-        with self.open(path) as file:
-            return sha256_of(file)
-
-    def names(self, folder: str) -> list[str]:
-        """All names in a folder of the source but hidden ones; none if it is no folder. Raises OSError."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            return [name for name in os.listdir(self.locate(folder)) if not name.startswith(".")]  # noqa: PTH208
-        return []
-
-    def without(self, out: Collection[str]) -> Listing:
-        """With those images ignored."""
-        kept = [(path, stamp) for path, stamp in zip(self.paths, self.stamps, strict=True) if path not in out]
-        paths, stamps = zip(*kept, strict=True) if kept else ((), ())
-        return replace(self, paths=paths, stamps=stamps, ignored=self.ignored + len(self.paths) - len(paths))
-
 
 AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing"
 
@@ -116,8 +35,10 @@ def list_images(source: AnySource) -> Listing:
 
     source  a folder, searched with the folders in it: extensions match without regard to case, hidden files and
             folders are skipped, symbolic links are followed; each folder is entered once, and a link to a folder
-            that contains the source is not entered, so loops end. Or a text file that names images, as in
-            `parse_paths`; or their paths, as in `list_paths`; or a listing, which is returned.
+            that contains the source is not entered, so loops end. Or a zip or tar archive, of which the same holds,
+            but for links, or a Parquet table of pictures; or several, as `shard-{000..127}.tar`. Or any of these
+            behind a URL. Or a text file that names images, as in `parse_paths`; or their paths, as in `list_paths`;
+            or a listing, which is returned.
 
     Raises InputError if the source is none of these or cannot be read.
     """
@@ -126,15 +47,24 @@ def list_images(source: AnySource) -> Listing:
     if not isinstance(source, (str, os.PathLike)):
         return list_paths(source, "list of paths")
     root = Path(source)
+    if url := url_of(source):
+        return list_url(url)
+    if is_pattern(str(source)):
+        return list_shards(expanded(str(source)), str(source), root)
     try:
         status = root.stat()
         mode = status.st_mode
         if stat.S_ISDIR(mode):
             os.scandir(root).close()
         else:
+            kind = container_kind(root) if stat.S_ISREG(mode) else None
+            if kind:
+                return list_members(*named(members_of(root, kind)), str(source), root)
             return _list_file(root, str(source), status.st_size)
     except OSError as error:
         raise InputError(f"cannot read source '{source}': {error.strerror or error}") from None
+    except UsageError:
+        raise
     except ValueError:
         raise InputError(f"source {str(source)!r} is no possible path") from None
     walk = _Walk(root)
@@ -161,6 +91,73 @@ def _list_file(file: Path, name: str, size: int) -> Listing:
     return list_paths(parse_paths(content), name)
 
 
+def list_shards(files: Sequence[str], name: str, root: Path) -> Listing:
+    """A listing of what is in several archives. Members of one name up to its first dot are one sample."""
+    return list_members(*named(members_of_shards(files, name)), name, root, samples=True)
+
+
+def list_url(url: str) -> Listing:
+    """A listing of what is behind a URL: of a folder, or of archives."""
+    urls = expanded(url)
+    if len(urls) == 1 and not url.lower().endswith((*READERS,)):
+        found, lasting = files_at(url)
+        return list_members(*named(found), url, Path(url), lasting=lasting)
+    files, folder = fetched(urls)
+    try:
+        listing = list_shards(files, url, Path(url)) if len(files) > 1 else replace(list_images(files[0]), name=url)
+    except InputError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        places = dict(zip(files, urls, strict=True))
+        raise InputError(re.sub("|".join(map(re.escape, files)), lambda file: places[file[0]], str(error))) from None
+    if listing.members is not None:
+        listing.members.lasting = False  # the cache knows an archive by its path
+        weakref.finalize(listing.members, shutil.rmtree, folder, ignore_errors=True)
+    return replace(listing, root=Path(url))
+
+
+def list_members(
+    files: Mapping[str, Member | str],
+    notes: Iterable[tuple[str, str]],
+    name: str,
+    root: Path,
+    samples: bool = False,
+    lasting: bool = True,
+) -> Listing:
+    """A listing of the files that lie in others, or reasons why they cannot be read, by paths that fit in a folder."""
+    kept: dict[str, Member] = {}
+    stamps: dict[str, Stamp] = {}
+    rejected, hidden, ignored = [], set(), 0
+    passed_over = [RejectedFile(path or root.name, why) for path, why in notes]
+    for path, file in files.items():
+        parts, suffix = path.split("/"), splitext(path)[1].lower()
+        if depth := next((depth for depth, part in enumerate(parts, 1) if part.startswith(".") and part != ".."), 0):
+            if depth < len(parts) or suffix in SUFFIXES:
+                hidden.add("/".join(parts[:depth]))
+            continue
+        if not isinstance(file, str):
+            kept[path] = file
+        image = suffix in SUFFIXES
+        what = file if isinstance(file, str) else None if image else not_read(path)
+        if image and path in kept:
+            stamps[path] = kept[path].stamp
+        elif what is not None and (image or suffix in PICTURES):
+            rejected.append(RejectedFile(path, what))
+        else:
+            ignored += 1
+            if what is not None:
+                passed_over.append(RejectedFile(path, what))
+    return Listing(
+        name,
+        root,
+        *_sorted(stamps),
+        in_order(rejected),
+        ignored,
+        passed_over=in_order(passed_over),
+        hidden=tuple(sorted(hidden, key=os.fsencode)),
+        members=Members(kept, samples, lasting),
+    )
+
+
 def parse_paths(content: bytes) -> list[str]:
     """The paths in a text: one a line, or ended by NUL bytes if it has any. Empty ones are left out."""
     content = content.removeprefix(BOM_UTF8)
@@ -176,9 +173,11 @@ def list_paths(
 
     Relative paths start from the current folder and stay as they are in the destination. If any path is absolute or
     leads up by `..`, all are taken relative to the deepest folder that contains all of them; or to the root that is
-    given, if it contains all of them.
+    given, if it contains all of them. If they are archives, what is in these is listed instead.
     """
     given = [os.fspath(path) for path in paths]
+    if are_shards(given):
+        return list_shards(given, name, Path(name))
     rejected = [RejectedFile(path, "no possible path") for path in given if "\0" in path]
     named = [path for path in given if "\0" not in path]
     base = Path()
@@ -218,11 +217,6 @@ def _sorted(stamps: dict[str, Stamp]) -> tuple[tuple[str, ...], tuple[Stamp, ...
     """Paths in the order of their bytes, and their stamps."""
     paths = tuple(sorted(stamps, key=os.fsencode))
     return paths, tuple(stamps[path] for path in paths)
-
-
-def in_order(rejected: Iterable[RejectedFile]) -> tuple[RejectedFile, ...]:
-    """Sorted by the bytes of their paths."""
-    return tuple(sorted(rejected, key=lambda file: os.fsencode(file.path)))
 
 
 class _Walk:

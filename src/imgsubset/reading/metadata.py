@@ -17,7 +17,7 @@ from posixpath import dirname, join, normpath
 from typing import Any
 
 from imgsubset.errors import InputError
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.sidecars import METADATA, upwards
 
 

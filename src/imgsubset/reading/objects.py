@@ -15,7 +15,7 @@ from imgsubset.errors import InputError, shortened
 from imgsubset.options import Reading
 from imgsubset.reading.boxes import Box, coco_boxes, voc_boxes, yolo_boxes
 from imgsubset.reading.columns import Column
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.sidecars import sidecars, upwards
 from imgsubset.reading.yolo import class_list, number_of_keypoints
 
@@ -183,7 +183,8 @@ def _read_coco(listing: Listing, paths: Sequence[str], files: Sequence[str]) -> 
         folder = dirname(file)
         home = dirname(folder) if basename(folder) == FOLDER else folder
         inside = [path for path in listing.paths if not home or path.startswith(f"{home}/")]
-        for path, boxes in coco_boxes(listing.locate(file), {*paths}.intersection(inside), inside).items():
+        where, wanted = listing.locate(file), {*paths}.intersection(inside)
+        for path, boxes in coco_boxes(where, wanted, inside, _whole(listing, file)).items():
             if (first := origin.setdefault(path, file)) != file:
                 raise InputError(
                     f"match 'objects': which of '{first}' and '{file}'? both name '{path}'; --coco says so"
@@ -191,6 +192,14 @@ def _read_coco(listing: Listing, paths: Sequence[str], files: Sequence[str]) -> 
             found.boxes[path] = boxes
     found.notes += _missing(len(found.boxes), len(paths), f"entry in {_files(files)}")
     return found
+
+
+def _whole(listing: Listing, file: str) -> bytes:
+    try:
+        with listing.open(file) as opened:
+            return opened.read()
+    except OSError as error:
+        raise InputError(f"cannot read '{listing.locate(file)}': {error.strerror or error}") from None
 
 
 def _nothing(listing: Listing) -> str:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from posixpath import basename, dirname, join, normpath, split, splitext
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.listing import SUFFIXES, Listing
+from imgsubset.reading.contents import SUFFIXES, Listing
 
 SIBLINGS = {"images": ("labels",), "JPEGImages": ("Annotations", "SegmentationClass", "SegmentationObject")}
 METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder; never sidecars, but filtered
@@ -59,18 +59,19 @@ def sidecars(
     if mode == "none":
         return dict.fromkeys(chosen, ())
     templates = () if mode == "auto" else _templates(mode)
-    wanted = {path: _places(path, templates) for path in chosen}
+    stem_of = source.members.stem if source.members is not None else _stem
+    wanted = {path: _places(path, templates, stem_of) for path in chosen}
     keys = {place for places in wanted.values() for place in places}
     # Unless a template says so, a picture beside a picture is no label, even if it is no candidate.
     beside = frozenset() if templates else {dirname(path) for path in chosen}
     named: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for folder in {folder for folder, _ in keys}:
         for name in _names(source, folder):
-            stem, suffix = splitext(name)
+            stem, suffix = stem_of(name), splitext(name)[1]
             key = folder, name if templates else stem
             if key not in keys or name in METADATA or (folder in beside and suffix.lower() in SUFFIXES):
                 continue
-            if os.path.isfile(source.locate(join(folder, name))):  # noqa: PTH113
+            if source.has(join(folder, name)):
                 named[key].append(join(folder, name))
     images = frozenset(everything)
     found = {path: {label for place in places for label in named.get(place, ())} for path, places in wanted.items()}
@@ -80,8 +81,10 @@ def sidecars(
 def leads_out(source: Listing, label: str, image: str) -> bool:
     """Whether a label file of an image is a link out of the source, or lies in a folder that is one.
 
-    A link to a folder with images makes that folder part of the source, with all that lies in it.
+    A link to a folder with images makes that folder part of the source, with all that lies in it. An archive has none.
     """
+    if source.members is not None:
+        return False
     folders = (part for part in upwards(dirname(label)) if part in upwards(dirname(image)))
     homes = (os.path.realpath(source.locate(folder)) for folder in {"", max(folders, key=len)})
     real = os.path.realpath(source.locate(label))
@@ -93,7 +96,11 @@ def upwards(folder: str) -> list[str]:
     return ["", *(folder.rsplit("/", dropped)[0] for dropped in range(folder.count("/") + 1))]
 
 
-def _places(path: str, templates: Sequence[str]) -> list[tuple[str, str]]:
+def _stem(name: str) -> str:
+    return splitext(name)[0]
+
+
+def _places(path: str, templates: Sequence[str], stem_of: Callable[[str], str]) -> list[tuple[str, str]]:
     """Folders to look in for an image's sidecars, each with a stem to look for; with templates, with a name."""
     if templates:
         return [split(target) for target in _filled(templates, path)]
@@ -103,7 +110,7 @@ def _places(path: str, templates: Sequence[str]) -> list[tuple[str, str]]:
         if images in parts:
             last = len(parts) - 1 - parts[::-1].index(images)
             folders += ["/".join([*parts[:last], label, *parts[last + 1 :]]) for label in labels]
-    return [(place, stem) for place in folders for stem in (splitext(name)[0], name)]
+    return [(place, stem) for place in folders for stem in (stem_of(name), name)]
 
 
 def _names(source: Listing, folder: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import Image
 
 from imgsubset.cores import usable_cores
 from imgsubset.reading.images import decode
+from imgsubset.reading.members import AnyFile
 
 SIDE, MOST_BYTES = 96, 4096
 QUALITIES = (80, 65, 50, 35, 20, 10)
@@ -29,13 +29,13 @@ class Small:
     sharpness: float
 
 
-def thumbnails(files: Sequence[str | bytes | os.PathLike[str]]) -> list[Small | None]:
+def thumbnails(files: Sequence[AnyFile]) -> list[Small | None]:
     """The small picture of each file, at most 96 pixels wide and high; None of one that cannot be read any more."""
     with ThreadPoolExecutor(usable_cores(), "thumbnails") as threads:  # Pillow's work lets others run
         return [*threads.map(_thumbnail, files)]
 
 
-def _thumbnail(file: str | bytes | os.PathLike[str]) -> Small | None:
+def _thumbnail(file: AnyFile) -> Small | None:
     try:
         decoded = decode(file, [SIDE])
     except Exception:  # it was decoded before; whatever has become of it, a report has nothing to show

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from posixpath import dirname, join
 
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.sidecars import SIBLINGS, upwards
 
 NAMES = ("classes.txt", "obj.names")  # of files with a class a line
@@ -30,7 +30,7 @@ def class_files(source: Listing, chosen: Sequence[str]) -> list[str]:
     folders = {up for path in chosen for up in upwards(dirname(path))}
     folders |= {join(dirname(folder), "labels") for folder in folders if folder.split("/")[-1] == "images"}
     paths = (join(folder, name) for folder in folders for name in NAMES)
-    return sorted((path for path in paths if os.path.isfile(source.locate(path))), key=os.fsencode)  # noqa: PTH113
+    return sorted((path for path in paths if source.has(path)), key=os.fsencode)
 
 
 def part_of(name: str) -> str | None:

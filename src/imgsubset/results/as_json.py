@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,10 +13,10 @@ from imgsubset.declared import CHOICE, NOTHING
 from imgsubset.files import identity
 from imgsubset.inputs import Labels
 from imgsubset.options import KNOWN, Options
-from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.estimates import Estimate, Estimated
-from imgsubset.results.records import Export, Placed, Result, Scored, Selection, Verification
+from imgsubset.results.records import Embedded, Export, Placed, Result, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ KEYS = {  # of the records that the functions below make
     "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "overlaps", "kid", "rejected"),
     "estimated": (*_ANY, "source", "subset", "n", "counts", "chosen", "estimates", "differences", "rejected", "foreign",
                   "files"),
+    "embedded": (*_ANY, "source", "shard", "cache", "counts", "rejected"),
     "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
 }  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
@@ -75,7 +75,7 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
         "format": FORMAT,
         **_describe_any(selection, selection.size),
         "warnings": [*selection.warnings, *(exported.warnings if exported else ())],
-        "source": _folder(selection.source),
+        "source": selection.source.place,
         "source_digest": selection.source.digest,
         "n": len(selection.rows),
         "request": request(selection.asked, selection.options, selection.embeddings, mode, ranked),
@@ -122,10 +122,6 @@ def _describe_any(result: Result, size: int | None = None) -> dict[str, Any]:
     }
 
 
-def _folder(source: Listing) -> str:
-    return os.path.abspath(source.root)  # noqa: PTH100 (resolve would follow links)
-
-
 def _named(files: Iterable[RejectedFile]) -> list[dict[str, str]]:
     return [dataclasses.asdict(file) for file in files]
 
@@ -166,7 +162,7 @@ def describe_scored(scored: Scored) -> dict[str, Any]:
     """The record of a subset that was scored, for json.dumps."""
     return {
         **_describe_any(scored, scored.size),
-        "source": _folder(scored.source),
+        "source": scored.source.place,
         "subset": scored.subset,
         "n": len(scored.paths),
         "counts": {"usable": scored.total, "rejected": len(scored.rejected), "foreign": len(scored.foreign)},
@@ -181,7 +177,7 @@ def describe_estimated(estimated: Estimated) -> dict[str, Any]:
     """The record of what results on a subset say of the whole, for json.dumps."""
     return {
         **_describe_any(estimated),
-        "source": _folder(estimated.source),
+        "source": estimated.source.place,
         "subset": estimated.subset,
         "n": len(estimated.paths),
         "counts": {"usable": estimated.total, "rejected": len(estimated.rejected), "foreign": len(estimated.foreign)},
@@ -219,6 +215,19 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
         },
         "kid": {name: dataclasses.asdict(one) | {"differs": one.differs} for name, one in comparison.kid.items()},
         "rejected": {name: _named(files) for name, files in zip(("first", "second"), comparison.rejected, strict=True)},
+    }
+
+
+def describe_embedded(embedded: Embedded) -> dict[str, Any]:
+    """The record of a piece of a source that is in the cache, for json.dumps."""
+    names = ("images", "decoded", "cached")
+    return {
+        **_describe_any(embedded, embedded.size),
+        "source": embedded.source.place,
+        "shard": dict(zip(("index", "of"), embedded.shard, strict=True)),
+        "cache": embedded.cache,
+        "counts": {name: getattr(embedded, name) for name in names} | {"rejected": len(embedded.rejected)},
+        "rejected": _named(embedded.rejected),
     }
 
 

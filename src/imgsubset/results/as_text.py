@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.lines import SHOWN, files, first, names, notes, printable, table, times
-from imgsubset.results.records import Export, Placed, Scored, Selection, Verification
+from imgsubset.results.records import Embedded, Export, Placed, Scored, Selection, Verification
 from imgsubset.results.score_lines import comparison_verdict, kids, known_lines, score_lines
 
 if TYPE_CHECKING:
@@ -194,6 +194,21 @@ def _figures(what: str, limit: str, figures: Mapping[str, Distance | Overlap]) -
         f"{'-' if name.startswith('kid') else format(one.ratio, '.2f'):>9}{_probability(one.p_value):>8}"
         for name, one in figures.items()
     ]
+
+
+def embedded_summary(embedded: Embedded, verbose: bool = False) -> str:
+    """The summary of a piece of a source that is in the cache."""
+    index, of = embedded.shard
+    which = f", piece {index:,} of {of:,}" if of > 1 else ""
+    lines = [
+        f"{embedded.images:,} of {len(embedded.source.paths):,} images of {printable(embedded.source.name)}{which}: "
+        f"{embedded.decoded:,} decoded, {embedded.cached:,} in the cache before",
+        *notes(embedded.warnings),
+        "",
+        times(embedded.seconds, verbose),
+        *files("skipped", embedded.rejected, verbose),
+    ]
+    return "\n".join(lines)
 
 
 def verification_summary(found: Verification, verbose: bool = False) -> str:

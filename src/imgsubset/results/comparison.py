@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.reading.contents import Listing, RejectedFile
 from imgsubset.results.evidence import Contrast
 from imgsubset.results.records import Result
 

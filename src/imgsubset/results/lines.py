@@ -7,7 +7,7 @@ from heapq import nlargest
 from itertools import islice
 
 from imgsubset.errors import shortened
-from imgsubset.reading.listing import RejectedFile
+from imgsubset.reading.contents import RejectedFile
 
 LONGEST = 3  # stages whose time is told
 NOTHING = 1e-12  # a mean that is no more than this is 0, but for rounding

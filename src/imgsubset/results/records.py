@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.files import Stamp
 from imgsubset.options import Options
-from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.reading.contents import Listing, RejectedFile
 from imgsubset.results.evidence import Evidence
 from imgsubset.results.scores import Score
 
@@ -223,6 +223,34 @@ class Scored(Result):
     def __repr__(self) -> str:
         n = len(self.paths)
         return f"Scored({n:,} of {self.total:,} images of {self.source.name!r}, {_closeness(self.score)})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Embedded(Result):
+    """A piece of a source that is in the cache. It also tells what every `Result` does.
+
+    source    the listing of the whole source
+    shard     which piece, counted from 1, and of how many
+    images    how many images it has
+    decoded   how many of them were decoded
+    cached    how many the cache held already
+    rejected  the files of the piece that are not usable, with reasons; those that listing found out, in the first piece
+    cache     the folder
+    size      resolution at which pixels reached the networks, in pixels
+    """
+
+    source: Listing
+    shard: tuple[int, int]
+    images: int
+    decoded: int
+    cached: int
+    rejected: tuple[RejectedFile, ...]
+    cache: str
+    size: int | None
+
+    def __repr__(self) -> str:
+        piece = f"piece {self.shard[0]:,} of {self.shard[1]:,} of {self.source.name!r}"
+        return f"Embedded({piece}: {self.images:,} images, {self.decoded:,} decoded, {self.cached:,} cached)"
 
 
 @dataclass(frozen=True)

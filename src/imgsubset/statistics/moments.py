@@ -113,9 +113,13 @@ class Standard:
     scale: Tensor
     kept: Tensor
 
-    def apply(self, images: ImageMoments) -> ImageMoments:
-        """Standardised moments: algebra on the moments, with a' = (a - c) / s and q' = (q - 2 c a + c^2) / s^2."""
-        table = images.table.new_empty(len(images), 2 * len(self.center))
+    def apply(self, images: ImageMoments, in_place: bool = False) -> ImageMoments:
+        """Standardised moments: algebra on the moments, with a' = (a - c) / s and q' = (q - 2 c a + c^2) / s^2.
+
+        in_place  whether the table may be written over, as is done if all channels are kept
+        """
+        in_place = in_place and bool(self.kept.all())
+        table = images.table if in_place else images.table.new_empty(len(images), 2 * len(self.center))
         # In blocks: float64 copies of the whole table would be most of the memory that an image takes.
         for block, source in zip(torch.split(table, BLOCK), torch.split(images.table, BLOCK), strict=True):
             mean, square = (part[:, self.kept].double() for part in source.chunk(2, 1))

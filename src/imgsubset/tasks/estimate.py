@@ -74,7 +74,7 @@ def estimate(
     with clock.stage("list"):
         outcomes = read_outcomes(results, wanted)
         if isinstance(subset, Selection):
-            members: AnySource = [subset.source.locate(path) for path in subset.chosen]
+            members: AnySource = subset.source.only(subset.chosen)
             options = options or subset.options
         else:
             members = subset

@@ -12,9 +12,9 @@ from imgsubset.errors import UsageError, shown
 from imgsubset.features.spaces import VIEWS
 from imgsubset.inputs import Embeddings, Labels, of_kind
 from imgsubset.options import Options, merged
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, labels_by_path, list_source
-from imgsubset.reading.listing import Listing
 
 
 def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[Listing, Options, Embeddings | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -29,7 +28,7 @@ Looks = dict[str, np.ndarray]
 def pictures_of(source: Source, rows: Iterable[int], known: Mapping[int, Small] | None = None) -> dict[int, Small]:
     """The small pictures of rows of a source that are not known yet, but for those that cannot be read any more."""
     wanted = sorted({*rows}.difference(known or {}))
-    files = [os.fsencode(source.listing.locate(source.paths[row])) for row in wanted]
+    files = [source.listing.file(source.paths[row]) for row in wanted]
     found = zip(wanted, thumbnails(files), strict=True)
     return {row: small for row, small in found if small is not None}
 
@@ -89,8 +88,8 @@ def of_known(known: Mapping[str, Channels], sets: Sequence[Sequence[int]]) -> li
             means = [values[rows][:, share].mean(0) for rows in sets]
             order = np.argsort(-means[0], kind="stable")[:MOST_CLASSES]
             names = tuple(np.array(columns.names, object)[share][order])
-            shares = [tuple(one[order].tolist()) for one in means]
-            found.append(Shares(f"images with each value of {name}", "", names, *shares, len(sets[0])))
+            whole, subset, random = (tuple(one[order].tolist()) for one in means)
+            found.append(Shares(f"images with each value of {name}", "", names, whole, subset, random, len(sets[0])))
     numbers.sort(key=lambda pair: -pair[0])
     return [*(drawn for _, drawn in numbers[:MOST_NUMBERS]), *found]
 

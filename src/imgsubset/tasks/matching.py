@@ -13,7 +13,7 @@ from posixpath import basename
 
 from imgsubset.features.source import Source
 from imgsubset.files import READERS
-from imgsubset.reading.listing import Listing, RejectedFile
+from imgsubset.reading.contents import Listing, RejectedFile
 from imgsubset.writing.manifest import Manifest
 
 
@@ -131,16 +131,21 @@ class _Index:
 
     def _same(self, subset: Listing, path: str, candidate: str) -> bool:
         try:
-            if os.path.samefile(subset.locate(path), self.listing.locate(candidate)):  # noqa: PTH121
+            files = subset.members is None and self.listing.members is None
+            if files and os.path.samefile(subset.locate(path), self.listing.locate(candidate)):  # noqa: PTH121
                 return True
-            same_size = subset.stamp(path).size == self.listing.stamp(candidate).size
+            sizes = subset.stamp(path).size, self.listing.stamp(candidate).size
+            same_size = sizes[0] == sizes[1] or 0 in sizes  # of what is in memory it is not known
             return same_size and subset.sha256(path) == self.listing.sha256(candidate)
         except OSError:
             return False
 
     def of_content(self, subset: Listing, path: str) -> list[int]:
         """All images with the content of this file, those of the same name first."""
-        rows = self.of_size.get(subset.stamp(path).size, ())
+        size = subset.stamp(path).size
+        rows = self.of_size.get(size, []) + (self.of_size.get(0, []) if size else [])
+        if not size and subset.members is not None:  # it is not known
+            rows = list(range(len(self.source.paths)))
         if not rows:
             return []
         digest, name = subset.sha256(path), basename(path)

@@ -14,9 +14,9 @@ from imgsubset.files import identity, sha256
 from imgsubset.inputs import AnyEmbeddings, Embeddings
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, list_source
-from imgsubset.reading.listing import Listing
 from imgsubset.tasks.given import given, pixels_needed
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
 from imgsubset.writing.manifest import NAME, Manifest, read_manifest

@@ -13,8 +13,8 @@ from imgsubset.features.source import Source, read_source
 from imgsubset.inputs import AnyEmbeddings, Embeddings, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.given import AnySource
-from imgsubset.reading.listing import Listing
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
 from imgsubset.tasks.given import check_callable, destination_of, given, pixels_needed
@@ -43,8 +43,10 @@ def select(
 ) -> Selection:
     """Find the n images of a source whose distribution is closest to that of all of them. Copies nothing.
 
-    source      a folder, searched with the folders in it; a text file of paths; a list of paths; or a data set whose
-                `.samples` or `.imgs` are (path, class), such as torchvision's ImageFolder: its classes serve stratify
+    source      a folder, searched with the folders in it; an archive, a pattern or list of archives, a Parquet table, a
+                URL of these; a text file or list of paths; or a data set: one whose `.samples` or `.imgs` are (path,
+                class), such as torchvision's ImageFolder, one whose items are (picture, class), or Hugging Face's. Its
+                classes serve stratify
     n           a number, a percentage such as '10%', or 'auto', which aims at options.target_loss or target_size
     extractor   feature maps instead of the random CNN's: uint8 pixels (B, H, W, 3) to float maps (B, C, h, w)
     embeddings  features computed elsewhere, in place of decoding: Embeddings; or an array, a tensor or a .npy file
@@ -120,7 +122,7 @@ def select_into(
     )
     listing, options, embeddings = given(source, options, embeddings)
     with ExitStack() as stack:
-        held = None if destination is None else stack.enter_context(held_for(listing, destination))
+        held = None if destination is None else stack.enter_context(held_for(listing, destination, mode))
         if held is not None:
             described = embeddings.describe() if embeddings else None
             wanted = request(str(n), options, described, mode, ranked)

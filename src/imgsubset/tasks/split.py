@@ -134,7 +134,7 @@ def split_into(
         replaced: dict[str, tuple[Held, bool]] = {}
         for name in () if destination is None else parts:
             assert destination is not None
-            held = stack.enter_context(held_for(listing, Path(destination, name)))
+            held = stack.enter_context(held_for(listing, Path(destination, name), mode))
             wanted = request(_asked(name, parts), options, described, mode, ranked=False)
             if not overwrite and (earlier := finished(listing, wanted, options.reading, held.path)):
                 ready[name] = Placed(earlier.record, held.path, None, None)

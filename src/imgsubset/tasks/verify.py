@@ -9,7 +9,7 @@ from imgsubset.errors import InputError
 from imgsubset.files import READERS, files_in, sha256
 from imgsubset.inputs import of_kind
 from imgsubset.progress import Progress, teller
-from imgsubset.reading.listing import RejectedFile
+from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.records import Verification
 from imgsubset.writing.folders import opened
 from imgsubset.writing.manifest import read_manifest

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from imgsubset.errors import OutputError
 from imgsubset.files import Cancelled, Stamp, new_file, sha256_of
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 
 
 def place(source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode: str, cancelled: Cancelled) -> str:
@@ -29,22 +29,25 @@ def place(source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode
             with new_file(name, durable=False, inside=folder) as copy:  # it is synced before it is read back
                 digest = sha256_of(file, cancelled, copy)
                 copy.flush()
-                shutil.copystat(file.fileno(), copy.fileno())  # type: ignore[arg-type]  # descriptors do
+                if source.members is None:
+                    shutil.copystat(file.fileno(), copy.fileno())  # type: ignore[arg-type]  # descriptors do
+                else:
+                    os.utime(copy.fileno(), ns=(stamp.mtime_ns, stamp.mtime_ns))
                 os.fsync(copy.fileno())
                 copy.seek(0)
                 if sha256_of(copy, cancelled) != digest:
                     raise OutputError(f"the copy of '{original}' differs from it when read back")
         else:
             digest = sha256_of(file, cancelled)
-        status = os.fstat(file.fileno())
+        now = source.stamp_of(path, file)
         if mode == "symlink":
             os.symlink(os.path.abspath(original), name, dir_fd=folder)  # noqa: PTH100 (resolve would follow links)
         elif mode == "hardlink":
             _hard_link(os.path.realpath(original), folder, name)
             linked = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if not os.path.samestat(linked, status):
+            if not os.path.samestat(linked, os.fstat(file.fileno())):
                 stamp = Stamp(-1, -1)  # another file has its name now
-    if Stamp.of(status) != stamp:
+    if now != stamp:
         raise OutputError(f"'{original}' changed while imgsubset was at work; run it again")
     return digest
 

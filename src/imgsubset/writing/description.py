@@ -9,7 +9,7 @@ from posixpath import join, normpath
 
 from imgsubset.errors import OutputError
 from imgsubset.files import read_whole, write_whole
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.yolo import HEADER, description, part_of, parts_of
 from imgsubset.writing.destination import output_errors
 

@@ -15,11 +15,12 @@ from types import NoneType
 
 from imgsubset.declared import CHOICE
 from imgsubset.errors import ImgsubsetError, OutputError, UsageError
-from imgsubset.files import Stamp, files_in
+from imgsubset.files import files_in
 from imgsubset.options import Options, Reading
 from imgsubset.reading.coco import filtered_coco
-from imgsubset.reading.listing import Listing
+from imgsubset.reading.contents import Listing
 from imgsubset.reading.metadata import filtered_metadata, metadata_files
+from imgsubset.reading.remote import url_of
 from imgsubset.reading.sidecars import leads_out, sidecars
 from imgsubset.reading.yolo import class_files, description, parts_of
 from imgsubset.results.as_json import describe_options
@@ -33,12 +34,15 @@ RANKED = "ranked.txt"
 
 
 @contextlib.contextmanager
-def held_for(source: Listing, destination: str | os.PathLike[str]) -> Iterator[Held]:
+def held_for(source: Listing, destination: str | os.PathLike[str], mode: str = "copy") -> Iterator[Held]:
     """Keep all other runs out of a destination, after what a killed one has left there is finished or removed.
 
-    Raises UsageError if source and destination overlap, OutputError if the destination cannot be a folder or another
-    run is at work there. None of these changes anything.
+    Raises UsageError if source and destination overlap, or if the mode is to link to what is no file; OutputError if
+    the destination cannot be a folder or another run is at work there. None of these changes anything.
     """
+    source.check_links(mode)
+    if url := url_of(destination):
+        raise UsageError(f"destination '{url}' is a URL; a subset is written to a folder")
     if overlap := _overlap(source, destination):
         raise UsageError(f"destination '{destination}' {overlap}")
     with contextlib.ExitStack() as stack:
@@ -72,6 +76,9 @@ def check_free(held: Held, overwrite: bool = False) -> None:
 def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     """How a destination and the source are in each other's way; empty if they are not."""
     real_source, real = (Path(os.path.realpath(path)) for path in (source.root, destination))
+    if source.members is not None:  # its root is a name alone
+        held = (file for file in source.members.containers if real in Path(os.path.realpath(file)).parents)
+        return next((f"contains '{file}' of source '{source.name}'" for file in held), "")
     if real == real_source:
         return "is the source itself"
     if source.listed:  # the root may hold much else, and the destination too, but for the images and links to them
@@ -113,7 +120,8 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
     alone, named = [], []  # files that are about many images
     if options.sidecars != "none":
         alone = class_files(source, chosen)
-        named = [path for path in metadata_files(chosen) if os.path.lexists(source.locate(path))]
+        named = metadata_files(chosen) if source.members is None else []
+        named = [path for path in named if os.path.lexists(source.locate(path))]
     copied = {path for paths in beside.values() for path in paths}.union(alone)
     left = set[str]()
     if not options.follow_labels:
@@ -148,9 +156,10 @@ def finished(
     record = found.record
     try:
         same = (
-            record["source"] == os.path.abspath(source.root)  # noqa: PTH100 (resolve would follow links)
+            record["source"] == source.place
             and isinstance(record["program"]["version"], str)
-            and all(Stamp.of((folder / path).stat()).size == source.stamp(path).size for path in found.hashes)
+            and source.lasting
+            and all(source.stamp(path).size in (0, (folder / path).stat().st_size) for path in found.hashes)
             and all((folder / path).is_file() for path in found.extras)
             and _same_labels(source, tuple(found.hashes), options, found.extras)
             and record["source_digest"] == source.digest

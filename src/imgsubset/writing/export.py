@@ -73,7 +73,7 @@ def export(
     if not isinstance(selection, Selection):
         raise UsageError(f"selection {shown(selection)} is not what `select` returns")
     destination = of_kind("destination", "str", destination, "the path of a folder")
-    with held_for(selection.source, destination) as held:
+    with held_for(selection.source, destination, mode) as held:
         return fill(held, selection, mode=mode, overwrite=overwrite, ranked=ranked, progress=tell)
 
 

@@ -1,0 +1,236 @@
+"""Files to moments with the help of other ranks: each decodes and reduces a piece, and rank 0 gathers the tables.
+
+The moments of an image depend on nothing but the image, and every sum over images is made in rank 0, over all rows in
+their order: so any number of ranks chooses the same subset. The tables are gathered, rather than read from the cache
+that each rank fills too: what may not be cached is dealt out as well, machines need not share a folder for it, and no
+file that cannot be decoded is tried twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgsubset.cores import bounded, sharing
+from imgsubset.devices import torch_device, trouble
+from imgsubset.errors import ImgsubsetError, InputError
+from imgsubset.features.pieces import piece
+from imgsubset.features.spaces import Space, feature_spaces
+from imgsubset.files import Stamp
+from imgsubset.options import Extraction, Options
+from imgsubset.progress import Clock
+from imgsubset.ranks import Ranks, aside, together
+from imgsubset.reading.decoders import decoded
+from imgsubset.reading.members import AnyFile, Extent, described, ready
+
+if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
+    import torch
+
+    from imgsubset.features.cache import Cache
+    from imgsubset.features.ingest import Ingested
+    from imgsubset.features.random_cnn import Extractor
+
+SECOND = 10**9  # nanoseconds
+OPENED = (str, bytes, os.PathLike, Extent)  # files that another rank can open by itself
+
+
+@dataclass(frozen=True)
+class Task:
+    """What images are to be reduced to, in words that another rank understands.
+
+    wanted    by name the share of the loss that a feature has
+    size      side of the square that images are resized to, in pixels
+    measured  whether the networks that measure are wanted
+    seen      what else is asked for of the pixels, names in `features.spaces.VIEWS`
+    """
+
+    wanted: Mapping[str, float]
+    extraction: Extraction
+    size: int
+    device: str
+    measured: bool
+    seen: tuple[str, ...]
+    workers: int | None
+    cache: str | None
+
+    @classmethod
+    def asked(
+        cls, options: Options, wanted: Mapping[str, float], size: int, device: str, measured: bool, seen: Sequence[str]
+    ) -> Task:
+        """From a user's options."""
+        running = options.running
+        return cls(wanted, options.extraction, size, device, measured, tuple(seen), running.workers, running.cache)
+
+    def spaces(self, extractor: Extractor | None = None) -> tuple[Space, ...]:
+        """The feature spaces; `extractor` is a caller's own, which only a process that works alone can have."""
+        options = Options(extraction=self.extraction)
+        return feature_spaces(
+            self.wanted, options, self.size, self.device, extractor, measured=self.measured, seen=self.seen
+        )
+
+    def words(self) -> bytes:
+        """As JSON."""
+        extraction = vars(self.extraction) | {"features": dict(self.extraction.features)}
+        return json.dumps(vars(self) | {"wanted": dict(self.wanted), "extraction": extraction}).encode()
+
+    @classmethod
+    def of(cls, words: bytes) -> Task:
+        """From JSON."""
+        fields = json.loads(words)
+        return cls(**fields | {"extraction": Extraction(**fields["extraction"]), "seen": tuple(fields["seen"])})
+
+
+def caches_of(task: Task, spaces: Sequence[Space]) -> list[Cache]:
+    """A cache for each space; none if one of them may not be cached, since that one has to be decoded anyway."""
+    if task.cache is None or any(space.recipe is None for space in spaces):
+        return []
+    from imgsubset.features.cache import Cache
+
+    return [Cache(Path(task.cache), space.recipe) for space in spaces if space.recipe is not None]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that are to be reduced.
+
+    files   each as it can be opened
+    names   each as the caches know it; () where there are none
+    places  of each among the images that are known in the end
+    """
+
+    files: Sequence[AnyFile]
+    names: Sequence[bytes]
+    places: Sequence[int]
+
+    def some(self, which: Sequence[int]) -> Files:
+        """Those of these numbers."""
+        names = [self.names[number] for number in which] if self.names else []
+        return Files([self.files[number] for number in which], names, [self.places[number] for number in which])
+
+
+def reduced(
+    task: Task,
+    spaces: tuple[Space, ...],
+    caches: Sequence[Cache],
+    files: Files,
+    known: Callable[[torch.device], Ingested],
+    clock: Clock,
+    progress: Callable[[int, int], None],
+) -> Ingested:
+    """What is known, and the moments of these files, which the caches get too; by all ranks, where there are several.
+
+    known     what is known already, on this device
+    progress  is told the number of images just done, and that of all that this process does
+    """
+    ranks = together()
+    if ranks is None or not files.files or not all(isinstance(file, OPENED) for file in files.files):
+        return reduced_here(task, spaces, caches, files, known, clock, progress)
+    total = len(files.files)
+    parts = [files.some(piece(total, rank, ranks.place.size)) for rank in range(ranks.place.size)]
+    asked = [(rank, part, _asked(ranks, rank, task, spaces, part)) for rank, part in enumerate(parts) if rank]
+    where = torch_device(task.device)
+    try:
+        with its_share(ranks, task):
+            done = reduced_here(task, spaces, caches, parts[0], known, clock, progress)
+    except ImgsubsetError:
+        for rank, part, answer in asked:  # which must be heard, whatever is asked next
+            _gathered(ranks, rank, part, json.loads(answer.result()), known(where), caches, where)
+        raise
+    with clock.stage("gather"):
+        for rank, part, answer in asked:
+            done = _gathered(ranks, rank, part, json.loads(answer.result()), done, caches, where)
+    return done
+
+
+@contextmanager
+def its_share(ranks: Ranks, task: Task) -> Iterator[None]:
+    """A context in which a rank decodes: with its share of the cores, and no other way out of too small a GPU.
+
+    Raises InputError for that: moments by a CPU would be others.
+    """
+    with sharing(ranks.cores), bounded(task.workers):
+        try:
+            yield
+        except RuntimeError as error:
+            problem = trouble(error)
+            if problem is None:
+                raise
+            raise InputError(f"{problem}; --device cpu does without it") from None
+
+
+def reduced_here(
+    task: Task,
+    spaces: tuple[Space, ...],
+    caches: Sequence[Cache],
+    files: Files,
+    known: Callable[[torch.device], Ingested],
+    clock: Clock,
+    progress: Callable[[int, int], None],
+) -> Ingested:
+    numbers = {place: number for number, place in enumerate(files.places)} if caches else {}
+    with decoded(files.files, sorted({space.size for space in spaces}), task.workers) as chunks:
+        with clock.stage("import"):
+            from imgsubset.features.ingest import ingest
+
+        def store(places: list[int], done: Ingested) -> None:
+            for cache, images in zip(caches, done.images, strict=False):  # there may be no caches
+                rows, stamps = images.table[places].cpu().numpy(), [done.stamps[place] for place in places]
+                cache.put([files.names[numbers[place]] for place in places], stamps, rows, images.positions)
+
+        where = torch_device(task.device)
+        networks = [(space.make(), space.size) for space in spaces]
+        total = len(files.files)
+        return ingest(chunks, files.places, known(where), networks, where, lambda count: progress(count, total), store)
+
+
+def _asked(ranks: Ranks, rank: int, task: Task, spaces: tuple[Space, ...], part: Files) -> Any:
+    """Ask another rank for its piece; the beginning of its answer, when it has done that."""
+    recipes = json.dumps([space.recipe for space in spaces]).encode()
+
+    def ask() -> bytes:
+        files = json.dumps([described(ready(file)) for file in part.files]).encode()
+        names = json.dumps([*map(os.fsdecode, part.names)]).encode()
+        ranks.say(rank, task.words(), recipes, files, names)
+        return ranks.hear(rank)
+
+    return aside(ask)
+
+
+def _gathered(
+    ranks: Ranks,
+    rank: int,
+    part: Files,
+    head: dict[str, Any],
+    done: Ingested,
+    caches: Sequence[Cache],
+    where: torch.device,
+) -> Ingested:
+    """What is known, and what another rank has made of its piece."""
+    import torch
+
+    from imgsubset.statistics.moments import BLOCK, ImageMoments
+
+    done.reasons.update({part.places[int(number)]: why for number, why in head["reasons"].items()})
+    for cache in caches:
+        cache.problem = cache.problem or head["problem"]
+    if not head["usable"]:
+        return done
+    stamps = torch.empty(head["usable"], 4, dtype=torch.int64)
+    ranks.receive(rank, stamps)
+    places = [part.places[number] for number in stamps[:, 0].tolist()]
+    for place, (_, size, seconds, rest) in zip(places, stamps.tolist(), strict=True):
+        done.stamps[place] = Stamp(size, seconds * SECOND + rest)
+    if not done.images:
+        shapes = [(torch.empty(done.total, width, device=where), positions) for width, positions in head["images"]]
+        done = replace(done, images=tuple(ImageMoments(table, positions) for table, positions in shapes))
+    for (width, _), images in zip(head["images"], done.images, strict=True):
+        for some in torch.split(torch.tensor(places), BLOCK):
+            rows = torch.empty(len(some), width)
+            ranks.receive(rank, rows)
+            images.table[some.to(where)] = rows.to(where)
+    return done

@@ -1,0 +1,89 @@
+"""The members of zip and tar archives.
+
+Nothing is unpacked. A pass over the headers says where the bytes of each member are; who decodes or copies it reads
+them there. A compressed tar file has no such places, and is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from imgsubset.errors import InputError
+from imgsubset.reading.members import LOCAL_HEADER, MOST_BYTES, Extent
+from imgsubset.reading.naming import Found
+from imgsubset.reading.tars import DamageError, entries
+
+METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+ENCRYPTED = 1  # the bit of a zip archive's flags
+
+
+def in_tar(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Found]:
+    """What is in a tar archive, in its order. Raises InputError if it is none."""
+    ended, some = False, False
+    try:
+        for entry in entries(file.fileno()):
+            if entry is None:
+                ended = True
+                continue
+            some = True
+            extent = Extent(path, entry.start, entry.size, status.st_size, status.st_mtime_ns)
+            yield os.fsdecode(entry.name), entry.problem or _too_large(entry.size) or extent
+    except DamageError as error:
+        if not some:
+            raise InputError(f"source '{path}' cannot be read as a tar archive: {error}") from None
+        yield "", str(error)
+        return
+    if not ended:
+        yield "", "the archive has no end mark: it may have been cut off"
+
+
+def in_zip(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Found]:
+    """What is in a zip archive, in its order. Raises InputError if it is none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            infos = archive.infolist()
+    except Exception as error:  # a hostile one raises far more than BadZipFile
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"source '{path}' cannot be read as a zip archive: {why[:200]}") from None
+    shared = _shared((info.header_offset, info.header_offset + LOCAL_HEADER + info.compress_size) for info in infos)
+    for info in infos:
+        if info.filename.endswith("/"):  # a name may be empty
+            continue
+        length, method, size = info.compress_size, info.compress_type, info.file_size
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        problem = None
+        if info.flag_bits & ENCRYPTED:
+            problem = "encrypted"
+        elif kind == stat.S_IFLNK:
+            problem = "a link, which is not followed in an archive"
+        elif kind not in (0, stat.S_IFREG):
+            problem = "not a regular file"
+        elif method not in METHODS:
+            problem = f"compressed by method {method}, which is not read: only stored and deflated members are"
+        elif info.header_offset in shared:
+            problem = "shares its bytes with another member of the archive"
+        elif info.header_offset + LOCAL_HEADER + length > status.st_size or (not method and length != size):
+            problem = "its size in the archive makes no sense"
+        packed = length, method, info.CRC
+        extent = Extent(path, info.header_offset, size, status.st_size, status.st_mtime_ns, packed)
+        yield info.filename, problem or _too_large(max(size, length)) or extent
+
+
+def _shared(places: Iterable[tuple[int, int]]) -> set[int]:
+    """Where members begin that have bytes in common, as those of a bomb do; a place is where one begins and ends."""
+    found: set[int] = set()
+    furthest = owner = -1
+    for start, end in sorted(places):
+        if start < furthest:
+            found |= {start, owner}
+        if end > furthest:
+            furthest, owner = end, start
+    return found
+
+
+def _too_large(size: int) -> str | None:
+    return f"{size:,} bytes, more than the {MOST_BYTES:,} of a member that is read" if size > MOST_BYTES else None

@@ -1,0 +1,174 @@
+"""What a source holds: its images by path, what each was when it was listed, and how to open them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from imgsubset.errors import UsageError
+from imgsubset.files import Stamp, open_regular, sha256_of
+from imgsubset.options import Reading
+from imgsubset.reading.members import AnyFile, Extent, Members
+
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
+)
+UNREADABLE_FOLDER = "cannot read folder"
+
+
+@dataclass(frozen=True)
+class RejectedFile:
+    """A file that cannot be used, by its path relative to the source, and the reason."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source.
+
+    name      the source, as the user calls it
+    root      the folder that the paths are relative to, or what stands for it where `members` holds the files
+    paths     of the images, with `/`, in the order of their bytes
+    stamps    what each of them was when it was listed
+    rejected  files with a picture's name that are no readable file or of a format that is not read, and folders that
+              cannot be read
+    ignored   how many other files there were
+    passed_over  those of them, or folders of them, that a user may miss, with reasons
+    hidden    the hidden files with an image's name, and hidden folders; nothing in these is searched
+    listed    whether the images were named one by one, so that the root may hold others
+    reading   the options by which images were left out, once they were
+    members   the files of a source that is no folder; None for one on the file system
+    order     of images that were named one by one, those that cannot be used among them: paths as in `paths`
+    """
+
+    name: str
+    root: Path
+    paths: tuple[str, ...] = field(repr=False)
+    stamps: tuple[Stamp, ...] = field(repr=False)
+    rejected: tuple[RejectedFile, ...] = field(default=(), repr=False)
+    ignored: int = 0
+    passed_over: tuple[RejectedFile, ...] = field(default=(), repr=False, kw_only=True)
+    hidden: tuple[str, ...] = field(default=(), repr=False, kw_only=True)
+    listed: bool = field(default=False, kw_only=True)
+    reading: Reading | None = field(default=None, kw_only=True)
+    members: Members | None = field(default=None, repr=False, compare=False, kw_only=True)
+    order: tuple[str, ...] | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each path of `order` is named first."""
+        order = self.order or ()
+        return dict(zip(reversed(order), reversed(range(len(order))), strict=True))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, over the path, size and modification time of every image: what tells a changed source."""
+        digest = hashlib.sha256()
+        for path, stamp in zip(self.paths, self.stamps, strict=True):
+            digest.update(b"%b\0%d %d\0" % (os.fsencode(path), stamp.size, stamp.mtime_ns))
+        return digest.hexdigest()
+
+    @property
+    def place(self) -> str:
+        """What a manifest calls the source: its absolute path, or its URL."""
+        return self.name if "://" in self.name else os.path.abspath(self.root)  # noqa: PTH100 (resolve follows links)
+
+    def locate(self, path: str) -> str:
+        """The file of an image, or of another path in the source, as the current folder reaches it, or a message says.
+
+        Where `members` holds the files, nothing has this name.
+        """
+        return os.path.join(self.root, path)  # noqa: PTH118 (Path costs 5 us a file)
+
+    def file(self, path: str) -> AnyFile:
+        """What a decoding process is given of a file of the source."""
+        return os.fsencode(self.locate(path)) if self.members is None else self.members[path]
+
+    def in_turn(self, places: list[int]) -> list[int]:
+        """Places of images in the order in which their files lie, so that each container is read from its beginning."""
+        if self.members is None:
+            return places
+        found = self.members.found
+        return sorted(places, key=lambda place: found[self.paths[place]].turn)
+
+    @property
+    def far(self) -> bool:
+        """Whether files are fetched whole, from a table, a data set or over a network."""
+        return self.members is not None and not all(isinstance(one, Extent) for one in self.members.found.values())
+
+    @property
+    def lasting(self) -> bool:
+        """Whether key and stamp tell if an image is the same in another run."""
+        return self.members is None or self.members.lasting
+
+    def key(self, path: str) -> bytes:
+        """What the cache knows an image by, beside its stamp."""
+        if self.members is not None:
+            return os.fsencode(f"{self.members[path].key}\0{path}")
+        return os.fsencode(os.path.abspath(self.locate(path)))  # noqa: PTH100 (resolve would follow links)
+
+    def open(self, path: str) -> BinaryIO:
+        """A file of the source, to be read. Raises OSError for what is no regular file."""
+        return open_regular(self.locate(path)) if self.members is None else self.members[path].open()
+
+    def stamp(self, path: str) -> Stamp:
+        """What a file of the source is now. Raises OSError."""
+        if self.members is not None:
+            return self.members[path].stamp
+        return Stamp.of(os.stat(self.locate(path)))  # noqa: PTH116
+
+    def stamp_of(self, path: str, file: BinaryIO) -> Stamp:
+        """What an opened file of the source is now; a member cannot be opened once what it lies in has changed."""
+        return Stamp.of(os.fstat(file.fileno())) if self.members is None else self.members[path].stamp
+
+    def has(self, path: str) -> bool:
+        """Whether the source has a regular file, or a link to one, of this path."""
+        if self.members is not None:
+            return path in self.members
+        return os.path.isfile(self.locate(path))  # noqa: PTH113 (Path costs 5 us a file)
+
+    def sha256(self, path: str) -> str:
+        """SHA-256 of a file of the source, in hex. Raises OSError."""
+        with self.open(path) as file:
+            return sha256_of(file)
+
+    def names(self, folder: str) -> list[str]:
+        """All names in a folder of the source but hidden ones; none if it is no folder. Raises OSError."""
+        if self.members is not None:
+            return self.members.folders.get(folder, [])
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return [name for name in os.listdir(self.locate(folder)) if not name.startswith(".")]  # noqa: PTH208
+        return []
+
+    def only(self, paths: Sequence[str]) -> Listing:
+        """These of the images, named one by one."""
+        stamps = dict(zip(self.paths, self.stamps, strict=True))
+        few = tuple(sorted({*paths}, key=os.fsencode))
+        kept = tuple(stamps[path] for path in few)
+        return replace(self, paths=few, stamps=kept, rejected=(), listed=True, order=tuple(paths))
+
+    def check_links(self, mode: str) -> None:
+        """Raise UsageError for a mode that makes links where there are no files to link to."""
+        if self.members is not None and mode in ("symlink", "hardlink"):
+            raise UsageError(
+                f"mode '{mode}' needs files to link to, and source '{self.name}' is no folder; copy instead"
+            )
+
+    def without(self, out: Collection[str]) -> Listing:
+        """With those images ignored."""
+        kept = [(path, stamp) for path, stamp in zip(self.paths, self.stamps, strict=True) if path not in out]
+        paths, stamps = zip(*kept, strict=True) if kept else ((), ())
+        return replace(self, paths=paths, stamps=stamps, ignored=self.ignored + len(self.paths) - len(paths))
+
+
+def in_order(rejected: Iterable[RejectedFile]) -> tuple[RejectedFile, ...]:
+    """Sorted by the bytes of their paths."""
+    return tuple(sorted(rejected, key=lambda file: os.fsencode(file.path)))

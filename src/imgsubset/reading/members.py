@@ -1,0 +1,199 @@
+"""Files that lie in another: where their bytes are, and how to read them without unpacking anything to the disk."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from posixpath import split, splitext
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias
+
+from imgsubset.files import Stamp, open_regular
+
+MOST_BYTES = 1 << 29  # of a member, which is read into memory
+LOCAL_HEADER = 30  # bytes of a zip archive before the name of a member, which its data follow (APPNOTE.TXT, 4.3.7)
+
+
+class Held(NamedTuple):
+    """The content of a file that is in memory, and its stamp."""
+
+    content: bytes
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes of a file that are a file of their own, a member of it.
+
+    file     the path of what it lies in, the container
+    start    where its bytes begin; those of a member of a zip archive follow its header there
+    size     how many they are, once unpacked
+    whole    the size of the container, and
+    mtime_ns the time of its last change, by which a changed one is known
+    packed   in a zip archive: how many bytes are there, the method (0 stored, 8 deflated), and CRC-32 once unpacked
+    """
+
+    file: str
+    start: int
+    size: int
+    whole: int
+    mtime_ns: int
+    packed: tuple[int, int, int] | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        """What the member was when it was listed: changed whenever its container is."""
+        return Stamp(self.size, self.mtime_ns)
+
+    @property
+    def key(self) -> str:
+        """What tells it from any other of its name and stamp."""
+        return f"{os.path.abspath(self.file)}\0{self.whole} {self.start}"  # noqa: PTH100 (resolve would follow links)
+
+    @property
+    def turn(self) -> tuple[str, int]:
+        """Where it lies."""
+        return self.file, self.start
+
+    def ready(self) -> Extent:
+        """What a decoding process is given."""
+        return self
+
+    def open(self) -> BinaryIO:
+        """The member, to be read. Raises OSError if it is not what it was listed as, or is damaged."""
+        with open_regular(self.file) as container:
+            if Stamp.of(os.fstat(container.fileno())) != Stamp(self.whole, self.mtime_ns):
+                raise OSError(errno.ESTALE, "its archive has changed", self.file)
+            if self.packed is None:
+                return io.BytesIO(_read(container, self.start, self.size))
+            length, method, checksum = self.packed
+            header = _read(container, self.start, LOCAL_HEADER)
+            if not header.startswith(b"PK\x03\x04"):
+                raise OSError(errno.EIO, "its header in the archive is damaged")
+            start = self.start + LOCAL_HEADER + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+            content = _read(container, start, length)
+        if method:
+            content = _inflated(content, self.size)
+        if len(content) != self.size or zlib.crc32(content) != checksum:
+            raise OSError(errno.EIO, "its content is not what its archive says")
+        return io.BytesIO(content)
+
+
+def _read(container: BinaryIO, start: int, size: int) -> bytes:
+    content = os.pread(container.fileno(), size, start)
+    while 0 < len(content) < size and (more := os.pread(container.fileno(), size - len(content), start + len(content))):
+        content += more  # a call returns at most 2 GB, and what a signal leaves of it
+    if len(content) < size:
+        raise OSError(errno.EIO, "its archive is cut off")
+    return content
+
+
+def _inflated(content: bytes, size: int) -> bytes:
+    """What was deflated, and never more than a byte above its size: a bomb says a small one."""
+    inflate = zlib.decompressobj(-15)
+    try:
+        return inflate.decompress(content, size + 1)
+    except zlib.error:
+        raise OSError(errno.EIO, "its content in the archive is damaged") from None
+
+
+class Member(Protocol):
+    """A file that is none of the file system's.
+
+    stamp  what it was when it was listed; a size of 0 is not known
+    key    what tells it from any other of its name and stamp
+    turn   where it lies: the container, and the place in it
+    """
+
+    @property
+    def stamp(self) -> Stamp: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def turn(self) -> tuple[str, int]: ...
+    def ready(self) -> Extent | Held:
+        """What a decoding process is given. May raise anything."""
+
+    def open(self) -> BinaryIO:
+        """The file, to be read. Raises OSError."""
+
+
+AnyFile: TypeAlias = "str | bytes | os.PathLike[str] | Held | Member"
+"""What can be decoded: a path, or a file that lies in another, or in memory."""
+Sent: TypeAlias = "str | bytes | os.PathLike[str] | Held | Extent"
+"""What a decoding process can open by itself."""
+
+
+def opened(file: AnyFile) -> tuple[BinaryIO, Stamp]:
+    """A file, to be read, and what it is now. Raises OSError for what is no regular file."""
+    if isinstance(file, Held):
+        return io.BytesIO(file.content), file.stamp
+    if not isinstance(file, (str, bytes, os.PathLike)):
+        return file.open(), file.stamp
+    found = open_regular(file)
+    return found, Stamp.of(os.fstat(found.fileno()))
+
+
+def ready(file: AnyFile) -> Sent:
+    """What a decoding process is given of a file. May raise anything."""
+    return file if isinstance(file, (str, bytes, os.PathLike, Held)) else file.ready()
+
+
+def described(file: Sent) -> Any:
+    """A file as JSON can hold it; of one in memory all but the content."""
+    if isinstance(file, Extent):
+        return astuple(file)
+    return {"stamp": astuple(file.stamp)} if isinstance(file, Held) else os.fsdecode(file)
+
+
+def recalled(described: Any, contents: Iterator[bytes]) -> Sent:
+    """A file from its description and, if that is in memory, from the next of some contents."""
+    if isinstance(described, dict):
+        return Held(next(contents), Stamp(*described["stamp"]))
+    if isinstance(described, list):
+        path, start, size, whole, mtime_ns, packed = described
+        return Extent(path, start, size, whole, mtime_ns, packed and tuple(packed))
+    return os.fsencode(described)
+
+
+class Members:
+    """The members of a source, by their paths in it: with `/`, relative, and without `..`.
+
+    samples  whether those of a folder whose names are the same up to the first dot belong together, as in a WebDataset
+    lasting  whether their keys and stamps tell if they are the same in another run
+    """
+
+    def __init__(self, found: Mapping[str, Member], samples: bool = False, lasting: bool = True) -> None:
+        self.found, self.samples, self.lasting = found, samples, lasting
+
+    def stem(self, name: str) -> str:
+        """What the names of an image and of its labels have in common."""
+        return name.partition(".")[0] if self.samples else splitext(name)[0]
+
+    def __getitem__(self, path: str) -> Member:
+        """The member of this path. Raises FileNotFoundError if there is none."""
+        if (member := self.found.get(path)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return member
+
+    def __contains__(self, path: object) -> bool:
+        return path in self.found
+
+    @cached_property
+    def folders(self) -> Mapping[str, list[str]]:
+        """The names of the members in each folder."""
+        names = defaultdict[str, list[str]](list)
+        for path in self.found:
+            folder, name = split(path)
+            names[folder].append(name)
+        return names
+
+    @cached_property
+    def containers(self) -> frozenset[str]:
+        """The files that the members lie in."""
+        return frozenset(file for member in self.found.values() if (file := getattr(member, "file", None)))

@@ -1,0 +1,182 @@
+"""Tables of pictures as Hugging Face writes them: a Parquet column of `bytes` and `path`, or of bytes alone."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from posixpath import splitext
+from typing import Any, BinaryIO
+
+from imgsubset.errors import InputError, UsageError, shortened
+from imgsubset.files import Stamp, open_regular
+from imgsubset.reading.contents import SUFFIXES
+from imgsubset.reading.formats import suffix_of
+from imgsubset.reading.members import MOST_BYTES, Held
+from imgsubset.reading.naming import Found, no_path
+
+MOST_GROUP = 1 << 31  # bytes of the pictures of a group of rows, which is read as a whole
+KEPT = 2  # groups of rows: pictures are asked for in their order, by several threads
+
+
+class Table:
+    """A Parquet file with pictures in a column; groups of its rows are read when one of them is asked for."""
+
+    def __init__(self, path: str, status: os.stat_result, leaf: str) -> None:
+        self.path, self.leaf = path, leaf
+        self.whole, self.mtime_ns = status.st_size, status.st_mtime_ns
+        self.lock = threading.Lock()
+        self.groups: dict[int, Any] = {}
+
+    def content(self, group: int, row: int) -> bytes:
+        """The picture in a row of a group. Raises OSError if there is none, or the file has changed."""
+        with self.lock:
+            if group not in self.groups:
+                column = self._read(group)
+                while len(self.groups) >= KEPT:
+                    del self.groups[next(iter(self.groups))]
+                self.groups[group] = column
+            column = self.groups[group]
+        content = column[row].as_py()
+        if not isinstance(content, bytes):
+            raise OSError(errno.EINVAL, "no picture")
+        if len(content) > MOST_BYTES:
+            raise OSError(errno.EFBIG, "larger than a picture that is read")
+        return content
+
+    def _read(self, group: int) -> Any:
+        from pyarrow import parquet
+
+        with open_regular(self.path) as file:
+            if Stamp.of(os.fstat(file.fileno())) != Stamp(self.whole, self.mtime_ns):
+                raise OSError(errno.ESTALE, "its table has changed", self.path)
+            try:
+                # As a dictionary, so that a small file with one large value in each of a million rows stays small.
+                opened = parquet.ParquetFile(file, read_dictionary=[self.leaf])
+                return opened.read_row_group(group, columns=[self.leaf]).flatten().column(0)
+            except Exception as error:  # of many kinds, all from damaged files
+                raise OSError(errno.EIO, f"its table is damaged: {_said(error)}") from None
+
+
+class Row:
+    """A picture in a row of a table."""
+
+    __slots__ = ("group", "place", "row", "table")
+
+    def __init__(self, table: Table, place: int, group: int, row: int) -> None:
+        self.table, self.place, self.group, self.row = table, place, group, row
+
+    @property
+    def file(self) -> str:
+        """The path of the table."""
+        return self.table.path
+
+    @property
+    def stamp(self) -> Stamp:
+        """What it was when it was listed. Its size is not known: nothing of a column of bytes is read for that."""
+        return Stamp(0, self.table.mtime_ns)
+
+    @property
+    def key(self) -> str:
+        """What tells it from any other of its name and stamp."""
+        return f"{os.path.abspath(self.table.path)}\0{self.table.whole} {self.place}"  # noqa: PTH100 (see Extent)
+
+    @property
+    def turn(self) -> tuple[str, int]:
+        """Where it lies."""
+        return self.table.path, self.place
+
+    def ready(self) -> Held:
+        """Its content. Raises OSError."""
+        return Held(self.table.content(self.group, self.row), self.stamp)
+
+    def open(self) -> BinaryIO:
+        """Its content, to be read. Raises OSError."""
+        return io.BytesIO(self.ready().content)
+
+
+def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Found]:
+    """The pictures of a table, in the order of its rows: by the paths in it or, where there are none, by numbers.
+
+    Raises InputError if it is no such table, UsageError without pyarrow.
+    """
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise UsageError(f"source '{path}': Parquet needs a library: pip install 'imgsubset[parquet]'") from None
+    try:
+        leaf, named = _column(parquet.read_schema(file))
+        opened = parquet.ParquetFile(file, read_dictionary=[named] * (named is not None))
+        metadata = opened.metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        if metadata.num_rows > status.st_size or metadata.num_rows != sum(group.num_rows for group in groups):
+            raise ValueError(f"it says that it has {metadata.num_rows:,} rows")
+        names: list[Any] = [None] * metadata.num_rows if named is None else []
+        for number in range(len(groups) if named else 0):
+            names += _values(opened.read_row_group(number, columns=[named]).flatten().column(0))
+    except Exception as error:  # of many kinds, all from damaged files
+        raise InputError(f"source '{path}' cannot be read as a Parquet table of pictures: {_said(error)}") from None
+    if any(group.total_byte_size > MOST_GROUP for group in groups):
+        raise InputError(f"source '{path}' has groups of rows of more than 2 GB; write it with smaller ones")
+    table = Table(path, status, leaf)
+    rows = [Row(table, 0, group, row) for group, one in enumerate(groups) for row in range(one.num_rows)]
+    for place, row in enumerate(rows):
+        row.place = place
+    yield from zip(_names(names, rows), rows, strict=True)
+
+
+def _column(schema: Any) -> tuple[str, str | None]:
+    """The leaves of the first column of pictures: their bytes, and their paths if it has them.
+
+    Raises ValueError if there is none.
+    """
+    from pyarrow import types
+
+    def of_bytes(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    for field in schema:
+        inner = {one.name: one.type for one in field.type} if types.is_struct(field.type) else {}
+        if "bytes" in inner and of_bytes(inner["bytes"]):
+            return f"{field.name}.bytes", f"{field.name}.path" if "path" in inner else None
+        if of_bytes(field.type):
+            return field.name, None
+    raise ValueError(f"no column has bytes, of {', '.join(schema.names)}")
+
+
+def _values(column: Any) -> list[Any]:
+    """What is in a column that is a dictionary."""
+    found: list[Any] = []
+    for chunk in column.chunks:
+        values = chunk.dictionary.to_pylist()
+        found += [None if index is None else values[index] for index in chunk.indices.to_pylist()]
+    return found
+
+
+def _names(paths: Sequence[object], rows: Sequence[Row]) -> list[str]:
+    """What the rows are called."""
+    times, width = Counter(paths), len(str(len(paths) - 1))
+    suffix = None
+    names = []
+    for place, path in enumerate(paths):
+        good = isinstance(path, str) and times[path] == 1 and splitext(path)[1].lower() in SUFFIXES
+        if not (good and no_path(str(path)) is None):
+            suffix = suffix or _first_suffix(rows)
+            path = f"{place:0{width}}{suffix}"
+        names.append(str(path))
+    return names
+
+
+def _first_suffix(rows: Sequence[Row]) -> str:
+    try:
+        return suffix_of(rows[0].ready().content)
+    except OSError:
+        return suffix_of(b"")
+
+
+def _said(error: Exception) -> str:
+    return shortened(" ".join(str(error).split()) or type(error).__name__, 200)
