@@ -3,13 +3,14 @@ from __future__ import annotations
 import io
 import sys
 import urllib.error
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import smooth
+from conftest import Run, smooth, strict_json
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from imgsubset.errors import UsageError
 from imgsubset.features.extractors import EXTRACTORS, is_raw, kind_of
 from imgsubset.features.inception import LAYERS, Inception
 from imgsubset.reading.images import PUBLISHED, decode, square_bytes
+from imgsubset.statistics.vectors import frechet_distance
 
 fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 resampling = pytest.importorskip("torch_fidelity.interpolate_compat_tensorflow")
@@ -191,3 +193,19 @@ def test_a_comparison_has_the_fid_and_the_kid_of_torch_fidelity(inception_file: 
     assert (frechet.p_value * 201) % 1 == pytest.approx(0, abs=1e-9)
     # The mean over all spaces, of one space, is its value.
     assert found.loss.ratio == pytest.approx(found.loss.value)
+
+
+@pytest.mark.slow
+def test_a_score_has_the_fid_from_the_whole_too(
+    inception_file: Path, tmp_path: Path, imgsubset: Callable[..., Run]
+) -> None:
+    for number in range(5):
+        smooth(number, 40, 30).save(tmp_path / f"{number}.png")
+    (tmp_path / "some.txt").write_text("0.png\n3.png\n4.png\n")
+    run = imgsubset("score", tmp_path, tmp_path / "some.txt", "--features", "inception64", "--workers", "0",
+                    "--weights-file", inception_file, "--device", "cpu", "--json")  # fmt: skip
+    fid = strict_json(run.out)["score"]["searched"]["inception64"]["divergences"]["fid"]
+    network = theirs(64, inception_file)
+    features = torch.cat([network(as_theirs(tmp_path / f"{number}.png"))[0] for number in range(5)]).double()
+    assert fid["value"] == pytest.approx(frechet_distance(features, features[[0, 3, 4]]), rel=1e-4)
+    assert fid["random_mean"] > 0 < fid["random_std"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imgsubset.statistics.moments import ImageMoments
 from imgsubset.statistics.permutation import two_sample
-from imgsubset.statistics.vectors import deals, draws_of, frechet_distance, frechet_of, kid_of
+from imgsubset.statistics.vectors import deals, draws_of, frechet_distance, frechet_of, kid_of, subset_distances
 
 CPU = torch.device("cpu")
 
@@ -139,3 +139,12 @@ def test_a_set_of_one_image_has_no_kid() -> None:
     (found,) = two_sample([images(vectors(1, 3, 0))], [images(vectors(5, 3, 1))], seed=0, draws=3, raw=[True])
     assert found.kid is None
     assert bool(found.values.isfinite().all())
+
+
+def test_a_subset_is_measured_from_the_whole_beside_random_ones() -> None:
+    features, rows = vectors(20, 6, 0), torch.tensor([1, 4, 7, 9, 12, 13, 15, 18])
+    found = subset_distances(features, rows, seed=1)
+    assert len(found) == 1 + 200
+    assert found[0] == pytest.approx(by_sqrtm(features.numpy(), features[rows].numpy()), rel=1e-5)
+    assert 0 < found[1:].min() < found[1:].mean() < found[1:].max()
+    assert subset_distances(features, torch.arange(20), seed=1).abs().max() < 1e-9

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.lines import SHOWN, files, first, names, notes, printable, table, times
 from imgsubset.results.records import Embedded, Export, Placed, Scored, Selection, Verification
-from imgsubset.results.score_lines import comparison_verdict, kids, known_lines, score_lines
+from imgsubset.results.score_lines import comparison_verdict, fid_lines, kids, known_lines, score_lines
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
@@ -155,6 +155,7 @@ def scored_summary(scored: Scored, verbose: bool = False) -> str:
         *known_lines(scored.score, verbose),
         "",
         f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer.",
+        *fid_lines(scored.score),
         *notes(scored.warnings),
         "",
         times(scored.seconds, verbose),

@@ -29,6 +29,15 @@ def score_lines(score: Score, n: int, verbose: bool = False) -> list[str]:
     return [*lines, f"{'loss':<12}{raw}{score.loss:>8.3f}   {bar(score.loss)}".rstrip()]
 
 
+def fid_lines(score: Score) -> list[str]:
+    """The FID of the subset from the whole, in spaces where it is known."""
+    return [
+        f"FID from the whole, in {one.name}: {one.divergences['fid']:.4g}; random subsets {one.random_mean['fid']:.4g}."
+        for one in score.searched
+        if "fid" in one.divergences
+    ]
+
+
 def known_lines(score: Score, verbose: bool) -> list[str]:
     """How close the subset is in each space that was matched, and in each column of what is known of the images."""
     columns = [column for column, _ in score.columns]

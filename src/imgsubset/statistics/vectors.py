@@ -36,12 +36,33 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     centred vectors themselves, where they are no more than C: an N x M matrix instead of C x C ones, and no digit is
     lost to squares. Of more it is the triangle of their QR decomposition. The covariance of one image counts as 0.
     """
-    means = first.mean(0), second.mean(0)
-    roots = [(one - mean) / max(1, len(one) - 1) ** 0.5 for one, mean in zip((first, second), means, strict=True)]
-    traces = sum(root.square().sum() for root in roots)
-    roots = [torch.linalg.qr(root, mode="r").R if len(root) > root.shape[1] else root for root in roots]
-    shared = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
-    return float(((means[0] - means[1]).square().sum() + traces - 2 * shared).clamp(min=0))
+    return _between(_normal(first), _normal(second))
+
+
+def _normal(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, trace of the covariance S, and an R with R^T R = S."""
+    mean = vectors.mean(0)
+    root = (vectors - mean) / max(1, len(vectors) - 1) ** 0.5
+    trace = root.square().sum()
+    return mean, trace, torch.linalg.qr(root, mode="r").R if len(root) > root.shape[1] else root
+
+
+def _between(one: tuple[Tensor, Tensor, Tensor], other: tuple[Tensor, Tensor, Tensor]) -> float:
+    shared = torch.linalg.svdvals(one[2] @ other[2].T).sum()
+    return float(((one[0] - other[0]).square().sum() + one[1] + other[1] - 2 * shared).clamp(min=0))
+
+
+def subset_distances(features: Tensor, rows: Tensor, seed: int) -> Tensor:
+    """The FID of some of the vectors (N, C) from all of them, then those of random subsets of the size (1 + draws,)."""
+    features = features.double().cpu()
+    total, n, whole = len(features), len(rows), _normal(features)
+
+    def of(number: int) -> float:
+        drawn = torch.randperm(total, generator=dice(features.device, "fid", seed, number))[:n]
+        return _between(whole, _normal(features[drawn if number >= 0 else rows.cpu()]))
+
+    draws = range(-1, draws_of(total, n))
+    return torch.tensor(side_by_side(of, draws, features.device), dtype=torch.float64)
 
 
 def frechet_of(features: Tensor, dealt: Tensor) -> Tensor:
