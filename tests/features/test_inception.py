@@ -204,7 +204,7 @@ def test_a_score_has_the_fid_from_the_whole_too(
     (tmp_path / "some.txt").write_text("0.png\n3.png\n4.png\n")
     run = imgsubset("score", tmp_path, tmp_path / "some.txt", "--features", "inception64", "--workers", "0",
                     "--weights-file", inception_file, "--device", "cpu", "--json")  # fmt: skip
-    fid = strict_json(run.out)["score"]["searched"]["inception64"]["divergences"]["fid"]
+    fid = strict_json(run.out)["score"]["searched"]["blocks"][0]["divergences"]["fid"]
     network = theirs(64, inception_file)
     features = torch.cat([network(as_theirs(tmp_path / f"{number}.png"))[0] for number in range(5)]).double()
     assert fid["value"] == pytest.approx(frechet_distance(features, features[[0, 3, 4]]), rel=1e-4)

@@ -81,8 +81,9 @@ class Existing:
             matched = self._matched(read, skip_foreign)
             from imgsubset.tasks.known import with_known
 
+            # Copies, for the moments are written over.
+            vectors = {block.name: block.images.mean.clone() for block in read.blocks if is_raw(block.name)}
             ready = with_known(read, self.options, len(matched.rows)).standardised()
-        vectors = {block.name: block.images.mean for block in read.blocks if is_raw(block.name)}
         return replace(ready, warnings=ready.warnings + notes, vectors=vectors), matched
 
     def _matched(self, source: Source, skip_foreign: bool) -> Matched:
