@@ -90,6 +90,29 @@ def test_tar_headers_say_what_pythons_own_reader_says(tmp_path: Path, format: in
     assert len(expected) == len(names) + 2
 
 
+def test_extended_headers_are_read_up_to_what_makes_no_sense(tmp_path: Path) -> None:
+    good = b"12 path=abc\n"
+    for records, name in {
+        good: "abc",
+        b"11 x=1234567\n" + good: "plain",  # a length that ends amid a record
+        good + b"0 x=1\n": "abc",
+        b"9999999 x=" + good: "plain",
+        b"99999999999 x=" + good: "plain",
+        b"30 comment=" + b"x" * 18 + b"\n" + good: "abc",
+        b"7 path\n" + good: "plain",
+        b"x" * 600: "plain",
+    }.items():
+        header = tarfile.TarInfo("header")
+        header.type, header.size = b"x", len(records)
+        content = header.tobuf() + records.ljust(1024, b"\0") + tarfile.TarInfo("plain").tobuf()
+        if len(records) <= 512:
+            content = header.tobuf() + records.ljust(512, b"\0") + tarfile.TarInfo("plain").tobuf()
+        with create(tmp_path / "x.tar", content).open("rb") as file:
+            (entry,) = entries(file.fileno())
+        assert entry is not None
+        assert entry.name.decode() == name, records
+
+
 def test_a_size_of_8_gigabytes_and_more_is_read(tmp_path: Path) -> None:
     for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         info = tarfile.TarInfo("a.png")

@@ -82,7 +82,7 @@ def test_an_archive_is_fetched_and_gone_in_the_end(
     memory.pipe_file(f"/bucket/all{suffix}", {".tar": tar_of, ".zip": zip_of}[suffix](PICTURES))
     url = f"memory://bucket/all{suffix}"
     listing = list_images(url)
-    assert listing.name == listing.place == url
+    assert listing.name == listing.origin == url
     assert listing.paths == tuple(sorted(PICTURES))
     assert listing.open("a/0.png").read() == PICTURES["a/0.png"]
     assert os.listdir(tmp_path)

@@ -77,7 +77,7 @@ class Listing:
         return digest.hexdigest()
 
     @property
-    def place(self) -> str:
+    def origin(self) -> str:
         """What a manifest calls the source: its absolute path, or its URL."""
         return self.name if "://" in self.name else os.path.abspath(self.root)  # noqa: PTH100 (resolve follows links)
 

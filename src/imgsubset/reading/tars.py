@@ -111,12 +111,14 @@ def _name(head: bytes) -> bytes:
 
 def _extended(content: bytes) -> Iterator[tuple[str, bytes]]:
     """The records of an extended header, `length keyword=value`, up to the first that makes no sense."""
-    while content:
-        length, _, _ = content.partition(b" ")
-        if not length.isdigit() or len(length) > 7 or not len(length) + 1 < int(length) <= len(content):
+    at = 0
+    while at < len(content):
+        length = content[at : at + 8].partition(b" ")[0]  # of at most 7 digits
+        end = at + int(length) if length.isdigit() and len(length) < 8 else 0
+        if not at + len(length) + 1 < end <= len(content):
             return
-        keyword, found, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
+        keyword, found, value = content[at + len(length) + 1 : end - 1].partition(b"=")
         if not found:
             return
         yield os.fsdecode(keyword), value
-        content = content[int(length) :]
+        at = end

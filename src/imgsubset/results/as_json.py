@@ -75,7 +75,7 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
         "format": FORMAT,
         **_describe_any(selection, selection.size),
         "warnings": [*selection.warnings, *(exported.warnings if exported else ())],
-        "source": selection.source.place,
+        "source": selection.source.origin,
         "source_digest": selection.source.digest,
         "n": len(selection.rows),
         "request": request(selection.asked, selection.options, selection.embeddings, mode, ranked),
@@ -162,7 +162,7 @@ def describe_scored(scored: Scored) -> dict[str, Any]:
     """The record of a subset that was scored, for json.dumps."""
     return {
         **_describe_any(scored, scored.size),
-        "source": scored.source.place,
+        "source": scored.source.origin,
         "subset": scored.subset,
         "n": len(scored.paths),
         "counts": {"usable": scored.total, "rejected": len(scored.rejected), "foreign": len(scored.foreign)},
@@ -177,7 +177,7 @@ def describe_estimated(estimated: Estimated) -> dict[str, Any]:
     """The record of what results on a subset say of the whole, for json.dumps."""
     return {
         **_describe_any(estimated),
-        "source": estimated.source.place,
+        "source": estimated.source.origin,
         "subset": estimated.subset,
         "n": len(estimated.paths),
         "counts": {"usable": estimated.total, "rejected": len(estimated.rejected), "foreign": len(estimated.foreign)},
@@ -223,7 +223,7 @@ def describe_embedded(embedded: Embedded) -> dict[str, Any]:
     names = ("images", "decoded", "cached")
     return {
         **_describe_any(embedded, embedded.size),
-        "source": embedded.source.place,
+        "source": embedded.source.origin,
         "shard": dict(zip(("index", "of"), embedded.shard, strict=True)),
         "cache": embedded.cache,
         "counts": {name: getattr(embedded, name) for name in names} | {"rejected": len(embedded.rejected)},

@@ -156,7 +156,7 @@ def finished(
     record = found.record
     try:
         same = (
-            record["source"] == source.place
+            record["source"] == source.origin
             and isinstance(record["program"]["version"], str)
             and source.lasting
             and all(source.stamp(path).size in (0, (folder / path).stat().st_size) for path in found.hashes)
