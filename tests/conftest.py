@@ -163,6 +163,28 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(root)
 
 
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state_dict of the FID's network with random weights. Skips where torch-fidelity is not installed."""
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    network = fidelity.FeatureExtractorInceptionV3
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):  # which draws and holds no numbers
+        patch.setattr(fidelity, "load_state_dict_from_url", lambda *arguments, **named: {})
+        patch.setattr(network, "load_state_dict", lambda self, state: None)
+        shapes = network("inception", ["64"]).state_dict()
+    generator, state = torch.Generator().manual_seed(0), {}
+    for name, weight in shapes.items():
+        if weight.dim() > 1:
+            of_inputs = (2 / weight[0].numel()) ** 0.5  # so that no layer's output is smaller than its input
+            state[name] = (torch.randn(weight.shape, generator=generator) * of_inputs).half()
+        else:
+            one = name.endswith(("bn.weight", "running_var"))
+            state[name] = torch.full(weight.shape, int(one), dtype=weight.dtype)
+    file = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(state, file)
+    return file
+
+
 @pytest.fixture
 def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comparisons with a rough noise floor, in a fiftieth of the time."""

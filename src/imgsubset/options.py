@@ -76,7 +76,9 @@ class Extraction(Record):
         "value", one_of(*ACTIVATIONS))  # fmt: skip
     pool: tuple[int, ...] = opt((), LOSS, "Window and stride of an average over the last maps of a random CNN", PAIR)
     taps: str = opt("last", LOSS, "Whether the last layer of a random CNN is matched, or all layers", one_of(*TAPS))
-    weights_file: str | None = opt(None, LOSS, "The weights of torchvision:NAME, in place of those that it downloads")
+    weights_file: str | None = opt(
+        None, LOSS, "The weights of torchvision:NAME or inceptionN, in place of those that it downloads"
+    )
     feature_seed: int = opt(0, LOSS, "Seed of the random CNNs: losses of other networks cannot be compared", SEED)
     held_out: bool = opt(False, LOSS, "Decode the images beside --embeddings too, to measure in the networks that no "
         "search sees")  # fmt: skip

@@ -12,7 +12,7 @@ from conftest import selection_of
 
 from imgsubset import Options
 from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.results.as_json import describe
+from imgsubset.results.as_json import describe, describe_comparison
 from imgsubset.results.as_text import batch_summary, comparison_summary, placed_summary, split_summary, summary
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.records import Export, Placed, Selection
@@ -111,6 +111,18 @@ def test_a_probability_at_its_floor_is_said_to_be_no_more_than_that() -> None:
     assert lines[2].startswith("The two are 1 times as far apart as two random samples")
     assert [line.split()[-1] for line in lines[5:10]] == ["p", "<=0.001", "0.002", "1.000", "0.500"]
     assert max(map(len, lines)) <= 80
+
+
+def test_kids_follow_the_distances_without_a_ratio_and_are_told_apart() -> None:
+    far, near = Distance(0.1, 1e-9, 0.01, 1 / 201), Distance(-0.1, 1e-9, 0.01, 1.0)
+    one = replace(compared({"kl": 1.0}), kid={"inception64": near})
+    assert comparison_summary(one).splitlines()[8].split() == ["kid", "-0.1", "1e-09", "0.01", "-", "1.000"]
+    lines = comparison_summary(replace(one, kid={"inception64": near, "inception2048": far})).splitlines()
+    assert lines[3] == "and differ by more than chance in kid 2048."
+    assert [line.split()[:3] for line in lines[8:10]] == [["kid", "64", "-0.1"], ["kid", "2048", "0.1"]]
+    record = describe_comparison(one)
+    assert record["kid"] == {"inception64": {"value": -0.1, "floor_mean": 1e-9, "floor_limit": 0.01, "p_value": 1.0,
+                                             "differs": False}}  # fmt: skip
 
 
 def test_a_summary_says_which_of_two_folders_has_what_the_other_lacks() -> None:

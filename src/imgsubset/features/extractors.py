@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.errors import UsageError, meant
+from imgsubset.reading.images import PUBLISHED
 
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor
@@ -22,9 +23,11 @@ class Kind:
 
     meaning   what it sees of an image, in a line
     numbers   C of the maps, or length of the vector, that an image becomes; None: as its name or its parameters say
-    size      side of the square of pixels that it wants; None: that of the run
+    size      side of the square of pixels that it wants, or `PUBLISHED`; None: that of the run
     make      makes one, from the argument in its name if it has one, and parameters by name
     argument  what follows a colon in its name, in capitals; empty: nothing does
+    weights   whether it is a trained network, whose weights may come from a file
+    raw       whether its vectors are kept and compared as they are, in as many numbers as they have
     """
 
     meaning: str
@@ -32,11 +35,24 @@ class Kind:
     size: int | None
     make: Callable[..., Extractor]
     argument: str = ""
+    weights: bool = False
+    raw: bool = False
 
 
 def module(name: str) -> Any:
     """One of this room, imported when it is needed."""
     return importlib.import_module(f"imgsubset.features.{name}")
+
+
+def _inception(numbers: int, where: str) -> Kind:
+    return Kind(
+        f"what the Inception network of the FID makes of a picture {where}",
+        numbers,
+        PUBLISHED,
+        lambda **parameters: module("inception").Inception(numbers, **parameters),
+        weights=True,
+        raw=True,
+    )
 
 
 EXTRACTORS: dict[str, Kind] = {
@@ -82,7 +98,12 @@ EXTRACTORS: dict[str, Kind] = {
         256,
         lambda name, **parameters: module("pretrained").Pretrained(name, **parameters),
         "NAME",
+        weights=True,
     ),
+    "inception64": _inception(64, "after its first layers; the distance of few images is steadier"),
+    "inception192": _inception(192, "after its second pooling"),
+    "inception768": _inception(768, "in its middle"),
+    "inception2048": _inception(2048, "at its end: that of the published FID and KID"),
     "python": Kind(
         "what a function of your own makes of uint8 pixels (B, H, W, 3): maps (B, C, h, w)",
         None,
@@ -106,6 +127,11 @@ def kind_of(name: str) -> Kind:
     if colon and not kind.argument:
         raise UsageError(f"extractor '{name}': nothing follows '{head}'")
     return kind
+
+
+def is_raw(name: str) -> bool:
+    """Whether the vectors of the block of this name are compared as they are."""
+    return name in EXTRACTORS and EXTRACTORS[name].raw
 
 
 def make_extractor(name: str, **parameters: Any) -> Extractor:

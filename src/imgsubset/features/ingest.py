@@ -26,7 +26,7 @@ T = TypeVar("T")
 GPU_CHUNKS = 16  # chunks that a GPU is given at once
 STORED = 2048  # images whose moments are handed to the cache together
 Network: TypeAlias = tuple[Extractor, int]
-"""An extractor, and the side of the square that it wants its images in, in pixels."""
+"""An extractor, and the side of the square that it wants its images in, in pixels, or `PUBLISHED`."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,14 @@ def _through_networks(
         with torch.inference_mode():
             for extractor, size in networks:
                 filled = [chunk.pixels[size] for chunk in batch]
-                raw = np.frombuffer(b"".join([*filled, bytes((height - len(batch)) * len(filled[0]))]), np.uint8)
-                pixels = torch.tensor(raw.reshape(-1, size, size, 3), device=device)
+                padding, kind = bytes((height - len(batch)) * len(filled[0])), np.float32 if size < 0 else np.uint8
+                raw = np.frombuffer(b"".join([*filled, padding]), kind)
+                pixels = torch.tensor(raw.reshape(-1, abs(size), abs(size), 3), device=device)
                 about = (_files(batch, len(pixels)),) if getattr(extractor, "of_files", False) else ()
                 maps = extractor(pixels, *about)
-                found = narrowed(image_moments(maps))
+                found = image_moments(maps)
+                if not getattr(extractor, "raw", False):
+                    found = narrowed(found)
                 moments.append(replace(found, table=found.table[: len(found) // height * len(batch)]))
         return batch, moments
 

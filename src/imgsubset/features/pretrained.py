@@ -77,14 +77,19 @@ def _described(name: str, weights: Any) -> torch.nn.Module:
     return model
 
 
-def _load(model: torch.nn.Module, name: str, file: str | os.PathLike[str], last: str) -> None:
-    """Give a model without its last layer the weights in a file."""
+def read_weights(file: str | os.PathLike[str]) -> Any:
+    """What torch.save wrote, of tensors and plain containers alone. Raises UsageError for anything else."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UsageError(f"cannot read weights_file '{file}': {error.strerror or error}") from None
     except Exception as error:  # torch has many for what is no such file
         raise UsageError(f"weights_file '{file}' is no state_dict that torch.save wrote") from error
+
+
+def _load(model: torch.nn.Module, name: str, file: str | os.PathLike[str], last: str) -> None:
+    """Give a model without its last layer the weights in a file."""
+    state = read_weights(file)
     try:
         for key in list(state):
             if key.startswith(f"{last}."):

@@ -20,6 +20,7 @@ from imgsubset.reading.contents import Listing, RejectedFile, in_order
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     import torch
+    from torch import Tensor
 
     from imgsubset.features.channels import Channels
     from imgsubset.features.ingest import Ingested
@@ -44,6 +45,7 @@ class Source:
     known     by the name of its block what is known of the images beside their pixels
     tables    where that came from: of each file its name, absolute path, SHA-256 and columns
     size      side of the square that images were resized to, in pixels; None where none was decoded
+    vectors   by name the vectors (N, C) of blocks that are measured as they are too, where that was asked for
     """
 
     listing: Listing
@@ -59,6 +61,7 @@ class Source:
     known: Mapping[str, Channels] = field(default_factory=dict, repr=False)
     tables: tuple[dict[str, object], ...] = ()
     size: int | None = None
+    vectors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def standardised(self) -> Source:
         """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones, which are

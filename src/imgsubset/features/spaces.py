@@ -54,7 +54,7 @@ class Space:
     """A feature space of pixels, before its network exists: torch need not be imported yet.
 
     name      of the block that its moments make
-    size      side of the square that images are resized to, in pixels
+    size      side of the square that images are resized to, in pixels, or `PUBLISHED`
     weight    of the block
     make      makes the network
     recipe    all that decides what moments an image has; None: unknown, so that nothing may be cached
@@ -136,8 +136,8 @@ def _named(
     kind = kind_of(name)
     if name != "random-cnn":
         side, file = kind.size or size, options.extraction.weights_file
-        own = {"weights_file": file} if name.startswith("torchvision:") else {}
-        recipe = _recipe(name, side, device) | {"weights": identity(file) if own else None}
+        own = {"weights_file": file} if kind.weights else {}
+        recipe = _recipe(name, abs(side), device) | {"weights": identity(file) if own else None}
         cached = None if name.startswith("python:") else recipe  # what a function of the caller's does is unknown
         return [Space(name, side, weight, lambda: _on(device, make_extractor(name, **own)), cached)]
     if extractor is not None:

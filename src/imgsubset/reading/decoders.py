@@ -28,7 +28,7 @@ from typing import IO, Any
 from imgsubset.cores import usable_cores
 from imgsubset.errors import InputError
 from imgsubset.files import READERS, Stamp
-from imgsubset.reading.images import Facts, decode, reason
+from imgsubset.reading.images import Facts, decode, reason, square_bytes
 from imgsubset.reading.members import AnyFile, Extent, Held, Sent, described, ready, recalled
 
 DECODE_SECONDS = 60.0  # that a process may be at one file
@@ -44,8 +44,8 @@ SERVE = "import sys; sys.path[:] = sys.argv[2:]; import imgsubset.reading.decode
 class Chunk:
     """The files start, start + 1, ..., decoded.
 
-    pixels    by size, chunk_length * size * size * 3 bytes of RGB; those of an image that could not be decoded, or
-              that is past the end, mean nothing
+    pixels    by size, the RGB of chunk_length squares, bytes or, for PUBLISHED, float32; those of an image that could
+              not be decoded, or that is past the end, mean nothing
     outcomes  for each image what else is known of it, or the reason why it could not be decoded
     """
 
@@ -73,7 +73,7 @@ def decoded(files: Sequence[AnyFile], sizes: Sequence[int], workers: int | None 
     """
     if workers is None:
         workers = usable_cores() if len(files) >= FEW else 1
-    length = chunk_length(max(sizes))
+    length = chunk_length(_largest(sizes))
     parts = [(start, files[start : start + length]) for start in range(0, len(files), length)]
     if workers == 0 or not files:
         yield (_decode_here(start, part, sizes) for start, part in parts)
@@ -112,7 +112,11 @@ def _in_order(waiting: deque[Future[Chunk]], jobs: Iterator[Future[Chunk]]) -> I
 
 def _ends(sizes: Sequence[int]) -> list[int]:
     """Where in the pixels of a chunk those of the first size begin, and those of each size end."""
-    return [*accumulate((chunk_length(max(sizes)) * size * size * 3 for size in sizes), initial=0)]
+    return [*accumulate((chunk_length(_largest(sizes)) * square_bytes(size) for size in sizes), initial=0)]
+
+
+def _largest(sizes: Sequence[int]) -> int:
+    return max(map(abs, sizes))
 
 
 def _by_size(pixels: bytearray | mmap.mmap, sizes: Sequence[int]) -> dict[int, bytes]:

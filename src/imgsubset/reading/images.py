@@ -20,6 +20,8 @@ from imgsubset.reading.members import AnyFile, opened
 # The decoders that are hardened and need no external program; the content of a file decides, not its name.
 POLICY = 1  # raised with every change of what pixels an image has: cached moments are then made anew
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# In place of a size: 299 x 299 pixels of float32 in [0, 255], as the published FID has them; see `_as_published`.
+PUBLISHED = -299
 BACKGROUND = (255, 255, 255)  # under transparent pixels, as most viewers show them
 BAND_PIXELS = 1 << 24  # a picture above this many pixels is converted in bands, to bound the memory it takes
 
@@ -48,10 +50,15 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An image: size x size x 3 bytes of RGB, row by row, for each size asked for; and what else is known of it."""
+    """An image: size x size x 3 numbers, RGB, row by row, for each size asked for; and what else is known of it."""
 
     pixels: tuple[bytes, ...]
     facts: Facts
+
+
+def square_bytes(size: int) -> int:
+    """How many the pixels of an image of this size take."""
+    return 3 * size**2 * (4 if size == PUBLISHED else 1)
 
 
 def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
@@ -60,7 +67,8 @@ def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
     The policy, the same for every image: EXIF orientation applied; 16-bit, 32-bit and float pixels scaled to 8
     bits; transparency composited over BACKGROUND; CMYK, palette, grey converted to RGB; the first frame of an
     animation; JPEGs decoded at the smallest of 1/1, 1/2, 1/4, 1/8 scale that is at least as large as the
-    largest size; then resampled (Lanczos, antialiased) to squares, without keeping the aspect.
+    largest size; then resampled (Lanczos, antialiased) to squares, without keeping the aspect. For PUBLISHED the
+    JPEG is decoded whole.
 
     Raises whatever Pillow raises for a file it cannot decode; `reason` turns that into a line.
     """
@@ -69,16 +77,19 @@ def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
         warnings.simplefilter("ignore")
         with Image.open(file, formats=FORMATS) as image:
             shown = image.size
-            if image.format in ("JPEG", "MPO"):
+            if image.format in ("JPEG", "MPO") and PUBLISHED not in sizes:
                 image.draft(image.mode, (max(sizes), max(sizes)))
-            squares = _shrink(image, sizes)
+            published = [_as_published(image) for size in sizes if size == PUBLISHED]
+            others = [size for size in sizes if size != PUBLISHED]
+            squares = _shrink(image, others) if others else []
             orientation = _orientation(image)
         if orientation in _TRANSPOSE:
             squares = [square.transpose(_TRANSPOSE[orientation]) for square in squares]
         if 5 <= orientation <= 8:  # which exchange width and height
             shown = shown[::-1]
         facts = Facts(stamp, tuple(map(float, shown)))
-        return Decoded(tuple(square.tobytes() for square in squares), facts)
+        found = iter([square.tobytes() for square in squares])
+        return Decoded(tuple(published[0] if size == PUBLISHED else next(found) for size in sizes), facts)
 
 
 def shown_size(path: AnyFile) -> tuple[int, int]:
@@ -106,6 +117,36 @@ def _shrink(image: Image.Image, sizes: Sequence[int]) -> list[Image.Image]:
             rgb.paste(_to_rgb(band, limits).reduce((fx, fy)), (0, top // fy))
     box = (0, 0, width / fx, height / fy)
     return [rgb.resize((size, size), Image.Resampling.LANCZOS, box=box) for size in sizes]
+
+
+def _as_published(image: Image.Image) -> bytes:
+    """The pixels that the published FID gives its network, up to a shift and a factor.
+
+    They are resampled bilinearly as TensorFlow 1 did, to the bit as torch-fidelity does: output pixel i lies at
+    i * side / 299 of the input, between the two pixels that are nearest, and no others count however large the picture.
+    Like there, and unlike in `_shrink`, orientation and transparency are ignored.
+    """
+    import numpy as np
+
+    limits, side = _value_range(image), abs(PUBLISHED)
+    # Where each output pixel lies, the two pixels beside it, and how near it is to the second.
+    at = [np.arange(side, dtype=np.float32) * np.float32(length / side) for length in image.size]
+    low = [where.astype(np.int64) for where in at]
+    high = [np.minimum(first + 1, length - 1) for first, length in zip(low, image.size, strict=True)]
+    near_x, near_y = ((where - first).astype(np.float32) for where, first in zip(at, low, strict=True))
+    (width, height), rows = image.size, np.unique([low[1], high[1]])
+    step, lines = max(1, BAND_PIXELS // width), []
+    for top in range(0, height, step):  # so that no second copy at full size exists
+        inside = rows[(rows >= top) & (rows < top + step)]
+        band = image.crop((0, top, width, min(top + step, height)))
+        band = (band if limits is None else _scale_to_8_bits(band, limits)).convert("RGB")
+        lines.append(np.asarray(band)[inside - top].astype(np.float32))
+    pixels = np.concatenate(lines)
+    first, second = pixels[:, low[0]], pixels[:, high[0]]
+    across = first + (second - first) * near_x[:, None]
+    first, second = (across[np.searchsorted(rows, places)] for places in (low[1], high[1]))
+    square: bytes = (first + (second - first) * near_y[:, None, None]).tobytes()
+    return square
 
 
 def _to_rgb(image: Image.Image, limits: tuple[float, float] | None) -> Image.Image:

@@ -28,7 +28,7 @@ KEYS = {  # of the records that the functions below make
     "placed": ("format", *_ANY, "source", "source_digest", "n", "request", "counts", "classes", "tables", "score",
                "interrupted", "rejected", "trace", "files", "extras", "destination"),
     "scored": (*_ANY, "source", "subset", "n", "counts", "score", "rejected", "foreign", "files"),
-    "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "overlaps", "rejected"),
+    "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "overlaps", "kid", "rejected"),
     "estimated": (*_ANY, "source", "subset", "n", "counts", "chosen", "estimates", "differences", "rejected", "foreign",
                   "files"),
     "embedded": (*_ANY, "source", "shard", "cache", "counts", "rejected"),
@@ -213,6 +213,7 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
             name: dataclasses.asdict(one) | {"ratio": one.ratio, "differs": one.differs}
             for name, one in comparison.overlaps.items()
         },
+        "kid": {name: dataclasses.asdict(one) | {"differs": one.differs} for name, one in comparison.kid.items()},
         "rejected": {name: _named(files) for name, files in zip(("first", "second"), comparison.rejected, strict=True)},
     }
 

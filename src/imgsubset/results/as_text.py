@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.lines import SHOWN, files, first, names, notes, printable, table, times
 from imgsubset.results.records import Embedded, Export, Placed, Scored, Selection, Verification
-from imgsubset.results.score_lines import comparison_verdict, known_lines, score_lines
+from imgsubset.results.score_lines import comparison_verdict, fid_lines, kids, known_lines, score_lines
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import Kept
@@ -155,6 +155,7 @@ def scored_summary(scored: Scored, verbose: bool = False) -> str:
         *known_lines(scored.score, verbose),
         "",
         f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer.",
+        *fid_lines(scored.score),
         *notes(scored.warnings),
         "",
         times(scored.seconds, verbose),
@@ -172,7 +173,7 @@ def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:
         "",
         comparison_verdict(comparison),
         "",
-        *_figures("distance", "99% below", {**comparison.divergences, "loss": comparison.loss}),
+        *_figures("distance", "99% below", {**comparison.divergences, "loss": comparison.loss} | kids(comparison)),
         "",
         *_figures("overlap", "99% above", comparison.overlaps),
         "",
@@ -191,7 +192,7 @@ def _figures(what: str, limit: str, figures: Mapping[str, Distance | Overlap]) -
     heading = f"{'':<12}{what:>12}{'by chance':>12}{limit:>12}{'ratio':>9}{'p':>8}"
     return [heading] + [
         f"{name:<12}{one.value:>12.3g}{one.floor_mean:>12.3g}{one.floor_limit:>12.3g}"
-        f"{one.ratio:>9.2f}{_probability(one.p_value):>8}"
+        f"{'-' if name.startswith('kid') else format(one.ratio, '.2f'):>9}{_probability(one.p_value):>8}"
         for name, one in figures.items()
     ]
 

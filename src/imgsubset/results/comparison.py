@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imgsubset.reading.contents import Listing, RejectedFile
 from imgsubset.results.evidence import Contrast
@@ -73,6 +73,7 @@ class Comparison(Result):
     sizes        how many usable images they have
     divergences  each divergence of the second from the first, by name
     loss         the weighted mix, each divergence in units of its floor's mean: 1 is two samples of one distribution
+    kid          the KID, which may be below 0, by the feature in whose vectors it is; of inceptionN alone
     overlaps     precision and density, which tell quality, and recall and coverage, which tell diversity, by name
     rejected     files of the one and of the other that are not usable, with reasons
     contrast     what a report shows, where that was asked for
@@ -87,6 +88,7 @@ class Comparison(Result):
     overlaps: dict[str, Overlap]
     rejected: tuple[tuple[RejectedFile, ...], tuple[RejectedFile, ...]]
     contrast: Contrast | None = None
+    kid: dict[str, Distance] = field(default_factory=dict)
 
     @property
     def precision(self) -> Overlap:

@@ -12,7 +12,7 @@ from imgsubset.results.evidence import Contrast
 from imgsubset.results.lines import printable
 from imgsubset.results.page import Cell, Figure, Figures, Page, Part, Section, Table, number, sheet
 from imgsubset.results.page_parts import how_it_was_made, spread_figures
-from imgsubset.results.score_lines import reach_lines
+from imgsubset.results.score_lines import kids, reach_lines
 
 
 def comparison_page(
@@ -46,8 +46,9 @@ def comparison_page(
 def _how_far(comparison: Comparison, shown: Contrast, other: str) -> Section:
     key = (("subset", other), ("random", "the images of both, dealt out anew at random"), ("whole", "no distance"))
     figures = [Figure(svg.strip(strip), strip.name) for strip in shown.strips]
-    distances = {"loss": comparison.loss, **comparison.divergences}
+    distances = {"loss": comparison.loss, **comparison.divergences} | kids(comparison)
     keys = {name: f"divergences.{name}.value" if name != "loss" else "loss.value" for name in distances}
+    keys |= {name: f"kid.{of}.value" for name, of in zip(kids(comparison), comparison.kid, strict=True)}
     caption = "By chance: what two random samples of these sizes from one distribution show on average."
     tables = [
         _table(distances, keys, "99 of 100 below", "", caption),
@@ -74,7 +75,8 @@ def _table(
             number(of.value, keys[name]),
             number(of.floor_mean),
             number(of.floor_limit),
-            number(of.ratio, text=f"{of.ratio:.2f}"),
+            # The KID of chance is 0 on average, and no unit.
+            Cell("-") if name.startswith("kid") else number(of.ratio, text=f"{of.ratio:.2f}"),
             number(of.p_value, text=f"{of.p_value:.3f}" if of.p_value > 0.001 else "at most 0.001"),
         ]
         for name, of in figures.items()

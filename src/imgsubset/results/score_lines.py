@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imgsubset.errors import shortened
-from imgsubset.results.comparison import Comparison
+from imgsubset.results.comparison import Comparison, Distance
 from imgsubset.results.lines import first, plain, printable, table
 from imgsubset.results.scores import Score
 
@@ -27,6 +27,15 @@ def score_lines(score: Score, n: int, verbose: bool = False) -> list[str]:
         lines.append(f"{name:<12}{raw}{ratio:>8.3f}   {bar(ratio)}".rstrip())
     raw = " " * 24 * verbose
     return [*lines, f"{'loss':<12}{raw}{score.loss:>8.3f}   {bar(score.loss)}".rstrip()]
+
+
+def fid_lines(score: Score) -> list[str]:
+    """The FID of the subset from the whole, in spaces where it is known."""
+    return [
+        f"FID from the whole, in {one.name}: {one.divergences['fid']:.4g}; random subsets {one.random_mean['fid']:.4g}."
+        for one in score.searched
+        if "fid" in one.divergences
+    ]
 
 
 def known_lines(score: Score, verbose: bool) -> list[str]:
@@ -73,7 +82,7 @@ def verdict(score: Score, n: int) -> str:
 
 def comparison_verdict(comparison: Comparison) -> str:
     """What a comparison means, in a sentence or two."""
-    outside = [name for name, one in comparison.divergences.items() if one.differs]
+    outside = [name for name, one in (comparison.divergences | kids(comparison)).items() if one.differs]
     ratio = f"{comparison.loss.ratio:.3g} times as far apart as two random samples of one distribution"
     one, other = (printable(shortened(listing.name, 40)) for listing in (comparison.first, comparison.second))
     reach = reach_lines(comparison, one, other)
@@ -84,6 +93,12 @@ def comparison_verdict(comparison: Comparison) -> str:
     else:
         lines = [f"The two are {ratio}:", "nothing here tells them from that."]
     return "\n".join(lines)
+
+
+def kids(comparison: Comparison) -> dict[str, Distance]:
+    """The KIDs by what a table calls them; the feature is named where there are several."""
+    alone = len(comparison.kid) == 1
+    return {"kid" if alone else f"kid {name.removeprefix('inception')}": one for name, one in comparison.kid.items()}
 
 
 def reach_lines(comparison: Comparison, one: str, other: str) -> list[str]:

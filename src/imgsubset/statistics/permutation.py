@@ -19,7 +19,16 @@ from torch import Tensor
 from imgsubset.devices import side_by_side
 from imgsubset.statistics.dice import dice
 from imgsubset.statistics.divergences import DIVERGENCES, all_five
-from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, row_keys, standard, subset_moments
+from imgsubset.statistics.moments import (
+    ImageMoments,
+    Moments,
+    Standard,
+    all_moments,
+    row_keys,
+    standard,
+    subset_moments,
+)
+from imgsubset.statistics.vectors import deals, draws_of, frechet_of, kid_of
 
 DRAWS = 1000
 # Of the pooled variance: a channel that varies less in the reference counts as varying this much. In its own units a
@@ -31,30 +40,45 @@ DEALT = 8  # deals whose moments are held at once
 @dataclass(frozen=True)
 class TwoSample:
     """A comparison: `values` (5,) float64 of the second set from the first, `floor` (draws, 5) of deals at random, and
-    whether the sets vary at all."""
+    whether the sets vary at all. `kid` (1 + draws,) is that of the sets, and then of the deals, where it was asked for.
+    """
 
     values: Tensor
     floor: Tensor
     varies: bool
+    kid: Tensor | None = None
 
 
 def two_sample(
-    first: Sequence[ImageMoments], second: Sequence[ImageMoments], seed: int, draws: int = DRAWS
+    first: Sequence[ImageMoments],
+    second: Sequence[ImageMoments],
+    seed: int,
+    draws: int = DRAWS,
+    raw: Sequence[bool] = (),
 ) -> list[TwoSample]:
     """Compare raw moments of two sets in each of several spaces, made by the same extractors; the first is the
     reference. The deals follow from the seed; they are of images, the same in all spaces.
 
+    raw  of each space whether its vectors are compared as they are by the Frechet distance, which is the FID then, and
+         by the KID; there are fewer deals, as a deal takes longer. () is none
     Equal sets are exactly 0 apart, and no order of the images changes a bit of the result.
     """
     orders = [_order(first), _order(second)]
     both = [ImageMoments(torch.cat([a.table, b.table]), a.positions) for a, b in zip(first, second, strict=True)]
     shuffle = _order(both)
     results = []
-    for mine, theirs in zip(first, second, strict=True):
+    if any(raw):
+        draws = min(draws, draws_of(len(first[0]), len(second[0])))
+    for mine, theirs, vectors in zip(first, second, raw or [False] * len(first), strict=True):
         tables = [images.table[order] for images, order in zip((mine, theirs), orders, strict=True)]
         pooled = ImageMoments(torch.cat(tables), mine.positions)
         # Centred and scaled once for all, so that sums lose no digits; the reference's own units follow in `_apart`.
         scale = standard(pooled)
+        if vectors:
+            ways = torch.cat([shuffle[None] < len(mine), deals(len(mine), len(theirs), seed, draws, shuffle.device)])
+            together = torch.cat([mine.table, theirs.table])[shuffle]
+            results.append(_of_vectors(ImageMoments(together, 1), ways, scale, equal=torch.equal(*tables)))
+            continue
         pooled = scale.apply(pooled)
         sets = torch.split(pooled.table, [len(mine), len(theirs)])
         one, other = (all_moments(ImageMoments(table, pooled.positions)) for table in sets)
@@ -62,8 +86,8 @@ def two_sample(
             values = one.mean.new_zeros(len(DIVERGENCES))
         else:
             values = _apart(one, other)
-        raw = ImageMoments(torch.cat([mine.table, theirs.table])[shuffle], mine.positions)
-        floor = _floor(scale.apply(raw), len(mine), seed, draws)
+        dealt = ImageMoments(torch.cat([mine.table, theirs.table])[shuffle], mine.positions)
+        floor = _floor(scale.apply(dealt), len(mine), seed, draws)
         results.append(TwoSample(values, floor, pooled.channels > 0))
     return results
 
@@ -85,6 +109,31 @@ def _apart(reference: Moments, other: Moments) -> Tensor:
         return Moments((one.mean - reference.mean) / scale, one.var / scale**2, one.cov / (scale[:, None] * scale))
 
     return all_five(in_units(other), replace(in_units(reference), var=torch.ones_like(scale)))
+
+
+def _of_vectors(images: ImageMoments, ways: Tensor, scale: Standard, equal: bool) -> TwoSample:
+    """The comparison of vectors as they are, dealt out in ways (1 + draws, N + M), of which the first is that of the
+    sets; the four divergences that go channel by channel are in units of the reference's variance, as always.
+    """
+    units = scale.apply(images).mean.double()
+
+    def channels(dealt: Tensor) -> Moments:
+        size, weights = dealt.sum(1, keepdim=True), dealt.double()
+        mean = weights @ units / size
+        return Moments(mean, weights @ units.square() / size - mean**2, mean.new_zeros(len(mean), 0, 0))
+
+    found = []
+    for some in torch.split(ways, DEALT):
+        one, other = channels(some), channels(~some)
+        unit = one.var.clamp(min=LEAST_VARIANCE).sqrt()
+        reference = Moments(torch.zeros_like(unit), torch.ones_like(unit), one.cov)
+        other = Moments((other.mean - one.mean) / unit, other.var / unit**2, other.cov)
+        raw = frechet_of(images.mean, some).to(unit)
+        found.append(torch.stack([raw if name == "frechet" else of(other, reference)
+                                  for name, of in DIVERGENCES.items()], 1))  # fmt: skip
+    values = torch.cat(found)
+    kid = kid_of(images.mean, ways) if 1 < int(ways[0].sum()) < len(images) - 1 else None
+    return TwoSample(values[0] * (not equal), values[1:], len(scale.center) > 0, kid)
 
 
 def _floor(images: ImageMoments, size: int, seed: int, draws: int) -> Tensor:

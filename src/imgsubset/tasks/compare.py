@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import or_on_cpu
+from imgsubset.features.extractors import is_raw
 from imgsubset.features.source import Source, read_source
 from imgsubset.features.spaces import resolution
 from imgsubset.options import Options, merged
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from imgsubset.features.random_cnn import Extractor
+    from imgsubset.statistics.moments import Block
+    from imgsubset.statistics.permutation import TwoSample
 
 FLOOR_LIMIT = 0.99  # the quantile of random deals that a value must exceed to lie outside the noise floor
 FLOOR_SEED = 1 << 61  # not the network's: the floor of two given folders is always the same
@@ -77,7 +80,8 @@ def _compared(
 
     spaces = [[block.images for block in source.blocks] for source in (one, other)]
     with clock.stage("compare"):
-        results = two_sample(spaces[0], spaces[1], FLOOR_SEED)
+        raw = [is_raw(block.name) for block in one.blocks]
+        results = two_sample(spaces[0], spaces[1], FLOOR_SEED, raw=raw)
         shares = [block.weight for block in one.blocks]
 
         def mean(parts: Iterable[Tensor]) -> Tensor:
@@ -116,6 +120,7 @@ def _compared(
         sizes=(len(one.paths), len(other.paths)),
         divergences=divergences,
         loss=_distance(total, floor),
+        kid=_kids(one.blocks, results),
         overlaps=lying,
         rejected=(one.rejected, other.rejected),
         contrast=shown,
@@ -124,6 +129,12 @@ def _compared(
         device=one.device,
         seconds=clock.seconds,
     )
+
+
+def _kids(blocks: Sequence[Block], results: Sequence[TwoSample]) -> dict[str, Distance]:
+    """The KIDs by the names of blocks, of those that have one."""
+    pairs = zip(blocks, results, strict=True)
+    return {block.name: _distance(of.kid[0], of.kid[1:]) for block, of in pairs if of.kid is not None}
 
 
 def _units(means: Tensor, weights: Weights) -> Tensor:
@@ -139,5 +150,5 @@ def _distance(value: Tensor, floor: Tensor) -> Distance:
         value=float(value),
         floor_mean=float(floor.mean()),
         floor_limit=float(floor.quantile(FLOOR_LIMIT)),
-        p_value=(1 + int((floor >= value * (1 - ROUNDING)).sum())) / (1 + len(floor)),
+        p_value=(1 + int((floor >= value - ROUNDING * value.abs()).sum())) / (1 + len(floor)),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import median
+from dataclasses import replace
+from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING
 
 from imgsubset.features.source import Source
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
 # Random subsets by which a held-out network is calibrated: its loss is then right to 2 %, and eigenvalues of 128
 # channels take a quarter of a second.
 DRAWS = 128
+FID_SEED = 1 << 61  # of the random subsets: those of a given source are always the same
 
 
 def judges(source: Source, n: int, weights: Weights) -> tuple[Objective, ...]:
@@ -54,6 +56,24 @@ def score_of(
         searched_loss=loss,
         searched_size=effective_size(loss, objective.n, objective.total),
     )
+
+
+def with_fid(score: Score, source: Source, rows: Tensor) -> Score:
+    """With the FID from the whole source, of rows (n,), beside the divergences in spaces whose vectors are kept."""
+    from imgsubset.statistics.vectors import subset_distances
+
+    def added(one: Measured) -> Measured:
+        if one.name not in source.vectors:
+            return one
+        value, *random = subset_distances(source.vectors[one.name], rows, FID_SEED).tolist()
+        return replace(
+            one,
+            divergences=one.divergences | {"fid": value},
+            random_mean=one.random_mean | {"fid": fmean(random)},
+            random_std=one.random_std | {"fid": stdev(random)},
+        )
+
+    return replace(score, searched=tuple(map(added, score.searched)))
 
 
 def _measured(objective: Objective, rows: Tensor, weight: float, known: Channels | None = None) -> Measured:

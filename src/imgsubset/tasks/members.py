@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.errors import InputError, shortened
+from imgsubset.features.extractors import is_raw
 from imgsubset.features.source import Source, first_of, read_source
 from imgsubset.files import identity, sha256
 from imgsubset.inputs import AnyEmbeddings, Embeddings
@@ -80,8 +81,10 @@ class Existing:
             matched = self._matched(read, skip_foreign)
             from imgsubset.tasks.known import with_known
 
+            # Copies, for the moments are written over.
+            vectors = {block.name: block.images.mean.clone() for block in read.blocks if is_raw(block.name)}
             ready = with_known(read, self.options, len(matched.rows)).standardised()
-        return replace(ready, warnings=ready.warnings + notes), matched
+        return replace(ready, warnings=ready.warnings + notes, vectors=vectors), matched
 
     def _matched(self, source: Source, skip_foreign: bool) -> Matched:
         if isinstance(self.members, Manifest):

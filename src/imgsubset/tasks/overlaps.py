@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgsubset.features.extractors import is_raw
 from imgsubset.features.source import Source
 from imgsubset.options import Options
 from imgsubset.results.comparison import ROUNDING, Overlap
@@ -29,7 +30,7 @@ def overlaps(one: Source, other: Source, seed: int) -> tuple[dict[str, Overlap],
     """The four of two sources by name, of which the first is the reference; and what is to be said of them.
 
     An image is a point: its vectors in all spaces side by side, each space with its weight; views beside them count as
-    much as they do together.
+    much as they do together. The vectors of a feature that is compared as it is are so here, if it is alone.
     """
     from imgsubset.statistics.neighbours import MOST, NAMES, joined, overlap
 
@@ -38,7 +39,8 @@ def overlaps(one: Source, other: Source, seed: int) -> tuple[dict[str, Overlap],
     for name in one.seen:
         spaces.append((one.seen[name].mean, other.seen[name].mean))
         weights.append(1.0)
-    values, floor = overlap(*joined(spaces, weights), seed)
+    alone = len(spaces) == 1 and is_raw(one.blocks[0].name)
+    values, floor = overlap(*(spaces[0] if alone else joined(spaces, weights)), seed)
     many = len(one.paths) > MOST or len(other.paths) > MOST
     return {name: _overlap(value, dealt) for name, value, dealt in zip(NAMES, values, floor.T, strict=True)}, (
         (f"precision, recall, density and coverage are of at most {MOST:,} images of each",) if many else ()

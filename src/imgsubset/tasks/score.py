@@ -14,7 +14,7 @@ from imgsubset.reading.given import AnySource
 from imgsubset.results.records import Scored
 from imgsubset.tasks.given import check_callable
 from imgsubset.tasks.matching import Matched
-from imgsubset.tasks.measuring import judges, score_of
+from imgsubset.tasks.measuring import judges, score_of, with_fid
 from imgsubset.tasks.members import existing
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _scored(
         goal = objective(source.blocks, n, weights)
         rows = torch.tensor([matched.rows], device=goal.device)
         held_out = judges(source, n, weights)
-        result = score_of(goal, held_out, rows, source.known)
+        result = with_fid(score_of(goal, held_out, rows, source.known), source, rows[0])
     gathered = None
     if gather:
         from imgsubset.search.quadratic import quadratic_form
