@@ -114,6 +114,16 @@ def test_the_key_of_the_cache_holds_what_decides_the_features() -> None:
     assert key(steps=3, seed=5, weights={"kl": 1}) == key()
 
 
+def test_the_key_of_the_cache_holds_the_size_that_a_file_is_decoded_for() -> None:
+    (alone,) = spaces(measured=False, networks=1, size=16)
+    small, large = spaces(measured=False, networks=1, size=16, features={"random-cnn": 1, "colour": 1, "pixels": 1})[
+        ::2
+    ]
+    assert small.size < large.size
+    assert small.recipe == {**(alone.recipe or {}), "decoded for": large.size}
+    assert "decoded for" not in (large.recipe or {})
+
+
 def test_what_a_function_of_the_users_does_is_not_cached() -> None:
     assert spaces(measured=False, features="python:a.module:function")[0].recipe is None
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from imgsubset.files import identity
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.images import POLICY, shown_size
+from imgsubset.reading.images import POLICY, PUBLISHED, shown_size
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.random_cnn import Extractor
@@ -126,7 +126,16 @@ def feature_spaces(
         for part, side, make in VIEWS[name]:
             recipe = _recipe(part, side or size, device)
             spaces.append(Space(part, side or size, 0.0, partial(_viewed, make, device), recipe, SEEN))
-    return tuple(spaces)
+    return tuple(_beside(spaces))
+
+
+def _beside(spaces: Sequence[Space]) -> Iterator[Space]:
+    """With recipes that know the size for which a file is opened: a JPEG is decoded for the largest of all."""
+    sizes = [space.size for space in spaces]
+    largest = PUBLISHED if PUBLISHED in sizes else max(sizes, default=0)
+    for space in spaces:
+        alone = space.recipe is None or space.size == largest
+        yield space if alone else replace(space, recipe={**(space.recipe or {}), "decoded for": abs(largest)})
 
 
 def _named(
