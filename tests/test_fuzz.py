@@ -65,7 +65,7 @@ SIDE = 16
 # A process that decodes the files it is told, one a line: a crash, a hang or a hunger for memory ends it alone.
 DECODER = """
 import resource, signal, sys
-from imgsubset.reading.images import decode, reason
+from imgsubset.reading.decoding import decode, reason
 decode(sys.argv[1], [16])
 try:
     decode(sys.argv[2], [16])  # imports numpy before there is a limit

@@ -27,7 +27,7 @@ from imgsubset import Options, select
 from imgsubset import files as copying
 from imgsubset.errors import BadFilesError, OutputError
 from imgsubset.features import ingest, source, spaces
-from imgsubset.reading.images import decode, reason
+from imgsubset.reading.decoding import decode, reason
 from imgsubset.search.exchange import Exchanges
 from imgsubset.statistics import objective
 from imgsubset.writing import copying as copies
@@ -139,7 +139,7 @@ def test_row01_every_kind_of_damage_in_one_run(imgsubset: Program, tmp_path: Pat
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from imgsubset.reading.images import decode, reason
+from imgsubset.reading.decoding import decode, reason
 try:
     decode(sys.argv[1], [64])
     print("decoded")

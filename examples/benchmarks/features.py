@@ -27,8 +27,8 @@ from unseen import Unseen
 from imgsubset import Options, select
 from imgsubset.features.appearance import NAMES
 from imgsubset.features.source import Source, read_source
-from imgsubset.reading.decoders import chunk_length, decoded
 from imgsubset.reading.filters import list_candidates
+from imgsubset.reading.processes import chunk_length, decoded
 from imgsubset.statistics.objective import Objective, effective_size
 
 LOOKS = ("brightness", "contrast", "sharpness", "file size")

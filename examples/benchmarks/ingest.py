@@ -19,8 +19,8 @@ from plain import plain_moments, plain_weights
 
 from imgsubset.features.ingest import Ingested, ingest
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
+from imgsubset.reading.processes import decoded
 
 COLD_IMAGES = 500
 

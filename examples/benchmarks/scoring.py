@@ -16,8 +16,8 @@ from plain import maps_to_rows, plain_cnn
 
 from imgsubset.devices import side_by_side
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
+from imgsubset.reading.processes import decoded
 from imgsubset.statistics.divergences import mix
 from imgsubset.statistics.langevin import noised_source
 from imgsubset.statistics.moments import Block, ImageMoments, Standard, maps_to_moments, standard, subset_moments

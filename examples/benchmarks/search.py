@@ -29,9 +29,9 @@ from imgsubset.features.ingest import Ingested, ingest
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.options import Search
 from imgsubset.progress import silent
-from imgsubset.reading.decoders import chunk_length, decoded
-from imgsubset.reading.images import Facts
+from imgsubset.reading.decoding import Facts
 from imgsubset.reading.listing import Listing, list_images
+from imgsubset.reading.processes import chunk_length, decoded
 from imgsubset.search.find import find
 from imgsubset.statistics.moments import Block, standard
 from imgsubset.statistics.objective import effective_size, objective, random_subsets

@@ -32,9 +32,9 @@ from imgsubset.devices import single_threaded
 from imgsubset.features.source import Source
 from imgsubset.options import merged
 from imgsubset.progress import Clock, silent
-from imgsubset.reading.decoders import decoded
 from imgsubset.reading.labels import class_names
 from imgsubset.reading.listing import list_images
+from imgsubset.reading.processes import decoded
 from imgsubset.search.find import find
 from imgsubset.statistics.covariates import covariates
 from imgsubset.statistics.estimation import estimates

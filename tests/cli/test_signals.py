@@ -31,7 +31,7 @@ import os, signal, sys, time
 from pathlib import Path
 
 from imgsubset import cli, files
-from imgsubset.reading import decoders
+from imgsubset.reading import processes
 from imgsubset.reading import listing
 from imgsubset.search.exchange import Exchanges
 from imgsubset.writing import copying
@@ -55,9 +55,9 @@ def slow_copy(file, cancelled, copy, inner=copying.sha256_of):
 if stage == "list":
     listing._Walk._visit = slow(listing._Walk._visit)
 elif stage == "decode":
-    decoders.SERVE = (
+    processes.SERVE = (
         "import sys, time; sys.path[:] = sys.argv[2:]; from pathlib import Path\\n"
-        "import imgsubset.reading.decoders as d\\n"
+        "import imgsubset.reading.processes as d\\n"
         "def decode(path, sizes, real=d.decode):\\n"
         f"    Path({reached!r}).touch(); time.sleep({seconds})\\n"
         "    return real(path, sizes)\\n"

@@ -26,8 +26,8 @@ from imgsubset.features.serving import serve
 from imgsubset.features.source import Source, read_source
 from imgsubset.options import Extraction
 from imgsubset.ranks import Ranks
-from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
+from imgsubset.reading.processes import decoded
 from imgsubset.watch import Place, Watch
 
 PATIENCE = 60.0  # seconds, for what takes none

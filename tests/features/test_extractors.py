@@ -16,7 +16,7 @@ from imgsubset.errors import UsageError
 from imgsubset.features import extractors
 from imgsubset.features.extractors import EXTRACTORS, SPELLINGS, is_raw, kind_of, make_extractor
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.reading.images import PUBLISHED
+from imgsubset.reading.decoding import PUBLISHED
 
 Maker = Callable[[str], tuple[Callable[[Tensor], Tensor], int]]
 

@@ -18,7 +18,7 @@ from imgsubset import compare
 from imgsubset.errors import UsageError
 from imgsubset.features.extractors import EXTRACTORS, is_raw, kind_of
 from imgsubset.features.inception import LAYERS, Inception
-from imgsubset.reading.images import PUBLISHED, decode, square_bytes
+from imgsubset.reading.decoding import PUBLISHED, decode, square_bytes
 from imgsubset.statistics.vectors import frechet_distance
 
 fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
@@ -48,7 +48,7 @@ SHAPES = [(32, 32), (299, 299), (300, 298), (1, 7), (640, 41), (700, 900)]
 def test_pixels_are_to_the_bit_those_of_torch_fidelity(
     shape: tuple[int, int], band: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgsubset.reading.images.BAND_PIXELS", band)
+    monkeypatch.setattr("imgsubset.reading.decoding.BAND_PIXELS", band)
     for name in ("a.png", "a.jpg"):
         smooth(3, *shape).save(tmp_path / name)
         expected = resampling.interpolate_bilinear_2d_like_tensorflow1x(

@@ -19,8 +19,8 @@ from imgsubset.features.custom import Foreign
 from imgsubset.features.ingest import Ingested
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.files import Stamp
-from imgsubset.reading.decoders import Chunk
-from imgsubset.reading.images import Facts
+from imgsubset.reading.decoding import Facts
+from imgsubset.reading.processes import Chunk
 
 SIDE, LENGTH = 16, 4
 FAST = Options(candidates=8, chains=1, steps=2, size=SIDE, device="cpu", workers=0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imgsubset.errors import UsageError
 from imgsubset.features.random_cnn import ACTIVATIONS, RandomCNN, RandomCNNs, image_moments
-from imgsubset.reading.decoders import chunk_length
+from imgsubset.reading.processes import chunk_length
 
 
 def random_pixels(count: int, size: int, seed: int = 0) -> Tensor:

@@ -21,8 +21,8 @@ from conftest import create, selection_of, tree
 
 from imgsubset import Options, export, select_into
 from imgsubset.errors import ImgsubsetError, InputError
-from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
+from imgsubset.reading.processes import decoded
 from imgsubset.reading.tars import entries
 
 GOOD = {f"{'ab'[number % 2]}/{number}.png": png(number) for number in range(8)} | {"a/0.txt": b"label of a/0"}

@@ -14,8 +14,8 @@ from PIL import Image
 
 from imgsubset import Selection, estimate, export, score, select
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.decoders import decoded
 from imgsubset.reading.given import list_source
+from imgsubset.reading.processes import decoded
 
 FAST: dict[str, Any] = {
     **{"candidates": 32, "chains": 1, "steps": 8, "size": 16, "channels": (8,), "networks": 1, "held_out": False},

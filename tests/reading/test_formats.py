@@ -12,9 +12,9 @@ from conftest import Run, create, listing_of, smooth
 
 from imgsubset.errors import BadFilesError, InputError
 from imgsubset.options import Options
+from imgsubset.reading.decoding import decode, reason
 from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.formats import PICTURES, not_read
-from imgsubset.reading.images import decode, reason
 from imgsubset.reading.listing import list_images
 
 FAST = "--candidates 16 --chains 1 --steps 8 --size 16 --channels 8 --device cpu --workers 0".split()

@@ -15,9 +15,9 @@ from conftest import create
 
 from imgsubset import Options, select_into
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
-from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
 from imgsubset.reading.parquet import Table
+from imgsubset.reading.processes import decoded
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

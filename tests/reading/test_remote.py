@@ -19,8 +19,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from imgsubset import export, select, select_into
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.spaces import FAR_SAMPLE, SMALL, resolution
-from imgsubset.reading.decoders import decoded
 from imgsubset.reading.listing import list_images
+from imgsubset.reading.processes import decoded
 from imgsubset.reading.remote import url_of
 
 FAST: dict[str, Any] = {

@@ -25,8 +25,8 @@ from imgsubset.files import Stamp
 from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock
 from imgsubset.ranks import Ranks, aside, together
-from imgsubset.reading.decoders import decoded
 from imgsubset.reading.members import AnyFile, Extent, described, ready
+from imgsubset.reading.processes import decoded
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     import torch

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.errors import UsageError, meant
-from imgsubset.reading.images import PUBLISHED
+from imgsubset.reading.decoding import PUBLISHED
 
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor

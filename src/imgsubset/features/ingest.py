@@ -19,7 +19,7 @@ from imgsubset.features.custom import Foreign
 from imgsubset.features.random_cnn import Extractor, image_moments
 from imgsubset.features.reduction import narrowed
 from imgsubset.files import Stamp
-from imgsubset.reading.decoders import Chunk
+from imgsubset.reading.processes import Chunk
 from imgsubset.statistics.moments import Block, ImageMoments
 
 T = TypeVar("T")

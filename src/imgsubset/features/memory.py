@@ -10,7 +10,7 @@ from imgsubset.cores import threads
 from imgsubset.errors import InputError
 from imgsubset.features.spaces import HELD_OUT, each_layer
 from imgsubset.options import Extraction
-from imgsubset.reading.decoders import chunk_length
+from imgsubset.reading.processes import chunk_length
 
 MEMORY, STATUS, GROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/sys/fs/cgroup")  # of Linux
 COPIES = 2  # of the moments: as they come or are standardised, and parts of them while they are used

@@ -19,7 +19,7 @@ from imgsubset.files import identity
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.images import POLICY, PUBLISHED, shown_size
+from imgsubset.reading.decoding import POLICY, PUBLISHED, shown_size
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.random_cnn import Extractor

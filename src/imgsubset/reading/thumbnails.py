@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from imgsubset.cores import usable_cores
-from imgsubset.reading.images import decode
+from imgsubset.reading.decoding import decode
 from imgsubset.reading.members import AnyFile
 
 SIDE, MOST_BYTES = 96, 4096

@@ -28,7 +28,7 @@ from typing import IO, Any
 from imgsubset.cores import usable_cores
 from imgsubset.errors import InputError
 from imgsubset.files import READERS, Stamp
-from imgsubset.reading.images import Facts, decode, reason, square_bytes
+from imgsubset.reading.decoding import Facts, decode, reason, square_bytes
 from imgsubset.reading.members import AnyFile, Extent, Held, Sent, described, ready, recalled
 
 DECODE_SECONDS = 60.0  # that a process may be at one file
@@ -37,7 +37,7 @@ DEATH_SECONDS = 5.0  # that a killed process is waited for
 LOSSES = 10  # processes that may be lost in a run: more than that is no matter of a few files
 WAITING_BYTES = 64 << 20  # pixels that may wait to be consumed, unless two chunks a process need more
 FEW = 64  # below this many images, starting more than one process costs more than it saves
-SERVE = "import sys; sys.path[:] = sys.argv[2:]; import imgsubset.reading.decoders as d; d.serve(sys.argv[1])"
+SERVE = "import sys; sys.path[:] = sys.argv[2:]; import imgsubset.reading.processes as d; d.serve(sys.argv[1])"
 
 
 @dataclass(frozen=True)

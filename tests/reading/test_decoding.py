@@ -14,8 +14,8 @@ from conftest import create, noise, normal_user, png_bytes, smooth
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imgsubset.errors import InputError
-from imgsubset.reading import images
-from imgsubset.reading.images import decode, reason
+from imgsubset.reading import decoding
+from imgsubset.reading.decoding import decode, reason
 from imgsubset.reading.listing import RejectedFile, list_images
 
 SIDE = 16
@@ -353,8 +353,8 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_reaches_the_size(
     photo = smooth(9, 640, 480)
     photo.save(tmp_path / "x.jpg", quality=95)
     seen = []
-    shrink = images._shrink
-    monkeypatch.setattr(images, "_shrink", lambda image, size: (seen.append(image.size), shrink(image, size))[1])
+    shrink = decoding._shrink
+    monkeypatch.setattr(decoding, "_shrink", lambda image, size: (seen.append(image.size), shrink(image, size))[1])
     with Image.open(tmp_path / "x.jpg") as full:
         expected = full.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
     assert difference(pixels(tmp_path / "x.jpg", size), expected).mean() < 1
@@ -375,7 +375,7 @@ def test_a_large_picture_in_bands_is_nearly_the_same(
         picture = picture.convert(mode)
     picture.save(tmp_path / "x", "TIFF" if mode == "CMYK" else "PNG")
     direct = pixels(tmp_path / "x")
-    monkeypatch.setattr(images, "BAND_PIXELS", 4096)
+    monkeypatch.setattr(decoding, "BAND_PIXELS", 4096)
     banded = difference(pixels(tmp_path / "x"), direct)
     assert banded.mean() < 1
     assert banded.max() < 8
@@ -384,7 +384,7 @@ def test_a_large_picture_in_bands_is_nearly_the_same(
 @pytest.mark.slow
 def test_a_picture_above_the_limit_is_decoded_right(tmp_path: Path) -> None:
     side = 4200
-    assert side * side > images.BAND_PIXELS
+    assert side * side > decoding.BAND_PIXELS
     picture = smooth(12, side, side).convert("L")
     picture.save(tmp_path / "x.png", compress_level=1)
     expected = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS).convert("RGB")

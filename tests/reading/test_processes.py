@@ -18,10 +18,10 @@ from conftest import create, noise
 from PIL import Image
 
 from imgsubset.errors import InputError
-from imgsubset.reading import decoders
-from imgsubset.reading.decoders import Chunk, chunk_length, decoded
-from imgsubset.reading.images import Facts, decode, reason
+from imgsubset.reading import processes as pool
+from imgsubset.reading.decoding import Facts, decode, reason
 from imgsubset.reading.listing import list_images
+from imgsubset.reading.processes import Chunk, chunk_length, decoded
 
 Processes: TypeAlias = list[subprocess.Popen[bytes]]
 SIDE = 8
@@ -92,7 +92,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
         processes.append(popen(*arguments, **options))
         return processes[-1]
 
-    monkeypatch.setattr(decoders.subprocess, "Popen", recorded)
+    monkeypatch.setattr(pool.subprocess, "Popen", recorded)
     yield processes
     for process in processes:
         process.kill()
@@ -102,7 +102,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
 WORKER = """
 import os, signal, sys, time
 sys.path[:] = sys.argv[2:]
-import imgsubset.reading.decoders as d
+import imgsubset.reading.processes as d
 
 def reach(name, seconds=1000):
     try:
@@ -136,8 +136,8 @@ def misbehave(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     def patch(at_a_file: str, at_the_start: str = "", seconds: float = 3.0) -> Path:
         folder = tmp_path_factory.mktemp("reached")
         code = WORKER.format(folder=str(folder), at_a_file=indent(at_a_file, "    "), at_the_start=at_the_start)
-        monkeypatch.setattr(decoders, "SERVE", code)
-        monkeypatch.setattr(decoders, "DECODE_SECONDS", seconds)
+        monkeypatch.setattr(pool, "SERVE", code)
+        monkeypatch.setattr(pool, "DECODE_SECONDS", seconds)
         return folder
 
     return patch
@@ -203,7 +203,7 @@ def test_a_full_chunk_of_the_longest_paths_is_decoded(tmp_path: Path, workers: i
 def test_chunks_that_wait_are_bounded(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(decoders, "WAITING_BYTES", 1)
+    monkeypatch.setattr(pool, "WAITING_BYTES", 1)
     check(many, collect(many, workers))
 
 
@@ -246,8 +246,8 @@ def test_no_more_processes_start_than_there_are_chunks(many: Path, started: Proc
 def test_few_images_start_one_process_unless_told_otherwise(
     tmp_path: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoders, "usable_cores", lambda: 2)
-    for number in range(decoders.FEW - 1):
+    monkeypatch.setattr(pool, "usable_cores", lambda: 2)
+    for number in range(pool.FEW - 1):
         (tmp_path / f"{number}.png").write_bytes(b"")
     collect(tmp_path, 0)
     assert started == []
@@ -321,7 +321,7 @@ def test_a_process_that_cannot_be_started_leaves_no_other_behind(
         return popen(*arguments, **options)
 
     before = open_files()
-    monkeypatch.setattr(decoders.subprocess, "Popen", third_fails)
+    monkeypatch.setattr(pool.subprocess, "Popen", third_fails)
     with pytest.raises(InputError, match="no decoding process can be started: Resource temporarily unavailable"):
         collect(many, 3)
     gc.collect()  # what was left open is found out here and not in another test
@@ -335,7 +335,7 @@ def test_a_process_that_cannot_be_started_leaves_no_other_behind(
 def test_processes_that_cannot_start_are_an_error_and_not_replaced(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoders, "SERVE", "import sys; sys.exit(1)")
+    monkeypatch.setattr(pool, "SERVE", "import sys; sys.exit(1)")
     with pytest.raises(InputError, match="a decoding process failed"):
         collect(many, 2)
     assert len(started) == 2
@@ -348,8 +348,8 @@ def test_processes_that_cannot_start_are_an_error_and_not_replaced(
 def test_processes_that_never_begin_are_an_error_and_no_hang(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoders, "SERVE", "import time; time.sleep(1000)")
-    monkeypatch.setattr(decoders, "DECODE_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "SERVE", "import time; time.sleep(1000)")
+    monkeypatch.setattr(pool, "DECODE_SECONDS", 1.0)
     with pytest.raises(InputError, match="the decoding processes have done nothing for 1 s"):
         collect(many, 2)
     assert_gone(started)
@@ -407,7 +407,7 @@ DEATHS = {
 def test_a_file_at_which_a_process_dies_is_refused(
     many: Path, started: Processes, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch, workers: int, how: str
 ) -> None:
-    monkeypatch.setattr(decoders, "WAITING_BYTES", 1)
+    monkeypatch.setattr(pool, "WAITING_BYTES", 1)
     before = open_files()
     names = ("000.png", "031.png", "077.png", "135.png")
     misbehave(f"if name in {names}: {how}", seconds=60)
@@ -424,8 +424,8 @@ def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(
     tmp_path: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers: list[Any] = []
-    start = decoders._Worker._start
-    monkeypatch.setattr(decoders._Worker, "_start", lambda worker: (workers.append(worker), start(worker)))
+    start = pool._Worker._start
+    monkeypatch.setattr(pool._Worker, "_start", lambda worker: (workers.append(worker), start(worker)))
     Image.new("RGB", (12_000, 12_000)).save(tmp_path / "b.png", compress_level=1)  # a second's work
     for name in ("a.png", *(f"c{number:03d}.png" for number in range(80))):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
@@ -455,10 +455,10 @@ def test_too_many_deaths_are_an_error(
 ) -> None:
     names = tuple(f"{number:03d}.png" for number in range(40, 44))
     misbehave(f"if name in {names}: os.kill(os.getpid(), signal.SIGKILL)", seconds=60)
-    monkeypatch.setattr(decoders, "LOSSES", 4)
+    monkeypatch.setattr(pool, "LOSSES", 4)
     why = "the process decoding it was killed by signal 9; is there enough memory?"
     check(many, collect(many, workers), refused=dict.fromkeys(names, why))
-    monkeypatch.setattr(decoders, "LOSSES", 3)
+    monkeypatch.setattr(pool, "LOSSES", 3)
     before = open_files()
     with pytest.raises(InputError) as raised:
         collect(many, workers)
@@ -508,7 +508,7 @@ def test_a_process_that_goes_on_just_before_it_is_killed_loses_no_file(
 def test_a_process_that_no_signal_reaches_is_left_alone(
     many: Path, started: Processes, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoders, "DEATH_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "DEATH_SECONDS", 0.1)
     monkeypatch.setattr(POPEN, "kill", lambda process: process is started[0] or KILL(process))
     misbehave("if name == '010.png': time.sleep(1000)")
     try:
@@ -524,10 +524,10 @@ def test_a_process_that_no_signal_reaches_is_left_alone(
 def test_a_looping_process_ends_although_its_parent_was_killed(many: Path, misbehave: Misbehave) -> None:
     folder = misbehave("while name == '010.png': reach('loop', 0)", "d.DECODE_SECONDS = 0.02")
     code = (
-        "import sys; sys.path[:] = sys.argv[3:]; import imgsubset.reading.decoders as d; "
+        "import sys; sys.path[:] = sys.argv[3:]; import imgsubset.reading.processes as d; "
         "d.SERVE = sys.argv[2]\nwith d.decoded([sys.argv[1] + '/010.png'], [8], 1) as chunks: list(chunks)"
     )
-    arguments = [sys.executable, "-c", code, str(many), decoders.SERVE, *sys.path]
+    arguments = [sys.executable, "-c", code, str(many), pool.SERVE, *sys.path]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE) as parent:
         while not (folder / "loop").exists():
             assert parent.poll() is None
