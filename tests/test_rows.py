@@ -26,7 +26,7 @@ from torch import Tensor
 from imgsubset import Options, select
 from imgsubset import files as copying
 from imgsubset.errors import BadFilesError, OutputError
-from imgsubset.features import ingest, source, spaces
+from imgsubset.features import dealing, ingest, source, spaces
 from imgsubset.reading.decoding import decode, reason
 from imgsubset.search.exchange import Exchanges
 from imgsubset.statistics import objective
@@ -801,9 +801,10 @@ def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return real(*arguments, **named)
 
-    for module in (source, spaces):
+    for module in (source, spaces, dealing):
         monkeypatch.setattr(module, "torch_device", remembered)
-    monkeypatch.setattr(spaces, "device_name", str)
+    for module in (source, spaces):
+        monkeypatch.setattr(module, "device_name", str)
     monkeypatch.setattr(owner, name, fail)
 
 
