@@ -36,6 +36,7 @@ def test_work_that_has_room_is_done_once_and_has_no_notes(device: str) -> None:
     assert calls == [(device, ())]
 
 
+@pytest.mark.slow
 def test_the_cpu_takes_over_from_a_gpu_that_auto_found_and_the_result_tells() -> None:
     calls: Calls = []
     assert or_on_cpu("auto", failing(calls, torch.OutOfMemoryError("full"), "auto")) == "done"

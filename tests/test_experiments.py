@@ -63,6 +63,7 @@ def test_the_mean_images_are_drawn_and_judged(tiny: Callable[..., Any]) -> None:
     assert float(losses["a crop"][0]) == pytest.approx(0.75, abs=0.15)
 
 
+@pytest.mark.slow
 def test_the_mean_by_squares_is_the_mean_and_by_absolute_values_a_median(script: Callable[[str], Any]) -> None:
     mean = script("generalized_mean_image")
     crops = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5

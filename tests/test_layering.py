@@ -104,6 +104,7 @@ def test_no_arrow_leads_back_up(name: str) -> None:
     assert not (allowed(name) - {name}) & above
 
 
+@pytest.mark.slow
 def test_no_imports_go_in_a_circle() -> None:
     arrows: dict[str, set[str]] = {}
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in CODE}
@@ -167,6 +168,7 @@ def test_the_search_knows_neither_images_nor_networks(path: Path) -> None:
     assert not own_imports(path) & {"features", "reading"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_no_global_random_state_is_used(path: Path) -> None:
     assert "random" not in {name.split(".")[0] for name in imports(path)}

@@ -207,6 +207,7 @@ def test_as_many_candidates_as_few_images_are_told_of(pictures: Path, n: int) ->
     assert not any("in common" in note for note in select(pictures, n, steps=0, candidates=8, **SMALL).warnings)
 
 
+@pytest.mark.slow
 def test_only_parts_that_are_drawn_are_told_of(pictures: Path) -> None:
     parts = split(pictures, {"rest": "70%", "drawn": "30%"}, candidates="all", steps=0, **SMALL)
     assert not any("in common" in note for part in parts.values() for note in part.warnings)

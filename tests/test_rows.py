@@ -399,6 +399,7 @@ def test_row04_scores_of_odd_pixels_are_finite(imgsubset: Program, tmp_path: Pat
 # Row 5: what is no file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_row05_a_folder_full_of_what_is_no_file(imgsubset: Program, tmp_path: Path, workers: int) -> None:
     folder = tmp_path / "source"
@@ -446,6 +447,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 def test_row07_every_name_is_copied_byte_by_byte(imgsubset: Program, tmp_path: Path) -> None:
     folder = tmp_path / "source"
     for number, name in enumerate(NAMES):
@@ -663,6 +665,7 @@ def test_row10_any_error_of_the_disk_at_any_call(
     assert set(tree(out)) == {"a/1.jpg", "a/2.png", "manifest.json"}
 
 
+@pytest.mark.slow
 def test_row10_a_full_device_is_found_out_before_copying(imgsubset: Program, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -841,6 +844,7 @@ def test_row18_the_cpu_does_what_a_gpu_has_no_memory_for(
         check_failure(imgsubset(*arguments, "--device", "cuda"), 3, "--device cpu does without it")
 
 
+@pytest.mark.slow
 def test_row18_paths_from_an_iterator_are_there_for_the_cpu_too(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_the_jobs_after_a_failing_one_are_done_and_a_rerun_does_what_is_left(
     assert len(after) == 4 + 4 + 6
 
 
+@pytest.mark.slow
 def test_json_of_a_batch_is_one_object(batch: Batch, tmp_path: Path) -> None:
     first = batch(THREE, "--json")
     assert first.code == 8
@@ -163,6 +164,7 @@ def test_a_job_above_its_highest_loss_has_failed(batch: Batch, tmp_path: Path, m
     assert f"{jobs[0]['result']['score']['loss']:.3f}" in text.splitlines()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "code"),
     [
@@ -210,6 +212,7 @@ def test_an_interrupt_ends_the_batch(batch: Batch, tmp_path: Path, monkeypatch: 
 # What the file says
 
 
+@pytest.mark.slow
 def test_paths_start_from_the_folder_of_the_file(
     batch: Batch, imgsubset: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +235,7 @@ def test_paths_start_from_the_folder_of_the_file(
     assert imgsubset("batch", "jobs.toml", "--json").out.count('"skipped"') == 2
 
 
+@pytest.mark.slow
 def test_a_job_overrides_the_defaults(batch: Batch) -> None:
     text = f"""{FAST}
 seed = 4
@@ -323,6 +327,7 @@ def test_a_key_that_was_taken_out_is_told_what_became_of_it(batch: Batch, tmp_pa
     check_refused(run, tmp_path / "out", f"unknown key '{key.replace('_', '-')}' in [jobs.", "it was taken out, since")
 
 
+@pytest.mark.slow
 def test_a_job_without_copies_needs_no_destination(batch: Batch, tmp_path: Path) -> None:
     run = batch(job('mode = "none"\nlist = "list"\nn = "auto"\ntarget-size = 5'), "--json")
     assert run.code == 0

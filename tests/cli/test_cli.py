@@ -274,6 +274,7 @@ def interrupting(calls: list[Any]) -> Callable[..., Any]:
     return interrupted
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_sigint")
 def test_the_first_interrupt_of_a_search_exports_the_best_so_far(
     imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -431,6 +432,7 @@ def test_json_of_a_success_is_one_object_and_the_manifest(imgsubset: Program, pi
     assert record == strict_json((tmp_path / "out" / "manifest.json").read_text())
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     assert imgsubset("select", pictures, tmp_path / "out", "-n", 3, "-q", *FAST) == Run(0, "", "")
     assert len(tree(tmp_path / "out")) == 4
@@ -443,6 +445,7 @@ def test_n_is_a_number_or_a_percentage(imgsubset: Program, pictures: Path, tmp_p
     assert len(set(files(run))) == count
 
 
+@pytest.mark.slow
 def test_a_dry_run_copies_nothing(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
     run = imgsubset("select", pictures, tmp_path / "out", "-n", 10, "--dry-run", *FAST)
     assert (run.code, run.err) == (0, "")

@@ -118,6 +118,7 @@ def test_the_results_are_printed_though_they_are_bad(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_deals")
 @GATED
 def test_a_highest_loss_that_is_no_number_lets_nothing_pass(
@@ -128,6 +129,7 @@ def test_a_highest_loss_that_is_no_number_lets_nothing_pass(
     assert not (tmp_path / "gated").exists()
 
 
+@pytest.mark.slow
 def test_a_selection_above_the_highest_loss_leaves_nothing(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
     arguments = (*select_gated(folder, tmp_path), "--list", tmp_path / "list", "--ranked", "--json")
     run = imgsubset(*arguments, "--max-loss", "1e-9")
@@ -140,6 +142,7 @@ def test_a_selection_above_the_highest_loss_leaves_nothing(imgsubset: Program, f
     assert not (tmp_path / "list").exists()
 
 
+@pytest.mark.slow
 def test_a_gate_keeps_an_earlier_selection_from_being_replaced(
     imgsubset: Program, folder: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +205,7 @@ def test_a_good_subset_is_verified(imgsubset: Program, out: Path) -> None:
     assert tree(out) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alter", "kind"), [(flip, "changed"), (lose, "missing"), (add, "extra"), (block, "changed")])
 def test_a_subset_that_is_not_what_it_was_is_exit_code_7(
     imgsubset: Program, out: Path, alter: Callable[[Path], str], kind: str
@@ -224,6 +228,7 @@ def test_a_subset_that_is_not_what_it_was_is_exit_code_7(
     assert record["good"] is False
 
 
+@pytest.mark.slow
 def test_all_that_is_wrong_is_told_at_once(imgsubset: Program, out: Path) -> None:
     paths = [flip(out), lose(out), add(out)]
     for number in range(12):
@@ -251,6 +256,7 @@ def test_a_folder_without_a_manifest_cannot_be_verified(
     assert record["exit_code"] == 3
 
 
+@pytest.mark.slow
 def test_a_manifest_itself_is_verified_as_its_folder(imgsubset: Program, out: Path) -> None:
     run = imgsubset("verify", out / "manifest.json")
     assert (run.code, run.err) == (0, "")
@@ -274,6 +280,7 @@ def test_a_forged_path_in_a_manifest_is_no_traceback(imgsubset: Program, out: Pa
     assert imgsubset("verify", out, "--json").code == code
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_searched_is_one_line(imgsubset: Program, open_folder: Path, out: Path) -> None:
     copy = out.rename(open_folder / "out") if out.stat().st_dev == open_folder.stat().st_dev else None
     if copy is None:
@@ -316,6 +323,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_second_run_decodes_nothing_and_chooses_the_same(
     look: Callable[..., Run], decodings: list[tuple[str, ...]]
 ) -> None:
@@ -359,6 +367,7 @@ def test_an_option_that_was_taken_out_is_told_what_became_of_it(
     check_failure(run, 2, f"no such option {option.split('=')[0]}: it was taken out, since ")
 
 
+@pytest.mark.slow
 def test_no_cache_creates_nothing(look: Callable[..., Run], tmp_path: Path) -> None:
     before = set(tree(tmp_path))
     assert cached(look("--no-cache")) == (0, 8)
@@ -452,6 +461,7 @@ def test_a_cache_folder_that_is_none(imgsubset: Program, tmp_path: Path, command
     assert (tmp_path / "\x1b[31mfile").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_a_note(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
     create(tmp_path / "\x1b[31mfile", b"mine")
     arguments = ("select", folder, "-n", 4, "--mode", "none", "--cache", tmp_path / "\x1b[31mfile", *FAST)
@@ -680,6 +690,7 @@ def test_a_selection_by_embeddings_and_its_score(
     check_failure(imgsubset(*arguments), 5, "is not empty")
 
 
+@pytest.mark.slow
 def test_a_size_in_a_manifest_does_not_forbid_embeddings(
     imgsubset: Program, folder: Path, out: Path, embedded: tuple[object, ...]
 ) -> None:
@@ -783,6 +794,7 @@ FAILING: list[tuple[list[str], int]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"), FAILING, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )

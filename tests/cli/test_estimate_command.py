@@ -54,6 +54,7 @@ def test_a_line_a_result(imgsubset: Program, pictures: Path, subset: Path, tmp_p
     assert "drawn at random" not in run.out
 
 
+@pytest.mark.slow
 def test_json_fields_and_silence(imgsubset: Program, pictures: Path, subset: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "r.csv", results(subset, "one", "two"))
     record = strict_json(imgsubset("estimate", pictures, subset, file, "--json", *FAST).out)
@@ -69,6 +70,7 @@ def test_json_fields_and_silence(imgsubset: Program, pictures: Path, subset: Pat
     assert imgsubset("estimate", pictures, subset, file, "-q", *FAST) == Run(0, "", "")
 
 
+@pytest.mark.slow
 def test_how_others_were_drawn_is_told(
     imgsubset: Program, pictures: Path, subset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_hostile_file_gets_one_line(
     assert "\x1b" not in run.err
 
 
+@pytest.mark.slow
 def test_failures_have_their_codes(imgsubset: Program, pictures: Path, subset: Path, tmp_path: Path) -> None:
     lines = results(subset, "one")
     file, whole = write(tmp_path / "r.csv", lines[:-1]), write(tmp_path / "s.csv", lines)

@@ -86,6 +86,7 @@ def check_placed(source: Path, out: Path, mode: str, extra: tuple[str, ...] = ()
 # Modes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_each_mode_brings_the_images_and_verify_is_content(
     imgsubset: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
@@ -102,6 +103,7 @@ def test_each_mode_brings_the_images_and_verify_is_content(
     assert imgsubset("verify", tmp_path / "out").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--ranked"], ["--mode", "symlink"], ["--mode", "hardlink", "--ranked"]], ids=str)
 def test_json_of_a_selection_is_its_manifest(imgsubset: Program, folder: Path, tmp_path: Path, more: list[str]) -> None:
     run = imgsubset("select", folder, tmp_path / "out", "-n", 3, "--json", *more, *FAST)
@@ -358,6 +360,7 @@ def test_what_a_list_names_can_be_scored_and_selected(
     assert found == {f"source/{path}": digests[path] for path in chosen(tmp_path / "out")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["file", "folder", "root"])
 def test_a_name_with_a_newline_needs_nul_bytes(imgsubset: Program, folder: Path, tmp_path: Path, place: str) -> None:
     if place == "root":
@@ -440,6 +443,7 @@ def test_a_closed_stdin_is_unusable(imgsubset: Program, tmp_path: Path, monkeypa
     check_failure(run, 3, "-")
 
 
+@pytest.mark.slow
 def test_a_destination_within_the_root_of_a_list_is_fine(
     imgsubset: Program, folder: Path, tmp_path: Path, stdin: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,6 +527,7 @@ def test_the_same_run_does_nothing(
     assert snapshot(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 @COPIED
 def test_what_another_version_made_stands_and_is_named(
     imgsubset: Program, done: tuple[object, ...], tmp_path: Path
@@ -537,6 +542,7 @@ def test_what_another_version_made_stands_and_is_named(
     assert manifest_of(tmp_path / "out")["program"]["version"] == package.__version__
 
 
+@pytest.mark.slow
 @COPIED
 def test_the_same_run_from_elsewhere_does_nothing(
     imgsubset: Program, done: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -547,6 +553,7 @@ def test_the_same_run_from_elsewhere_does_nothing(
     assert "nothing to do" in imgsubset(*done).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranked", [False, True])
 def test_the_same_run_writes_the_same_list(imgsubset: Program, pictures: Path, tmp_path: Path, ranked: bool) -> None:
     arguments = ("select", pictures, tmp_path / "out", "-n", 10, *["--ranked"] * ranked, *FAST)
@@ -722,6 +729,7 @@ def test_what_is_not_whole_is_not_taken_for_the_same(
     check_not_recognised(imgsubset, done, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_best_so_far_of_an_interrupted_search_gives_way(
     imgsubset: Program, done: tuple[object, ...], tmp_path: Path
 ) -> None:
@@ -734,6 +742,7 @@ def test_the_best_so_far_of_an_interrupted_search_gives_way(
     check_failure(imgsubset(*done), 5, "is not empty")
 
 
+@pytest.mark.slow
 def test_a_lost_ranking_is_not_taken_for_the_same(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
     arguments = ("select", folder, tmp_path / "out", "-n", 3, "--ranked", *FAST)
     assert imgsubset(*arguments).code == 0
@@ -742,6 +751,7 @@ def test_a_lost_ranking_is_not_taken_for_the_same(imgsubset: Program, folder: Pa
     check_not_recognised(imgsubset, arguments, tmp_path / "out")
 
 
+@pytest.mark.slow
 @COPIED
 def test_overwrite_does_the_same_again(imgsubset: Program, done: tuple[object, ...], tmp_path: Path) -> None:
     before = snapshot(tmp_path / "out")

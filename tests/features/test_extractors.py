@@ -58,6 +58,7 @@ def test_maps_are_of_float32_and_of_as_many_numbers_as_the_table_says(head: str,
     assert maps.shape[:2] == (2, EXTRACTORS[head].numbers or maps.shape[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_an_image_is_seen_by_itself_and_always_alike(head: str, made: Maker) -> None:
     extractor, size = made(head)

@@ -43,6 +43,7 @@ def as_theirs(path: Path) -> Tensor:
 SHAPES = [(32, 32), (299, 299), (300, 298), (1, 7), (640, 41), (700, 900)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("band", [1 << 24, 5000])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_pixels_are_to_the_bit_those_of_torch_fidelity(

@@ -63,6 +63,7 @@ def test_indices_are_those_of_the_same_pictures_in_a_folder(folder: Path, worker
     assert found.cached == select(data, 7, **FAST, workers=workers).cached == 0
 
 
+@pytest.mark.slow
 def test_the_classes_of_a_data_set_serve_stratify_in_a_part_of_it_too() -> None:
     data = Pictures()
     assert select(data, 10, stratify=True, **FAST, workers=0).classes == {"cat": (20, 5), "dog": (20, 5)}
@@ -212,6 +213,7 @@ def check_rows(rows: Any, folder: Path, tmp_path: Path, named: bool) -> None:
         assert found.chosen == select(folder, 8, stratify=True, labels=labels, **FAST, workers=0).chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_a_data_set_of_hugging_face_is_read_undecoded(folder: Path, tmp_path: Path, named: bool) -> None:
     rows = rows_of(folder, named)

@@ -169,6 +169,7 @@ def test_what_is_no_regular_file_is_rejected_with_its_reason(tmp_path: Path, kin
     assert listing.rejected == (RejectedFile("x.jpg", expected),)
 
 
+@pytest.mark.slow
 def test_an_unreadable_folder_is_named_and_the_rest_listed(open_folder: Path) -> None:
     create(open_folder / "a" / "1.jpg")
     create(open_folder / "shut" / "2.jpg")

@@ -104,6 +104,7 @@ def test_voc_boxes_are_parts_of_the_image() -> None:
     assert cat == Box("cat", 0.5, 0.5, 1.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

@@ -439,6 +439,7 @@ def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(
     assert_gone(started)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_an_idle_process_that_is_killed_is_an_error(many: Path, started: Processes, misbehave: Misbehave) -> None:
     misbehave("", at_the_start="c.Connection = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", seconds=60)

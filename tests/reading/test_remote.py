@@ -133,6 +133,7 @@ def test_files_that_fail_or_change_are_rejected(memory: Any, monkeypatch: pytest
     assert not isinstance(last, str)
 
 
+@pytest.mark.slow
 def test_the_cache_knows_files_behind_a_url(memory: Any, tmp_path: Path) -> None:
     for file in memory.store.values():  # what was changed this moment is not cached
         file.created = datetime(2020, 1, 2, 3, 4, 5, 678901, timezone.utc)

@@ -160,6 +160,7 @@ def test_a_tiny_folder_is_searched_to_the_optimum(weights: str) -> None:
     assert float(found.losses) == pytest.approx(float(losses.min()), rel=1e-3)  # sums in float32, n < C
 
 
+@pytest.mark.slow
 def test_more_candidates_come_closer(objective: Objective) -> None:
     few, many = (sum(float(drawn(objective, candidates, seed).losses) for seed in range(10)) for candidates in (2, 500))
     assert many < 0.8 * few

@@ -41,6 +41,7 @@ def test_agrees_with_the_exact_mix_to_second_order(coefficients: dict[str, float
     assert second / third > 5.5  # towards 8, as a cube does when t is halved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [5, 6])
 def test_inner_products_of_z_are_the_closed_form(channels: int) -> None:
     images = made_up_source(60, channels)

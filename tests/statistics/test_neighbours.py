@@ -99,6 +99,7 @@ def test_few_copies_leave_most_of_a_set_uncovered() -> None:
     assert floor[:, NAMES.index("density")].mean() == pytest.approx(1, abs=0.1)  # however many copies there are
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(60, 60), (40, 90)], ids=str)
 def test_the_floor_is_that_of_two_samples_of_one_distribution(sizes: tuple[int, int]) -> None:
     one, other = sizes

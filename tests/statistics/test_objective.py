@@ -64,6 +64,7 @@ def test_a_permutation_is_cut_into_disjoint_subsets() -> None:
     assert rows[0].tolist() != rows[3].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("total", "n"), [(7, 4), (6, 5), (9, 3)])
 def test_every_row_pair_and_place_is_equally_likely(total: int, n: int) -> None:
     permutations = 8000

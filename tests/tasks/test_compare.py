@@ -84,6 +84,7 @@ def found(root: Path) -> Comparison:
     return compare(root / "one", root / "other", OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_comparison_says_what_was_compared(root: Path, found: Comparison) -> None:
     assert (found.first.name, found.second.name) == (str(root / "one"), str(root / "other"))
     assert found.sizes == (30, 20)
@@ -108,6 +109,7 @@ def test_the_floor_is_of_a_thousand_deals(root: Path, monkeypatch: pytest.Monkey
     assert {one.p_value for one in figures(found).values()} == {1 / 1001}
 
 
+@pytest.mark.slow
 def test_a_folder_is_exactly_0_from_itself(root: Path) -> None:
     found = compare(root / "one", root / "one", OPTIONS)
     for name, one in figures(found).items():
@@ -223,6 +225,7 @@ def test_one_distribution_lies_within_the_floor_and_another_far_outside(root: Pa
             assert one.ratio > 2
 
 
+@pytest.mark.slow
 def test_the_floor_of_two_folders_is_always_the_same(root: Path, found: Comparison) -> None:
     torch.manual_seed(7)
     state = torch.get_rng_state()
@@ -324,6 +327,7 @@ def test_constant_images_differ_from_pictures(root: Path, tmp_path: Path, turned
         assert one.p_value == 1 / (DEALS + 1)
 
 
+@pytest.mark.slow
 def test_files_that_are_not_usable_are_named_for_each_side(root: Path, tmp_path: Path) -> None:
     for side, count in (("a", 1), ("b", 2)):
         draw(tmp_path / side, range(4))
@@ -347,6 +351,7 @@ def test_a_side_without_images_is_an_input_error(root: Path, tmp_path: Path) -> 
                 compare(*pair, OPTIONS)
 
 
+@pytest.mark.slow
 def test_progress_is_told_of_every_image_of_both(root: Path) -> None:
     done: dict[str, int] = {}
 

@@ -286,6 +286,7 @@ def paths_of(found: dict[str, object]) -> list[str]:
     return [file["path"] for file in found["files"]]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_shares_are_in_the_summary_and_in_the_manifest(
     imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path
 ) -> None:
@@ -300,6 +301,7 @@ def test_shares_are_in_the_summary_and_in_the_manifest(
     assert select(mixed, 14, Options(stratify=True, **FAST)).classes == expected
 
 
+@pytest.mark.slow
 def test_equal_classes_through_the_program(imgsubset: Callable[..., Run], mixed: Path) -> None:
     arguments = ("select", mixed, "--mode", "none", "--stratify", "--stratify-as=equal", "-n")
     for n, counts in [(9, [3, 3, 3]), (40, [15, 15, 10])]:
@@ -307,6 +309,7 @@ def test_equal_classes_through_the_program(imgsubset: Callable[..., Run], mixed:
         assert sorted(Counter(path[0] for path in paths_of(found)).values(), reverse=True) == counts
 
 
+@pytest.mark.slow
 def test_classes_of_a_file(imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path) -> None:
     names = sorted(path.relative_to(mixed).as_posix() for path in mixed.rglob("*.png"))
     label = {name: "even" if place % 3 else "odd, though" for place, name in enumerate(names)}
@@ -359,6 +362,7 @@ def test_groups_through_the_program(imgsubset: Callable[..., Run], mixed: Path, 
         assert any("whole groups" in warning for warning in found["warnings"])  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_groups_and_classes_and_kept_and_dropped_images(
     imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path
 ) -> None:
@@ -437,6 +441,7 @@ def test_the_dropped_belong_to_the_source_and_the_excluded_do_not(
     )
 
 
+@pytest.mark.slow
 def test_as_many_as_may_be_chosen_and_one_more(imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path) -> None:
     drop = listed(tmp_path, "drop", "a/p0_00.png", "b/p8_40.png")
     found = record(imgsubset, "select", mixed, "--mode", "none", "-n", 68, "--drop", drop)
@@ -514,6 +519,7 @@ def test_one_class_is_said_to_be_of_no_use(paths: list[str], hint: str) -> None:
     assert note.startswith(f"all images are of one class, {hint}")
 
 
+@pytest.mark.slow
 def test_one_label_is_said_to_be_of_no_use(imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path) -> None:
     rows = [f"{path.relative_to(mixed).as_posix()},x" for path in mixed.rglob("*.png")]
     labels = create(tmp_path / "labels.csv", "\n".join(["path,label", *rows]).encode())
@@ -539,6 +545,7 @@ def test_a_manifest_says_what_is_kept_and_dropped(imgsubset: Callable[..., Run],
     assert "x.json' is not one of imgsubset's" in run.err
 
 
+@pytest.mark.slow
 def test_a_line_of_millions_of_characters_is_cut_in_messages(
     imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path
 ) -> None:

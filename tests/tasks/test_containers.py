@@ -124,6 +124,7 @@ def chosen(folder: Path) -> Selection:
     return select(folder, 12, stratify=True, exclude=("*.gif",), **FAST)
 
 
+@pytest.mark.slow
 def test_the_same_subset_is_chosen_with_all_that_goes_with_it(
     folder: Path, source: Any, chosen: Selection, tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_the_same_subset_is_chosen_with_all_that_goes_with_it(
     assert here.hashes == {path: hashlib.sha256((folder / path).read_bytes()).hexdigest() for path in found.chosen}
 
 
+@pytest.mark.slow
 def test_a_second_run_decodes_nothing_and_a_finished_one_does_nothing(source: Any, tmp_path: Path) -> None:
     words = FAST | {"cache": str(tmp_path / "cache")}
     first = select_into(source, 5, tmp_path / "out", **words)
@@ -168,6 +170,7 @@ def test_subsets_are_found_in_a_source_that_is_no_folder(
     assert compare(folder, source, **FAST).loss.value == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_split_copies_all(one_of_them: Any, folder: Path, tmp_path: Path) -> None:
     source = one_of_them
     split_into(source, {"train": 58, "val": 10}, tmp_path / "out", **FAST)
@@ -188,6 +191,7 @@ def test_a_destination_around_an_archive_is_refused(one_of_them: Any, folder: Pa
         select_into(one_of_them, 5, Path(one_of_them).parent, overwrite=True, **FAST)
 
 
+@pytest.mark.slow
 def test_objects_are_matched_by_labels_in_an_archive(folder: Path, tmp_path: Path) -> None:
     words = {"match": {"objects": 1.0}} | FAST
     coco = {

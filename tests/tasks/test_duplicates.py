@@ -183,6 +183,7 @@ def test_copies_are_counted_everywhere(imgsubset: Callable[..., Run], album: Pat
     assert strict_json(run.out)["counts"]["copies"] == 4
 
 
+@pytest.mark.slow
 def test_a_source_without_copies_says_nothing_of_them(imgsubset: Callable[..., Run], folder: Path) -> None:
     run = imgsubset("select", folder, "-n", 5, "--mode", "none", *ARGUMENTS)
     assert "exact copies" not in run.out

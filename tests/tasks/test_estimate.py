@@ -86,6 +86,7 @@ def write(file: Path, rows: dict[str, Any], name: str = "right") -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_it_is_the_estimate_of_what_the_subset_was_matched_in(root: Path, selection: Selection) -> None:
     y = right(selection.paths)
     found = told(root / "source", selection, {"right": [y[path] for path in selection.chosen]})
@@ -222,6 +223,7 @@ def test_missing_double_and_foreign_results(root: Path, selection: Selection, ou
     assert found.estimates[0].value == 0.5
 
 
+@pytest.mark.slow
 def test_groups_and_labels_are_those_of_the_manifest(root: Path, tmp_path: Path) -> None:
     labels = shutil.copy(root / "labels.csv", tmp_path / "labels.csv")
     chosen = select(root / "source", N, stratify=True, labels=labels, **WORDS)

@@ -120,6 +120,7 @@ def test_of_a_folder_indices_are_of_the_sorted_paths(pictures: Path) -> None:
     assert selection.indices == selection.rows == tuple(sorted(selection.indices))
 
 
+@pytest.mark.slow
 def test_a_data_set_is_a_source_whose_subset_is_right(dataset: ImageFolder, pictures: Path) -> None:
     selection = select(dataset, 6, **FAST)
     subset = torch.utils.data.Subset(dataset, selection.indices)  # type: ignore[type-var, arg-type]
@@ -151,6 +152,7 @@ def test_a_cache_in_the_source_is_refused(pictures: Path) -> None:
             select(pictures, 3, cache=str(place))
 
 
+@pytest.mark.slow
 def test_groups_of_one_image_are_told_of(pictures: Path) -> None:
     found = select(pictures, 9, group_by="(no such name)", **FAST)
     assert any("finds no two images of one group" in note for note in found.warnings)

@@ -79,6 +79,7 @@ def test_very_many_columns_are_several_blocks(pictures: Path, table: Path, monke
     assert score(pictures, found.chosen, match=table, match_columns="age,sex,site", **SMALL).score == found.score
 
 
+@pytest.mark.slow
 def test_the_report_of_a_column_is_plain_statistics(
     pictures: Path, table: Path, numbers: dict[str, list[float | str]]
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_selection_is_scored_by_its_tables_as_long_as_they_are_what_they_were(
     assert any("No such file" in note for note in score(pictures, out).warnings)
 
 
+@pytest.mark.slow
 def test_equal_requests_know_a_table_by_its_content(pictures: Path, table: Path, tmp_path: Path) -> None:
     words = {"match": str(table), **SMALL}
     first = select_into(pictures, N, tmp_path / "out", **words)
@@ -263,6 +265,7 @@ def test_with_groups_classes_and_parts(pictures: Path, table: Path) -> None:
     assert block(auto, "known.csv").columns
 
 
+@pytest.mark.slow
 def test_embeddings_beside_a_table_decode_nothing(pictures: Path, table: Path) -> None:
     paths = sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
     values = np.random.default_rng(0).normal(size=(len(paths), 5))
@@ -296,6 +299,7 @@ def test_terms_that_make_no_sense(
         select(pictures, N, **words, **SMALL)
 
 
+@pytest.mark.slow
 def test_columns_are_of_one_table(pictures: Path, table: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_text(table.read_text())

@@ -348,12 +348,14 @@ def test_a_file_that_goes_while_it_is_matched_is_foreign(source: Source, exporte
     assert found.foreign == (RejectedFile(names[0], "No such file or directory"),)
 
 
+@pytest.mark.slow
 def test_a_manifest_without_hashes_is_matched_by_paths(source: Source, exported: Path) -> None:
     manifest = read_manifest(exported)
     paths_alone = dataclasses.replace(manifest, hashes=dict.fromkeys(manifest.hashes))
     check(match_manifest(paths_alone, source), chosen(exported), source)
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_manifest_is_matched_by_its_files(source: Source, exported: Path) -> None:
     names = chosen(exported)
     (exported / names[0]).unlink()

@@ -70,6 +70,7 @@ def values(comparison: Comparison) -> list[float]:
     return [one.value for one in comparison.overlaps.values()]
 
 
+@pytest.mark.slow
 def test_images_of_one_distribution_lie_within_the_floor(root: Path) -> None:
     comparison = found(root, "perfect")
     assert low(comparison) == set()
@@ -95,6 +96,7 @@ def test_to_random_networks_alone_a_blurred_picture_is_a_usual_one(root: Path) -
     assert not compare(root / "real", root / "blurred", OPTIONS, extractor=alone).precision.differs
 
 
+@pytest.mark.slow
 def test_one_that_copies_a_few_images_has_a_low_coverage(root: Path) -> None:
     comparison = found(root, "copied")
     assert {"recall", "coverage"} <= low(comparison)
@@ -103,6 +105,7 @@ def test_one_that_copies_a_few_images_has_a_low_coverage(root: Path) -> None:
     assert (comparison.precision.value, comparison.precision.p_value) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_folder_against_itself_overlaps_wholly(root: Path) -> None:
     comparison = found(root, "real")
     assert [one.value for one in (comparison.precision, comparison.recall, comparison.coverage)] == [1, 1, 1]
@@ -110,11 +113,13 @@ def test_a_folder_against_itself_overlaps_wholly(root: Path) -> None:
     assert low(comparison) == set()
 
 
+@pytest.mark.slow
 def test_turned_round_precision_and_recall_change_places(root: Path) -> None:
     there, back = found(root, "blurred"), compare(root / "blurred", root / "real", OPTIONS)
     assert (there.precision.value, there.recall.value) == (back.recall.value, back.precision.value)
 
 
+@pytest.mark.slow
 def test_features_that_are_named_are_all_that_count(root: Path) -> None:
     both = compare(root / "real", root / "blurred", OPTIONS, features={"random-cnn": 1, "fft": 1})
     other = compare(root / "real", root / "blurred", OPTIONS, features="thumbnail")
@@ -123,6 +128,7 @@ def test_features_that_are_named_are_all_that_count(root: Path) -> None:
     assert values(other) != pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_of_many_images_the_result_says_that_some_stand_for_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "MOST", 20)
     comparison = compare(root / "real", root / "perfect", OPTIONS)

@@ -90,6 +90,7 @@ SUBSETS: dict[str, Callable[[Selection, Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", SUBSETS.values(), ids=SUBSETS)
 def test_a_selection_has_the_score_that_was_reported(
     source: Path, selection: Selection, out: Path, subset: Callable[[Selection, Path], Any]
@@ -100,6 +101,7 @@ def test_a_selection_has_the_score_that_was_reported(
     assert (found.options, found.device, found.source.name) == (OPTIONS, "cpu", str(source))
 
 
+@pytest.mark.slow
 def test_the_manifest_holds_the_score_that_is_found(source: Path, out: Path) -> None:
     found = score(source, out)
     recorded = json.loads((out / "manifest.json").read_bytes())["score"]
@@ -138,6 +140,7 @@ def test_where_there_is_no_manifest_there_are_no_recorded_options(out: Path) -> 
     assert not has_manifest(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"{", b'{"name": "my site"}', b"[]"])
 def test_a_manifest_that_cannot_be_read_is_told_of(source: Path, out: Path, content: bytes) -> None:
     assert not [note for note in score(source, out, OPTIONS).warnings if "manifest" in note]

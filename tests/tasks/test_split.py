@@ -288,6 +288,7 @@ def test_the_summary_tells_of_every_part(imgsubset: Callable[..., Run], pictures
         assert re.search(rf"^{name} +{size} ", run.out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_finished_split_is_left_alone(imgsubset: Callable[..., Run], pictures: Path, tmp_path: Path) -> None:
     sets = tmp_path / "sets"
     assert imgsubset("split", pictures, sets, *WORDS, "-q", *ARGUMENTS) == Run(0, "", "")

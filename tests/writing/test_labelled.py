@@ -123,6 +123,7 @@ def same(source: Path, out: Path, paths: Sequence[str]) -> None:
 # The layouts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_yolo_labels_arrive(imgsubset: Program, tmp_path: Path, out: Path, seed: int) -> None:
     source = yolo(tmp_path / "yolo")
@@ -301,6 +302,7 @@ def test_sidecars_of_odd_names_arrive(imgsubset: Program, tmp_path: Path, out: P
     assert extras(out) == {f"x/{stem}.txt"}
 
 
+@pytest.mark.slow
 def test_labels_are_verified(imgsubset: Program, tmp_path: Path, out: Path) -> None:
     run_select(imgsubset, yolo(tmp_path / "yolo"), out)
     first, second, *_ = sorted(extras(out))
@@ -596,6 +598,7 @@ def yaml(file: Path) -> dict[str, object]:
     return {key: json.loads(value) for key, value in pairs}
 
 
+@pytest.mark.slow
 def test_a_yolo_subset_describes_itself(imgsubset: Program, tmp_path: Path, out: Path) -> None:
     source = yolo(tmp_path / "yolo")
     (source / "labels/val/image_13.txt").unlink()

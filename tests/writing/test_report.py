@@ -99,6 +99,7 @@ def text(selection: Selection, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file.read_text()
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_figures_of_the_record(selection: Selection, text: str) -> None:
     record = describe(selection)
     values = Page(text).values
@@ -213,6 +214,7 @@ def test_a_long_record_is_named_by_its_place(selection: Selection, tmp_path: Pat
     assert not Page((tmp_path / "alone.html").read_text()).of("a")
 
 
+@pytest.mark.slow
 def test_parts_of_a_split_share_the_pictures_of_the_sample(source: Path, monkeypatch: Any) -> None:
     made: list[bytes] = []
 
@@ -239,6 +241,7 @@ def test_what_an_image_contributes_is_what_its_absence_costs(source: Path) -> No
         assert found[read.paths[row]] == pytest.approx(float(without), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_line_an_image(selection: Selection, source: Path, tmp_path: Path) -> None:
     write_csv(selection, tmp_path / "images.csv")
     with (tmp_path / "images.csv").open(newline="") as file:
@@ -251,6 +254,7 @@ def test_a_line_an_image(selection: Selection, source: Path, tmp_path: Path) -> 
     assert {row["class"] for row in rows} == {"class0", "class1", "class2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml"), ("a.pdf", b"%PDF")])
 def test_the_one_figure(selection: Selection, tmp_path: Path, name: str, start: bytes) -> None:
     write_plot(selection, tmp_path / name)
@@ -269,6 +273,7 @@ def test_what_cannot_be_shown(selection: Selection, source: Path, tmp_path: Path
         write_report(selection, tmp_path / "gone" / "a.html")
 
 
+@pytest.mark.slow
 def test_a_score_has_the_same_report(selection: Selection, source: Path, tmp_path: Path) -> None:
     export(selection, tmp_path / "out")
     found = score(source, tmp_path / "out", evidence=True, workers=0)
@@ -336,6 +341,7 @@ def darker(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_deals")
 def test_two_folders(source: Path, darker: Path, tmp_path: Path) -> None:
     found = compare(source, darker, evidence=True, **{**SMALL, "candidates": 1024})
@@ -393,6 +399,7 @@ def test_parts_and_jobs_are_a_row_each(imgsubset: Callable[..., Run], source: Pa
     assert (tmp_path / "good.html").exists()
 
 
+@pytest.mark.slow
 def test_estimates_are_a_page_too(imgsubset: Callable[..., Run], source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     selection = select(source, 20, **SMALL)
