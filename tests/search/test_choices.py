@@ -141,8 +141,7 @@ def boltzmann_case(name: str) -> tuple[Choices, list[list[int]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["strata", "groups"])
-@pytest.mark.parametrize(("pool", "window"), [(6, 3), (10, 2)])
+@pytest.mark.parametrize(("name", "pool", "window"), [("strata", 6, 3), ("groups", 10, 2)])
 def test_long_run_frequencies_within_strata_are_boltzmann(
     monkeypatch: pytest.MonkeyPatch, name: str, pool: int, window: int
 ) -> None:
