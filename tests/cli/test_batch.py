@@ -89,6 +89,12 @@ def check_refused(run: Run, out: Path, *culprits: str, code: int = 2) -> None:
 # Some jobs fail
 
 
+@pytest.mark.parametrize("report", ["source", "absent/report.html"])
+def test_a_report_that_cannot_be_written_is_refused_before_any_job(batch: Batch, tmp_path: Path, report: str) -> None:
+    run = batch(job('destination = "out"'), "--report", tmp_path / report)
+    check_refused(run, tmp_path / "out", f"--report '{tmp_path / report}' is a folder, or lies in none")
+
+
 @pytest.mark.slow
 def test_the_jobs_after_a_failing_one_are_done_and_a_rerun_does_what_is_left(
     batch: Batch, folder: Path, tmp_path: Path

@@ -78,14 +78,19 @@ def made() -> list[tuple[str, str]]:
     return [("command", printable(shlex.join(words)))]
 
 
+def check_places(files: Mapping[str, Path]) -> None:
+    """Refuse files, by option, that could not be written, before any work."""
+    for option, file in files.items():
+        if os.path.isdir(file) or not os.path.isdir(Path(os.path.realpath(file)).parent):  # noqa: PTH112 (never raises)
+            raise UsageError(f"--{option} '{file}' is a folder, or lies in none")
+
+
 def check_outside(files: Mapping[str, Path], listing: Listing) -> None:
     """Refuse files, by option, that could not be written, or would hurt the source, before any work."""
+    files = {option: file for option, file in files.items() if str(file) != "-"}
+    check_places(files)
     for option, file in files.items():
-        if str(file) == "-":
-            continue
         real = Path(os.path.realpath(file))
-        if os.path.isdir(file) or not os.path.isdir(real.parent):  # noqa: PTH112 (never raises)
-            raise UsageError(f"--{option} '{file}' is a folder, or lies in none")
         inside = not listing.listed and Path(os.path.realpath(listing.root)) in real.parents
         read = map(listing.locate, listing.paths) if listing.members is None else listing.members.containers
         if inside or any(real == Path(os.path.realpath(path)) for path in read):
