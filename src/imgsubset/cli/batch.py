@@ -14,7 +14,7 @@ import click
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import PRINTING, Command, Output
 from imgsubset.cli.select import Job, run, select_command
-from imgsubset.cli.shown import Shown, check_places
+from imgsubset.cli.shown import Shown, check_writable
 from imgsubset.cli.signals import EndedBySignal
 from imgsubset.errors import BatchError, ImgsubsetError, UsageError
 from imgsubset.files import read_named
@@ -56,7 +56,7 @@ def batch_command(file: Path, shown: Shown, out: Output) -> None:
 
     A job whose destination holds just what it would make is skipped.
     """
-    check_places(shown.files)
+    check_writable(shown.files)
     jobs = read_jobs(file)
     records: list[dict[str, Any]] = []
     end: BaseException | None = None

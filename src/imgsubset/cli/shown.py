@@ -78,7 +78,7 @@ def made() -> list[tuple[str, str]]:
     return [("command", printable(shlex.join(words)))]
 
 
-def check_places(files: Mapping[str, Path]) -> None:
+def check_writable(files: Mapping[str, Path]) -> None:
     """Refuse files, by option, that could not be written, before any work."""
     for option, file in files.items():
         if os.path.isdir(file) or not os.path.isdir(Path(os.path.realpath(file)).parent):  # noqa: PTH112 (never raises)
@@ -88,7 +88,7 @@ def check_places(files: Mapping[str, Path]) -> None:
 def check_outside(files: Mapping[str, Path], listing: Listing) -> None:
     """Refuse files, by option, that could not be written, or would hurt the source, before any work."""
     files = {option: file for option, file in files.items() if str(file) != "-"}
-    check_places(files)
+    check_writable(files)
     for option, file in files.items():
         real = Path(os.path.realpath(file))
         inside = not listing.listed and Path(os.path.realpath(listing.root)) in real.parents
