@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 
 def dice(device: torch.device, *key: int | str) -> Generator:
@@ -15,3 +15,9 @@ def dice(device: torch.device, *key: int | str) -> Generator:
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return Generator(device).manual_seed(int.from_bytes(digest, "little"))
+
+
+def deal(seed: int, number: int, total: int, few: int, device: torch.device) -> Tensor:
+    """Which images (few,), of `total` of two sets, a random deal gives to the smaller one. Whatever is compared over
+    random deals has the same ones."""
+    return torch.randperm(total, generator=dice(device, "deal", seed, number), device=device)[:few]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from imgsubset.devices import side_by_side
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import deal, dice
 from imgsubset.statistics.moments import DEAD_VARIANCE, row_keys
 
 NAMES = ("precision", "recall", "density", "coverage")
@@ -97,14 +97,13 @@ def overlap(first: Tensor, second: Tensor, seed: int, draws: int | None = None) 
     total, few = sum(sizes), min(sizes)
     ordered = which.sort().values  # the distinct vectors are in the order of their bytes
 
-    def deal(number: int) -> Tensor:
-        dealt = ordered[torch.randperm(total, generator=dice(torch.device("cpu"), "deal", seed, number))[:few]]
-        part = _counts(dealt, near)
+    def of_deal(number: int) -> Tensor:
+        part = _counts(ordered[deal(seed, number, total, few, ordered.device)], near)
         rest = one + other - part
         return four(near, *((part, rest) if few == sizes[0] else (rest, part)))
 
     count = draws or (DRAWS if total <= MANY else DRAWS_OF_MANY)
-    return values, torch.stack(side_by_side(deal, range(count), torch.device("cpu")))
+    return values, torch.stack(side_by_side(of_deal, range(count), torch.device("cpu")))
 
 
 def _some(features: Tensor, seed: int) -> Tensor:

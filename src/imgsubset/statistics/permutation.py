@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from imgsubset.devices import side_by_side
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import deal
 from imgsubset.statistics.divergences import DIVERGENCES, all_five
 from imgsubset.statistics.moments import (
     ImageMoments,
@@ -142,11 +142,10 @@ def _floor(images: ImageMoments, size: int, seed: int, draws: int) -> Tensor:
     few = min(size, total - size)
     everything = all_moments(images).on_cpu()
 
-    def deal(first: int) -> Moments:
-        numbers = range(first, min(first + DEALT, draws))
-        deals = [torch.randperm(total, generator=dice(device, "deal", seed, k), device=device)[:few] for k in numbers]
+    def some(first: int) -> Moments:
+        rows = [deal(seed, number, total, few, device) for number in range(first, min(first + DEALT, draws))]
         # In float64 as the value's: a deal may be the two sets themselves.
-        return subset_moments(images, torch.stack(deals), torch.float64).on_cpu()
+        return subset_moments(images, torch.stack(rows), torch.float64).on_cpu()
 
     def apart(dealt: Moments) -> Tensor:
         found = []
@@ -157,7 +156,7 @@ def _floor(images: ImageMoments, size: int, seed: int, draws: int) -> Tensor:
         return torch.stack(found)
 
     # Eigenvalues are the CPU's: a GPU takes matrices one by one.
-    dealt = side_by_side(deal, range(0, draws, DEALT), device)
+    dealt = side_by_side(some, range(0, draws, DEALT), device)
     return torch.cat(side_by_side(apart, dealt, torch.device("cpu"))).to(device)
 
 

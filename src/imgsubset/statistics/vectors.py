@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imgsubset.devices import side_by_side
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import deal, dice
 
 DRAWS, DRAWS_OF_MANY, MANY = 200, 20, 5000  # deals; of more than so many images of a set fewer
 BLOCK_BYTES = 64 << 20  # of the kernel that is held at once
@@ -21,9 +21,9 @@ def draws_of(first: int, second: int) -> int:
 
 
 def deals(first: int, second: int, seed: int, draws: int, device: torch.device) -> Tensor:
-    """Which images are dealt to the first set (draws, N + M), bool; the same deals as in `permutation`."""
+    """Which images are dealt to the first set (draws, N + M), bool."""
     total, few = first + second, min(first, second)
-    drawn = [torch.randperm(total, generator=dice(device, "deal", seed, k), device=device)[:few] for k in range(draws)]
+    drawn = [deal(seed, number, total, few, device) for number in range(draws)]
     rows = torch.zeros(draws, total, dtype=torch.bool, device=device).scatter_(1, torch.stack(drawn), True)
     return rows if few == first else ~rows
 
