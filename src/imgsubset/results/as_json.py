@@ -14,7 +14,7 @@ from imgsubset.files import identity
 from imgsubset.inputs import Labels
 from imgsubset.options import KNOWN, Options
 from imgsubset.reading.contents import RejectedFile
-from imgsubset.results.comparison import Comparison
+from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.estimates import Estimate, Estimated
 from imgsubset.results.records import Embedded, Export, Placed, Result, Scored, Selection, Verification
 from imgsubset.results.scores import Measured, Score
@@ -205,16 +205,16 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
         "second": comparison.second.name,
         "counts": {"first": comparison.sizes[0], "second": comparison.sizes[1]},
         "loss": dataclasses.asdict(comparison.loss),
-        "divergences": {
-            name: dataclasses.asdict(one) | {"ratio": one.ratio, "differs": one.differs}
-            for name, one in comparison.divergences.items()
-        },
-        "overlaps": {
-            name: dataclasses.asdict(one) | {"ratio": one.ratio, "differs": one.differs}
-            for name, one in comparison.overlaps.items()
-        },
+        "divergences": _figures(comparison.divergences),
+        "overlaps": _figures(comparison.overlaps),
         "kid": {name: dataclasses.asdict(one) | {"differs": one.differs} for name, one in comparison.kid.items()},
         "rejected": {name: _named(files) for name, files in zip(("first", "second"), comparison.rejected, strict=True)},
+    }
+
+
+def _figures(figures: Mapping[str, Distance | Overlap]) -> dict[str, Any]:
+    return {
+        name: dataclasses.asdict(one) | {"ratio": one.ratio, "differs": one.differs} for name, one in figures.items()
     }
 
 

@@ -12,55 +12,48 @@ ROUNDING = 1e-9  # relative: two sets dealt out again as they are may sum up oth
 
 
 @dataclass(frozen=True)
-class Distance:
-    """One divergence between two folders.
+class AgainstChance:
+    """What two folders are by one measure, beside what random folders of these sizes from one distribution show.
 
-    value        of the second from the first, float64
-    floor_mean   the mean between two random folders of these sizes from one distribution
-    floor_limit  what 99 of 100 such pairs stay below
-    p_value      how probable a value this high is for such a pair: at least 1 / 1,001
+    value       of the second against the first, float64
+    floor_mean  the mean between two such folders
     """
 
     value: float
     floor_mean: float
     floor_limit: float
     p_value: float
+
+    @property
+    def ratio(self) -> float:
+        """The value in units of the floor's mean; 0 where that is 0."""
+        return self.value / self.floor_mean if self.floor_mean else 0.0
+
+
+class Distance(AgainstChance):
+    """One divergence between two folders.
+
+    floor_limit  what 99 of 100 pairs of random folders stay below
+    p_value      how probable a value this high is for such a pair: at least 1 / 1,001
+    """
 
     @property
     def differs(self) -> bool:
         """Whether the value lies outside the noise floor."""
         return self.value > self.floor_limit * (1 + ROUNDING)
 
-    @property
-    def ratio(self) -> float:
-        """The value in units of the floor's mean; 0 where that is 0."""
-        return self.value / self.floor_mean if self.floor_mean else 0.0
 
-
-@dataclass(frozen=True)
-class Overlap:
+class Overlap(AgainstChance):
     """How far one folder reaches into the other by one measure: the smaller, the less they overlap.
 
-    value        of the second against the first, float64
-    floor_mean   the mean between two random folders of these sizes from one distribution
-    floor_limit  what 99 of 100 such pairs stay above
+    floor_limit  what 99 of 100 pairs of random folders stay above
     p_value      how probable a value this low is for such a pair: at least 1 / 1,001, and 1 / 201 of many images
     """
-
-    value: float
-    floor_mean: float
-    floor_limit: float
-    p_value: float
 
     @property
     def differs(self) -> bool:
         """Whether the value lies below the noise floor."""
         return self.value < self.floor_limit * (1 - ROUNDING)
-
-    @property
-    def ratio(self) -> float:
-        """The value in units of the floor's mean; 0 where that is 0."""
-        return self.value / self.floor_mean if self.floor_mean else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
