@@ -9,13 +9,12 @@ from pathlib import Path
 from imgsubset.errors import InputError
 from imgsubset.files import open_regular
 from imgsubset.reading.archives import in_tar, in_zip
-from imgsubset.reading.formats import HEAD
+from imgsubset.reading.formats import HEAD, STARTS
 from imgsubset.reading.naming import Found
 from imgsubset.reading.parquet import in_parquet
 from imgsubset.reading.tars import is_tar
 
 READERS = {".tar": in_tar, ".zip": in_zip, ".parquet": in_parquet}
-STARTS = {b"PK\x03\x04": ".zip", b"PK\x05\x06": ".zip", b"PAR1\x15": ".parquet"}
 
 
 def container_kind(file: str | os.PathLike[str]) -> str | None:

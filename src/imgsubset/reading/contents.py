@@ -14,7 +14,7 @@ from typing import BinaryIO
 from imgsubset.errors import UsageError
 from imgsubset.files import Stamp, open_regular, sha256_of
 from imgsubset.options import Reading
-from imgsubset.reading.members import AnyFile, Extent, Members
+from imgsubset.reading.members import AnyFile, Fetched, Members
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
@@ -102,7 +102,7 @@ class Listing:
     @property
     def far(self) -> bool:
         """Whether files are fetched whole, from a table, a data set or over a network."""
-        return self.members is not None and not all(isinstance(one, Extent) for one in self.members.found.values())
+        return self.members is not None and any(isinstance(one, Fetched) for one in self.members.found.values())
 
     @property
     def lasting(self) -> bool:

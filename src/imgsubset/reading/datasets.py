@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from posixpath import basename, splitext
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image
 
@@ -20,14 +20,14 @@ from imgsubset.files import Stamp
 from imgsubset.inputs import Labels
 from imgsubset.reading.contents import SUFFIXES, Listing
 from imgsubset.reading.formats import suffix_of
-from imgsubset.reading.members import Held, Members
+from imgsubset.reading.members import Fetched, Held, Members
 from imgsubset.reading.naming import no_path
 
 UNKNOWN = Stamp(0, 0)
 AS_RGB = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")  # modes that a PNG cannot have
 
 
-class Item:
+class Item(Fetched):
     """A picture of a data set: what `dataset[place]` is, or what that has in a column."""
 
     __slots__ = ("column", "dataset", "lock", "place")
@@ -59,19 +59,20 @@ class Item:
             (found.convert("RGB") if found.mode in AS_RGB else found).save(made, "PNG", compress_level=1)
         return Held(made.getvalue(), self.stamp)
 
-    def open(self) -> BinaryIO:
-        """Its content, to be read."""
-        return io.BytesIO(self.ready().content)
-
 
 def _picture(item: Any) -> Any:
     """The picture in an item: the item, or the first of a pair."""
     return item[0] if isinstance(item, (tuple, list)) and item else item
 
 
+def is_part(source: object) -> bool:
+    """Whether a source is some of a data set, as torch.utils.data.Subset is."""
+    return hasattr(source, "dataset") and hasattr(source, "indices")
+
+
 def is_data_set(source: Any) -> bool:
     """Whether a source is one whose items are asked for by their places, and that calls itself a data set."""
-    if hasattr(source, "dataset") and hasattr(source, "indices"):  # torch.utils.data.Subset of one
+    if is_part(source):
         return is_data_set(source.dataset)
     named = any(base.__name__.endswith("Dataset") for base in type(source).__mro__)
     return named and hasattr(source, "__getitem__") and hasattr(source, "__len__")
@@ -115,7 +116,7 @@ def _listing(source: Any, names: Sequence[str], column: str | None = None) -> Li
 
 def _classes(source: Any, count: int) -> Labels | None:
     """The classes of a data set's items; None if it has none that are known without decoding all of them."""
-    if hasattr(source, "dataset") and hasattr(source, "indices"):  # a Subset
+    if is_part(source):
         whole = _classes(source.dataset, len(source.dataset))
         return whole and Labels.of([whole.names[index] for index in source.indices])
     found = (getattr(source, name, None) for name in ("targets", "labels"))

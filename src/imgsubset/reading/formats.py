@@ -31,6 +31,7 @@ _BY_SUFFIX = {
     for kind, suffixes in kinds.items()
     for suffix in suffixes.split()
 }
+STARTS = {b"PK\x03\x04": ".zip", b"PK\x05\x06": ".zip", b"PAR1\x15": ".parquet"}  # of files that hold images, but tar's
 _MAGIC = (  # where bytes that no text begins with stand in a file, and the suffix of what has them there
     (4, b"ftypavif", ".avif"),
     (4, b"ftypavis", ".avif"),
@@ -38,8 +39,7 @@ _MAGIC = (  # where bytes that no text begins with stand in a file, and the suff
     (0, b"\0\0\0\x0cJXL ", ".jxl"),
     (0, b"\0\0\0\x0cjP  ", ".jp2"),
     (128, b"DICM", ".dcm"),
-    (0, b"PK\x03\x04", ".zip"),
-    (0, b"PK\x05\x06", ".zip"),
+    *((0, start, suffix) for start, suffix in STARTS.items()),
     (257, b"ustar\0", ".tar"),
     (257, b"ustar  \0", ".tar"),
     (0, b"\x1f\x8b", ".gz"),
@@ -48,7 +48,6 @@ _MAGIC = (  # where bytes that no text begins with stand in a file, and the suff
     (0, b"\x28\xb5\x2f\xfd", ".zst"),
     (0, b"7z\xbc\xaf\x27\x1c", ".7z"),
     (0, b"Rar!\x1a\x07", ".rar"),
-    (0, b"PAR1\x15", ".parquet"),
 )
 HEAD = 512  # bytes that tell what a file is
 _STARTS = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp", b"II*": ".tif"}

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from imgsubset.errors import InputError, UsageError, shown
 from imgsubset.inputs import Labels
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.datasets import is_data_set, list_data_set
+from imgsubset.reading.datasets import is_data_set, is_part, list_data_set
 from imgsubset.reading.listing import list_images, list_paths
 
 
@@ -33,7 +33,7 @@ def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
     """
     if isinstance(source, (str, os.PathLike, Listing)):
         return list_images(source), None
-    part = hasattr(source, "dataset") and hasattr(source, "indices")  # torch.utils.data.Subset of one
+    part = is_part(source)
     if part and _samples(source.dataset) is not None:  # type: ignore[union-attr]
         return _part(source)
     samples = _samples(source)

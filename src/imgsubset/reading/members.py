@@ -161,6 +161,20 @@ def recalled(described: Any, contents: Iterator[bytes]) -> Sent:
     return os.fsencode(described)
 
 
+class Fetched:
+    """A member that is fetched whole."""
+
+    __slots__ = ()
+
+    def ready(self) -> Held:
+        """Its content. Raises OSError, or what a data set raises."""
+        raise NotImplementedError
+
+    def open(self) -> BinaryIO:
+        """Its content, to be read. Raises what `ready` does."""
+        return io.BytesIO(self.ready().content)
+
+
 class Members:
     """The members of a source, by their paths in it: with `/`, relative, and without `..`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import threading
 from collections import Counter
@@ -15,7 +14,7 @@ from imgsubset.errors import InputError, UsageError, shortened
 from imgsubset.files import Stamp, open_regular
 from imgsubset.reading.contents import SUFFIXES
 from imgsubset.reading.formats import suffix_of
-from imgsubset.reading.members import MOST_BYTES, Held
+from imgsubset.reading.members import MOST_BYTES, Fetched, Held
 from imgsubset.reading.naming import Found, no_path
 
 MOST_GROUP = 1 << 31  # bytes of the pictures of a group of rows, which is read as a whole
@@ -61,7 +60,7 @@ class Table:
                 raise OSError(errno.EIO, f"its table is damaged: {_said(error)}") from None
 
 
-class Row:
+class Row(Fetched):
     """A picture in a row of a table."""
 
     __slots__ = ("group", "place", "row", "table")
@@ -93,10 +92,6 @@ class Row:
         """Its content. Raises OSError."""
         return Held(self.table.content(self.group, self.row), self.stamp)
 
-    def open(self) -> BinaryIO:
-        """Its content, to be read. Raises OSError."""
-        return io.BytesIO(self.ready().content)
-
 
 def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Found]:
     """The pictures of a table, in the order of its rows: by the paths in it or, where there are none, by numbers.
@@ -122,9 +117,8 @@ def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Fo
     if any(group.total_byte_size > MOST_GROUP for group in groups):
         raise InputError(f"source '{path}' has groups of rows of more than 2 GB; write it with smaller ones")
     table = Table(path, status, leaf)
-    rows = [Row(table, 0, group, row) for group, one in enumerate(groups) for row in range(one.num_rows)]
-    for place, row in enumerate(rows):
-        row.place = place
+    places = ((group, row) for group, one in enumerate(groups) for row in range(one.num_rows))
+    rows = [Row(table, place, *where) for place, where in enumerate(places)]
     yield from zip(_names(names, rows), rows, strict=True)
 
 

@@ -7,7 +7,6 @@ a temporary folder, as their members can then be read in any order.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import shutil
@@ -15,11 +14,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from imgsubset.errors import InputError, UsageError, shortened
 from imgsubset.files import Stamp
-from imgsubset.reading.members import MOST_BYTES, Held
+from imgsubset.reading.members import MOST_BYTES, Fetched, Held
 from imgsubset.reading.naming import Found
 
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?!/)(.*)", re.DOTALL)
@@ -33,7 +32,7 @@ def url_of(source: str | os.PathLike[str]) -> str | None:
     return None if match is None or os.path.lexists(source) else f"{match[1]}://{match[2]}"
 
 
-class Remote:
+class Remote(Fetched):
     """A file behind a URL."""
 
     __slots__ = ("key", "path", "stamp", "system")
@@ -57,10 +56,6 @@ class Remote:
         if len(content) != self.stamp.size:
             raise OSError(errno.ESTALE, "has changed since it was listed")
         return Held(content, self.stamp)
-
-    def open(self) -> BinaryIO:
-        """Its content, to be read. Raises OSError."""
-        return io.BytesIO(self.ready().content)
 
 
 def files_at(url: str) -> tuple[Iterator[Found], bool]:
