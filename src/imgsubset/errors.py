@@ -39,6 +39,11 @@ def meant(word: str, known: Iterable[str]) -> str:
     return "".join(f"; did you mean '{one}'?" for one in difflib.get_close_matches(word, list(known), 1))
 
 
+def said(error: BaseException) -> str:
+    """What an error says, on one line; its kind, if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def shown(value: object) -> str:
     """What a caller gave, for a message: on one line, and not all of something long."""
     text = " ".join(repr(value).split())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgsubset.errors import UsageError
+from imgsubset.errors import UsageError, said
 from imgsubset.features.pretrained import read_weights
 
 LAYERS = {
@@ -70,8 +70,7 @@ def _downloaded(url: str) -> Any:
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
     except Exception as error:  # of the network, of the disk, of a file that is cut short
-        reason = " ".join(str(error).split())
         raise UsageError(
-            f"cannot get the weights of the FID's network ({reason[:200]}); download {url} elsewhere, and name that "
-            "file by --weights-file (weights_file)"
+            f"cannot get the weights of the FID's network ({said(error)[:200]}); download {url} elsewhere, and name "
+            "that file by --weights-file (weights_file)"
         ) from error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from imgsubset.errors import UsageError
+from imgsubset.errors import UsageError, said
 
 
 class Pretrained(torch.nn.Module):
@@ -58,10 +58,9 @@ def _downloaded(name: str, weights: Any) -> torch.nn.Module:
     try:
         model: torch.nn.Module = models.get_model(name, weights=weights, progress=False)
     except (OSError, RuntimeError, EOFError) as error:
-        reason = " ".join(str(error).split())
         raise UsageError(
-            f"cannot get the weights of '{name}' ({reason}); download {weights.url} elsewhere, and name that file as "
-            "weights_file"
+            f"cannot get the weights of '{name}' ({said(error)}); download {weights.url} elsewhere, and name that file "
+            "as weights_file"
         ) from error
     return model
 

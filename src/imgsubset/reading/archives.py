@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from imgsubset.errors import InputError
+from imgsubset.errors import InputError, said
 from imgsubset.reading.members import LOCAL_HEADER, MOST_BYTES, Extent
 from imgsubset.reading.naming import Found
 from imgsubset.reading.tars import DamageError, entries
@@ -47,8 +47,7 @@ def in_zip(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Found]
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
     except Exception as error:  # a hostile one raises far more than BadZipFile
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"source '{path}' cannot be read as a zip archive: {why[:200]}") from None
+        raise InputError(f"source '{path}' cannot be read as a zip archive: {said(error)[:200]}") from None
     shared = _shared((info.header_offset, info.header_offset + LOCAL_HEADER + info.compress_size) for info in infos)
     for info in infos:
         if info.filename.endswith("/"):  # a name may be empty

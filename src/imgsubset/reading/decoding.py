@@ -13,6 +13,7 @@ from typing import IO
 # Importing the two plugins that Pillow does not preload keeps it from importing all forty of them instead.
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
+from imgsubset.errors import said
 from imgsubset.files import Stamp
 from imgsubset.reading.formats import HEAD, not_read_by_content
 from imgsubset.reading.members import AnyFile, opened
@@ -214,8 +215,7 @@ def reason(error: BaseException, path: AnyFile) -> str:
             pass
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"[:200]
+    return said(error) if isinstance(error, OSError) else f"{type(error).__name__}: {said(error)}"[:200]
 
 
 def _what_it_is(file: IO[bytes]) -> str:

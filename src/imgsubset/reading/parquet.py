@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from posixpath import splitext
 from typing import Any, BinaryIO
 
-from imgsubset.errors import InputError, UsageError, shortened
+from imgsubset.errors import InputError, UsageError, said, shortened
 from imgsubset.files import Stamp, open_regular
 from imgsubset.reading.contents import SUFFIXES
 from imgsubset.reading.formats import suffix_of
@@ -57,7 +57,7 @@ class Table:
                 opened = parquet.ParquetFile(file, read_dictionary=[self.leaf])
                 return opened.read_row_group(group, columns=[self.leaf]).flatten().column(0)
             except Exception as error:  # of many kinds, all from damaged files
-                raise OSError(errno.EIO, f"its table is damaged: {_said(error)}") from None
+                raise OSError(errno.EIO, f"its table is damaged: {shortened(said(error), 200)}") from None
 
 
 class Row(Fetched):
@@ -113,7 +113,9 @@ def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Fo
         for number in range(len(groups) if named else 0):
             names += _values(opened.read_row_group(number, columns=[named]).flatten().column(0))
     except Exception as error:  # of many kinds, all from damaged files
-        raise InputError(f"source '{path}' cannot be read as a Parquet table of pictures: {_said(error)}") from None
+        raise InputError(
+            f"source '{path}' cannot be read as a Parquet table of pictures: {shortened(said(error), 200)}"
+        ) from None
     if any(group.total_byte_size > MOST_GROUP for group in groups):
         raise InputError(f"source '{path}' has groups of rows of more than 2 GB; write it with smaller ones")
     table = Table(path, status, leaf)
@@ -170,7 +172,3 @@ def _first_suffix(rows: Sequence[Row]) -> str:
         return suffix_of(rows[0].ready().content)
     except OSError:
         return suffix_of(b"")
-
-
-def _said(error: Exception) -> str:
-    return shortened(" ".join(str(error).split()) or type(error).__name__, 200)

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from imgsubset.errors import InputError, UsageError, shortened
+from imgsubset.errors import InputError, UsageError, said, shortened
 from imgsubset.files import Stamp
 from imgsubset.reading.members import MOST_BYTES, Fetched, Held
 from imgsubset.reading.naming import Found
@@ -151,5 +151,5 @@ def _nanoseconds(entry: dict[str, Any]) -> int:
 
 
 def _said(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return shortened(" ".join(text.split()) or type(error).__name__, 300)
+    text = error.strerror if isinstance(error, OSError) and error.strerror else said(error)
+    return shortened(" ".join(text.split()), 300)
