@@ -28,6 +28,7 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import Options, Selection, cli, select
+from imgsubset.errors import UsageError
 from imgsubset.features.source import Source, read_source
 from imgsubset.files import Stamp
 from imgsubset.reading.filters import list_candidates
@@ -309,3 +310,14 @@ def imgsubset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         return Run(int(ended.value.code or 0), streams.out, streams.err)
 
     return run
+
+
+def check_no_weights(load: Callable[[Path], object], content: Any, complaint: str, file: Path) -> None:
+    """What is loaded from a file with this content, or none, is refused in one line."""
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    with pytest.raises(UsageError, match=complaint) as caught:
+        load(file)
+    assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import check_no_weights
 from torchvision import models
 
 from imgsubset.errors import UsageError
@@ -152,11 +153,4 @@ def test_weights_that_are_downloaded_are_those_of_the_library(file: Path, monkey
     ],
 )
 def test_what_holds_no_weights_of_the_model_is_refused(content: Any, complaint: str, tmp_path: Path) -> None:
-    file = tmp_path / "weights.pth"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    elif content is not None:
-        torch.save(content, file)
-    with pytest.raises(UsageError, match=complaint) as caught:
-        Pretrained(SMALL, file)
-    assert "\n" not in str(caught.value)
+    check_no_weights(lambda file: Pretrained(SMALL, file), content, complaint, tmp_path / "weights.pth")
