@@ -20,7 +20,7 @@ from imgsubset.errors import ImgsubsetError, InputError, UsageError
 from imgsubset.features.embeddings import read_embeddings
 from imgsubset.options import Options
 from imgsubset.reading.given import list_source
-from imgsubset.tasks.given import given
+from imgsubset.tasks import given as tasks_given
 
 FAST: dict[str, Any] = {
     **{"candidates": 16, "chains": 1, "steps": 4, "size": 16, "channels": (8,), "networks": 1},
@@ -352,10 +352,10 @@ def test_what_is_kept_and_dropped_is_a_list_or_a_file_of_one(root: Path, tmp_pat
     listed = create(tmp_path / "list.txt", "\n".join(wanted).encode())
     for name in ("keep", "drop"):
         for value in (wanted, [*wanted], listed, str(listed)):
-            assert getattr(given(root, Options(**{name: value}))[1], name) == wanted
+            assert getattr(tasks_given.given(root, Options(**{name: value}))[1], name) == wanted
         for gone in ("gone.json", "gone.txt", ""):
             with pytest.raises(InputError, match=rf"cannot read .*'{gone}'"):
-                given(root, Options(**{name: gone}))
+                tasks_given.given(root, Options(**{name: gone}))
 
 
 @pytest.mark.slow
