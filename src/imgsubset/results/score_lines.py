@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from imgsubset.errors import shortened
 from imgsubset.results.comparison import Comparison, Distance
-from imgsubset.results.lines import first, plain, printable, table
+from imgsubset.results.lines import first, plain, printable, random_ones, table
 from imgsubset.results.scores import Score
 
 FULL, EIGHTHS = "\u2588", " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"  # of a block
@@ -70,12 +70,13 @@ def verdict(score: Score, n: int) -> str:
     if score.effective_size is None or score.effective_range is None:
         names = " and ".join(one.name for one in score.searched)
         return (
-            f"{these} the folder, in the {names} that they were matched in, like {score.searched_size:,.0f} random "
-            "ones. No network that the search did not see has measured it; --held-out does."
+            f"{these} the folder, in the {names} that they were matched in, like "
+            f"{random_ones(score.searched_size)}. No network that the search did not see has measured it; --held-out "
+            "does."
         )
     low, high = score.effective_range
     return (
-        f"{these} the look of the folder like about {score.effective_size:,.0f} random ones\n"
+        f"{these} the look of the folder like about {random_ones(score.effective_size)}\n"
         f"({low:,.0f} to {high:,.0f} in {len(score.held_out)} networks that the search did not see)."
     )
 
