@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from imgsubset.devices import device_name, torch_device
 from imgsubset.errors import BadFilesError, InputError, OutputError, UsageError, shortened
-from imgsubset.features.dealing import Files, Task, caches_of, reduced
-from imgsubset.features.memory import check_memory
+from imgsubset.features.dealing import Files, Lazily, Task, caches_of, measuring, reduced
+from imgsubset.features.memory import IN_MEMORY, check_memory
 from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, resolution, shares
-from imgsubset.files import Stamp
+from imgsubset.features.tables import place_of
+from imgsubset.files import Stamp, Stamps
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock, Progress, silent
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     import torch
     from torch import Tensor
 
+    from imgsubset.features.cache import Cache, Cached
     from imgsubset.features.channels import Channels
     from imgsubset.features.ingest import Ingested
     from imgsubset.features.random_cnn import Extractor
@@ -51,7 +53,7 @@ class Source:
     listing: Listing
     blocks: tuple[Block, ...] = field(repr=False)
     paths: tuple[str, ...] = field(repr=False)
-    stamps: tuple[Stamp, ...] = field(repr=False)
+    stamps: Sequence[Stamp] = field(repr=False)
     rejected: tuple[RejectedFile, ...]
     device: str
     cached: int = 0
@@ -70,21 +72,27 @@ class Source:
         A block in which nothing varies is left out; the weights of the others sum to 1 again.
         """
         blocks, notes = _standardised(self.blocks)
-        held_out, _ = _standardised(self.held_out)
+        held_out, _ = _standardised(self.held_out, measures=True)
         return replace(self, blocks=blocks, held_out=held_out, warnings=self.warnings + notes)
 
 
-def _standardised(blocks: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[str, ...]]:
-    from imgsubset.features.reduction import reduced
+def _standardised(blocks: tuple[Block, ...], measures: bool = False) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    from imgsubset.features.reduction import apart, reduced
     from imgsubset.statistics.moments import DEAD_VARIANCE, standard
 
     made, notes = [], []
+    images: ImageMoments
     for block in blocks:
-        few = reduced(block.images)
-        scale = standard(few)
-        images = scale.apply(few, in_place=True)
+        if measures and len(block.images) > IN_MEMORY:
+            looked_at, scale = apart(block.images, IN_MEMORY)
+            images, spread = looked_at, looked_at.whole.cov.diagonal()
+        else:
+            few = reduced(block.images)
+            scale = standard(few)
+            images = scale.apply(few, in_place=True)
+            spread = images.mean.var(0, correction=0)
         # The borders of an image vary even where all images are alike.
-        alike = not images.channels or (len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all()))
+        alike = not images.channels or (len(images) > 1 and bool((spread < DEAD_VARIANCE).all()))
         kept = [False] if alike else scale.kept.tolist()
         made.append((replace(block, images=images), any(kept)))
         if any(kept) and not all(kept):
@@ -195,37 +203,52 @@ def first_of(rejected: tuple[RejectedFile, ...]) -> str:
 
 
 def _from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock: Clock, progress: Progress) -> Source:
+    import numpy as np
+
     task = task if listing.lasting else replace(task, cache=None)
     caches = caches_of(task, spaces)
-    names = [listing.key(path) for path in listing.paths] if caches else []
-    known = [cache.get(names, listing.stamps) for cache in caches]
-    found = sorted(set(known[0].places).intersection(*(one.places for one in known))) if known else []
-    missing = listing.in_turn(sorted({*range(len(listing.paths))}.difference(found)))
-    files = [listing.file(listing.paths[place]) for place in missing]
+    measures, total, paths = measuring(spaces), len(listing.paths), listing.paths
+    known = _cached(listing, caches, measures)
+    found = np.logical_and.reduce([one.found for one in known]) if known else np.zeros(total, bool)
+    missing = listing.in_turn(np.flatnonzero(~found).tolist())
 
     def before(where: torch.device) -> Ingested:
         from imgsubset.features.ingest import Ingested
 
-        return Ingested.known(len(listing.paths), {place: listing.stamps[place] for place in found}, known, where)
+        return Ingested.known(Stamps(listing.stamps), found, known, measures, where)
 
-    part = Files(files, [names[place] for place in missing] if caches else [], missing)
+    cached = int(found.sum())
+    part = Files(
+        Lazily(lambda place: listing.file(paths[place]), missing), lambda place: listing.key(paths[place]), missing
+    )
     done = reduced(task, spaces, caches, part, before, clock, partial(progress, "decode"))
     problem = next((cache.problem for cache in caches if cache.problem), None)
     reasons = tuple(RejectedFile(listing.paths[place], reason) for place, reason in done.reasons.items())
-    usable = sorted(done.stamps)
+    usable = None if done.usable.all() else np.flatnonzero(done.usable).tolist()
     blocks = done.blocks([(space.name, space.weight) for space in spaces])
     return Source(
         listing=listing,
         blocks=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == MATCHED),
         held_out=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == JUDGE),
         seen={space.name: block.images for block, space in zip(blocks, spaces, strict=True) if space.role == SEEN},
-        paths=tuple(listing.paths[place] for place in usable),
-        stamps=tuple(done.stamps[place] for place in usable),
+        paths=paths if usable is None else tuple(paths[place] for place in usable),
+        stamps=done.stamps if usable is None else done.stamps.at(usable),
         rejected=in_order(listing.rejected + reasons),
         device=device_name(task.device),
-        cached=len(found),
+        cached=cached,
         warnings=(f"the cache is not used: {problem}",) if problem else (),
     )
+
+
+def _cached(listing: Listing, caches: Sequence[Cache], measures: Sequence[bool]) -> list[Cached]:
+    """What each cache holds of the images of a listing."""
+    if not caches:
+        return []
+    from imgsubset.features.cache import Asked
+
+    asked = Asked(map(listing.key, listing.paths), listing.stamps)
+    rooms = (place_of(len(asked), apart) for apart in measures)
+    return [cache.get(asked, room) for cache, room in zip(caches, rooms, strict=True)]
 
 
 def _from_embeddings(
