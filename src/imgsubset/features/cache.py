@@ -92,8 +92,17 @@ class Cache:
         self._home = Path(folder).absolute() / f"moments-{_digest(self._recipe)}"
         self._opened_ns = time.time_ns()
 
-    def get(self, asked: Asked, table: Callable[[int, int], np.ndarray] = in_memory) -> Cached:
-        """The rows that were put for these files; `table` makes the array for them, of so many rows and numbers."""
+    def get(
+        self,
+        asked: Asked,
+        table: Callable[[int, int], np.ndarray] = in_memory,
+        progress: Callable[[int], None] = lambda found: None,
+    ) -> Cached:
+        """The rows that were put for these files.
+
+        table     makes the array for them, of so many rows and numbers
+        progress  is told how many more were found
+        """
         with suppress(OSError):  # there may be none yet
             os.utime(self._home / RECIPE)
         files, order = asked.files, asked.order
@@ -110,6 +119,7 @@ class Cache:
                 if records["row"].shape[1] == rows.shape[1]:
                     rows[place[good]] = records["row"][good]
                     found[place[good]] = True
+                    progress(int(good.sum()))
         return Cached(found, rows, positions)
 
     def put(self, names: Sequence[bytes], stamps: Sequence[Stamp], rows: np.ndarray, positions: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from imgsubset.devices import device_name, torch_device
-from imgsubset.errors import BadFilesError, InputError, OutputError, UsageError, shortened
+from imgsubset.errors import BadFilesError, InputError, UsageError, shortened
 from imgsubset.features.dealing import Files, Lazily, Task, caches_of, measuring, reduced
 from imgsubset.features.memory import IN_MEMORY, check_memory
 from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, resolution, shares
@@ -143,55 +143,18 @@ def read_source(
         task = Task.asked(options, wanted, size or 0, device, measured, seen)
         spaces = task.spaces(extractor) if pixels else ()
         if embeddings is None:
-            read = _from_images(listing, task, spaces, clock, progress)
+            read = from_images(listing, task, spaces, clock, progress)
         else:
             read = _from_embeddings(listing, task, spaces, embeddings, clock, progress)
     read = replace(read, size=size if pixels else None)  # of the run: an extractor may want another for itself
-    _check_strict(read, options)
+    check_strict(read, options)
     if not read.paths:
         raise InputError(f"no image in source '{listing.name}' can be decoded{first_of(read.rejected)}")
     return read
 
 
-def fill_cache(
-    whole: Listing,
-    part: Listing,
-    options: Options,
-    device: str,
-    *,
-    seen: Sequence[str] = (),
-    clock: Clock,
-    progress: Progress = silent,
-) -> Source:
-    """The moments of a part of a source, which the cache then holds for who reads the whole: see `read_source`.
-
-    Raises UsageError if there is nothing that a cache could keep, OutputError if it cannot be written, or, with
-    options.reading.strict, BadFilesError.
-    """
-    if not whole.paths:
-        raise InputError(f"no images in source '{whole.name}'{first_of(whole.rejected)}")
-    with clock.stage("ingest"):
-        size = resolution(whole, options.extraction.size)  # of all, so that every part has the same
-        check_memory(options.extraction, size, len(part.paths))
-        task = Task.asked(options, shares(options.extraction, None), size, device, True, seen)
-        spaces = task.spaces()
-        unknown = [space.name for space in spaces if space.recipe is None]
-        if not whole.lasting:
-            raise UsageError(f"the images of source '{whole.name}' are in memory, which no later run could know again")
-        if unknown:
-            raise UsageError(f"what {unknown[0]} makes of an image is never cached, so a later run could not use it")
-        for cache in caches_of(task, spaces):
-            cache.open()
-            if cache.problem:  # now, not after hours of work
-                raise OutputError(cache.problem)
-        read = replace(_from_images(part, task, spaces, clock, progress), size=size)
-    if read.warnings:
-        raise OutputError(read.warnings[0])
-    _check_strict(read, options)
-    return read
-
-
-def _check_strict(read: Source, options: Options) -> None:
+def check_strict(read: Source, options: Options) -> None:
+    """Raise BadFilesError for files that cannot be used, where the options ask for that."""
     if read.rejected and options.reading.strict:
         count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
         raise BadFilesError(f"{count} of source '{read.listing.name}' cannot be used{first_of(read.rejected)}")
@@ -202,13 +165,14 @@ def first_of(rejected: tuple[RejectedFile, ...]) -> str:
     return f": '{shortened(rejected[0].path, 300)}': {rejected[0].reason}" if rejected else ""
 
 
-def _from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock: Clock, progress: Progress) -> Source:
+def from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock: Clock, progress: Progress) -> Source:
+    """The moments of the images of a listing in these spaces: from the caches, or by decoding."""
     import numpy as np
 
     task = task if listing.lasting else replace(task, cache=None)
     caches = caches_of(task, spaces)
     measures, total, paths = measuring(spaces), len(listing.paths), listing.paths
-    known = _cached(listing, caches, measures)
+    known = _cached(listing, caches, measures, partial(progress, "cache"))
     found = np.logical_and.reduce([one.found for one in known]) if known else np.zeros(total, bool)
     missing = listing.in_turn(np.flatnonzero(~found).tolist())
 
@@ -240,7 +204,9 @@ def _from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock:
     )
 
 
-def _cached(listing: Listing, caches: Sequence[Cache], measures: Sequence[bool]) -> list[Cached]:
+def _cached(
+    listing: Listing, caches: Sequence[Cache], measures: Sequence[bool], progress: Callable[[int, int], None]
+) -> list[Cached]:
     """What each cache holds of the images of a listing."""
     if not caches:
         return []
@@ -248,7 +214,11 @@ def _cached(listing: Listing, caches: Sequence[Cache], measures: Sequence[bool])
 
     asked = Asked(map(listing.key, listing.paths), listing.stamps)
     rooms = (place_of(len(asked), apart) for apart in measures)
-    return [cache.get(asked, room) for cache, room in zip(caches, rooms, strict=True)]
+
+    def tell(found: int) -> None:
+        progress(found, len(asked) * len(caches))
+
+    return [cache.get(asked, room, tell) for cache, room in zip(caches, rooms, strict=True)]
 
 
 def _from_embeddings(
@@ -280,7 +250,7 @@ def _from_embeddings(
     if left_out:
         notes.append(f"{len(left_out):,} images of the source have no embedding and are left out")
     if spaces:
-        read = _from_images(listing.without(left_out), task, spaces, clock, progress)
+        read = from_images(listing.without(left_out), task, spaces, clock, progress)
     else:
         for name, value in vars(task.extraction).items():
             if name != "features" and value != getattr(Extraction(), name):

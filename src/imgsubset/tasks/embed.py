@@ -8,8 +8,8 @@ from typing import Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.errors import UsageError, shown
+from imgsubset.features.filling import fill_cache
 from imgsubset.features.pieces import piece
-from imgsubset.features.source import fill_cache
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
