@@ -58,14 +58,14 @@ def fill_cache(
 
 def _in_stretches(part: Listing, task: Task, spaces: tuple[Space, ...], clock: Clock, progress: Progress) -> Source:
     """What `from_images` returns, less the moments. Raises OutputError if the cache cannot take some of them."""
-    total, reads, rest = len(part.paths), list[Source](), 0
+    images, reads, rest = len(part.paths), list[Source](), 0
 
-    def onward(stage: str, done: int, count: int, note: str = "") -> None:
-        progress(stage, done, count + rest, note)
+    def onward(stage: str, done: int, total: int, note: str = "") -> None:
+        progress(stage, done, total + rest, note)
 
-    for start in range(0, max(1, total), STRETCH):
-        stretch = range(start, min(start + STRETCH, total))
-        rest = total - stretch.stop
+    for start in range(0, max(1, images), STRETCH):
+        stretch = range(start, min(start + STRETCH, images))
+        rest = images - stretch.stop
         read = from_images(part.at(stretch), task, spaces, clock, onward)
         if read.warnings:
             raise OutputError(read.warnings[0])
