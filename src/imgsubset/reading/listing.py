@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.files import Stamp, Stamps, read_whole
+from imgsubset.progress import Progress, silent
 from imgsubset.reading.containers import READERS, container_kind, members_of
 from imgsubset.reading.contents import SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, in_order
 from imgsubset.reading.formats import HEAD, PICTURES, not_read, not_read_by_content
@@ -25,12 +26,13 @@ from imgsubset.reading.naming import named
 from imgsubset.reading.remote import fetched, files_at, url_of
 from imgsubset.reading.shards import are_shards, expanded, is_pattern, members_of_shards
 
+STEP = 10_000  # images of which progress is told together
 MOST_TEXT = 1 << 30  # bytes of paths: what is longer is some other file
 
 AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing"
 
 
-def list_images(source: AnySource) -> Listing:
+def list_images(source: AnySource, progress: Progress = silent) -> Listing:
     """List the images of a source, in the order of the bytes of their paths.
 
     source  a folder, searched with the folders in it: extensions match without regard to case, hidden files and
@@ -39,6 +41,7 @@ def list_images(source: AnySource) -> Listing:
             but for links, or a Parquet table of pictures; or several, as `shard-{000..127}.tar`. Or any of these
             behind a URL. Or a text file that names images, as in `parse_paths`; or their paths, as in `list_paths`;
             or a listing, which is returned.
+    progress  is told of many images in folders, STEP at a time; nobody knows how many there will be
 
     Raises InputError if the source is none of these or cannot be read.
     """
@@ -67,7 +70,7 @@ def list_images(source: AnySource) -> Listing:
         raise
     except ValueError:
         raise InputError(f"source {str(source)!r} is no possible path") from None
-    walk = _Walk(root)
+    walk = _Walk(root, progress)
     walk.run()
     return Listing(
         str(source),
@@ -224,8 +227,8 @@ def _sorted(paths: Sequence[str], stamps: Stamps) -> tuple[tuple[str, ...], Stam
 class _Walk:
     """The state of one walk over a folder."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, progress: Progress) -> None:
+        self.root, self.progress = root, progress
         self.found: list[str] = []
         self.stamps = Stamps()  # of these
         self.rejected: list[RejectedFile] = []
@@ -275,6 +278,8 @@ class _Walk:
                 if stat.S_ISREG(status.st_mode):
                     self.found.append(path)
                     self.stamps.append(Stamp.of(status))
+                    if not len(self.found) % STEP:
+                        self.progress("list", STEP, 0)
                     return
         except FileNotFoundError:
             problem = "dangling link"
