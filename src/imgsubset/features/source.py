@@ -77,6 +77,8 @@ class Source:
 
 
 def _standardised(blocks: tuple[Block, ...], measures: bool = False) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    import torch
+
     from imgsubset.features.reduction import apart, reduced
     from imgsubset.statistics.moments import DEAD_VARIANCE, standard
 
@@ -85,14 +87,15 @@ def _standardised(blocks: tuple[Block, ...], measures: bool = False) -> tuple[tu
     for block in blocks:
         if measures and len(block.images) > IN_MEMORY:
             looked_at, scale = apart(block.images, IN_MEMORY)
-            images, spread = looked_at, looked_at.whole.cov.diagonal()
+            images, constant = looked_at, looked_at.whole.cov.diagonal() < DEAD_VARIANCE
         else:
             few = reduced(block.images)
             scale = standard(few)
             images = scale.apply(few, in_place=True)
-            spread = images.mean.var(0, correction=0)
+            # The mean of each channel is 0; a norm needs no copy of the table.
+            constant = torch.linalg.vector_norm(images.mean, dim=0) < (DEAD_VARIANCE * len(images)) ** 0.5
         # The borders of an image vary even where all images are alike.
-        alike = not images.channels or (len(images) > 1 and bool((spread < DEAD_VARIANCE).all()))
+        alike = not images.channels or (len(images) > 1 and bool(constant.all()))
         kept = [False] if alike else scale.kept.tolist()
         made.append((replace(block, images=images), any(kept)))
         if any(kept) and not all(kept):
