@@ -253,6 +253,18 @@ def read(source: AnySource, options: Options) -> Source:
     return read_source(list_candidates(source, options.reading), options)
 
 
+def watched_files(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The temporary files that are made from now on."""
+    made, real = list[Any](), tempfile.TemporaryFile
+
+    def watch(*words: Any, **named: Any) -> Any:
+        made.append(real(*words, **named))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", watch)
+    return made
+
+
 def score_like(loss: float, size: float) -> Score:
     """A score that is the same in one searched space and in three that only measure."""
     values = dict.fromkeys(DIVERGENCE_NAMES, 0.25)

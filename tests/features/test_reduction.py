@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import watched_files
 
 from imgsubset import Options, select
 from imgsubset.features import source as reading_source
 from imgsubset.features import tables
 from imgsubset.features.reduction import apart, reduced
 from imgsubset.features.tables import in_file, in_memory, place_of
-from imgsubset.statistics.moments import Apart, Block, ImageMoments, all_moments, standard, subset_moments
+from imgsubset.statistics.moments import Block, ImageMoments, all_moments, standard, subset_moments
 from imgsubset.statistics.objective import objective
 from imgsubset.weights import Weights
 
@@ -109,17 +110,11 @@ def test_a_selection_of_many_images_is_that_of_few_and_its_score_close(
 ) -> None:
     options = Options(steps=5, candidates=32, cache=str(tmp_path / "cache") if cached else None)
     expected = select(pictures, 8, options)
-    kinds: list[type] = []
-
-    def noted(moments: ImageMoments, sampled: int) -> tuple[Apart, object]:
-        kinds.append(type(moments.table.numpy().base))
-        return apart(moments, sampled)
-
-    monkeypatch.setattr("imgsubset.features.reduction.apart", noted)
+    made = watched_files(monkeypatch)
     for module in (tables, reading_source):
         monkeypatch.setattr(module, "IN_MEMORY", 20)
     found = select(pictures, 8, options)
-    assert len(kinds) == 3
+    assert len(made) == 3
     assert found.chosen == expected.chosen
     assert found.score.searched_loss == expected.score.searched_loss
     for one, other in zip(found.score.held_out, expected.score.held_out, strict=True):
