@@ -397,6 +397,7 @@ def test_an_unknown_key_is_named_with_the_nearest(
         ("overwrite = 1", "overwrite"),
         ("overwrite = {}", "overwrite"),
         ("null = true", "--list"),
+        ('list = "-"', "cannot be '-'"),
         ("list = true", "list"),
         ("list = ['a', 'b']", "list"),
         ("list = {a = 1}", "list"),
