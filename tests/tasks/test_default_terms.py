@@ -246,6 +246,16 @@ def test_a_summary_has_one_line_of_it(pictures: Path, found: Selection, tmp_path
     assert any(line.startswith("Means of size, brightness") for line in lines)
 
 
+def test_a_report_puts_it_in_its_tables(pictures: Path, found: Selection) -> None:
+    shown = score(pictures, list(found.chosen), evidence=True, **SMALL).evidence
+    asked = score(pictures, list(found.chosen), match="image", evidence=True, **SMALL).evidence
+    assert shown is not None
+    assert asked is not None
+    assert [strip.name.partition(" ")[0] for strip in shown.strips] == ["Loss", "Loss"]
+    assert len(asked.strips) == 7
+    assert {one.title for one in shown.shares} >= {"saturation", "brightness"}
+
+
 # Words of the command line
 
 
