@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
@@ -13,6 +14,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 from platformdirs import user_cache_path
 
+from imgsubset.cli.bars import Bars
 from imgsubset.cli.places import check_places
 from imgsubset.cli.shown import Shown
 from imgsubset.declared import LOSS
@@ -276,4 +278,5 @@ def open_source(source: Path) -> Listing:
         if sys.stdin is None:
             raise InputError("source '-' is a list on stdin, but stdin is closed")
         return list_paths(parse_paths(sys.stdin.buffer.read()), "-")
-    return list_images(source)
+    with contextlib.closing(Bars(bool(click.get_current_context().params.get("quiet")))) as bars:
+        return list_images(source, bars)

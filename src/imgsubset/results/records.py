@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ class Selection(Result):
 
     source: Listing
     paths: tuple[str, ...]
-    stamps: tuple[Stamp, ...]
+    stamps: Sequence[Stamp]
     rows: tuple[int, ...]
     ranked_rows: tuple[int, ...]
     score: Score
