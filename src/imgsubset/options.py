@@ -131,9 +131,9 @@ class Constraints(Record):
         "A file of the classes for --stratify, with columns path,label")  # fmt: skip
     group_by: str | None = opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
-    keep: tuple[str, ...] = opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json of an "
-        "earlier selection, to let it grow")  # fmt: skip
-    drop: tuple[str, ...] = opt((), CHOICE, "Images that must not be chosen, one path a line; or a manifest.json")
+    keep: str | tuple[str, ...] = opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json "
+        "of an earlier selection, to let it grow")  # fmt: skip
+    drop: str | tuple[str, ...] = opt((), CHOICE, "Images that must not be chosen, one path a line; or a manifest.json")
     dedupe: bool = opt(False, CHOICE, "Choose at most one of images that are copies, exact or near")
 
     def __post_init__(self) -> None:

@@ -185,6 +185,16 @@ def test_a_command_line_that_cannot_be_parsed_is_exit_code_2(
     assert culprit in run.err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    "words", [["-n", "3", "--seed", "9" * 100_000], ["-n", "3", "--" + "x" * 100_000]], ids=["value", "name"]
+)
+def test_an_endless_word_is_cut_in_the_message(imgsubset: Program, pictures: Path, words: list[str]) -> None:
+    run = imgsubset("select", pictures, *words)
+    assert run.code == 2
+    assert "characters ...]" in run.err
+    assert len(run.err) < 5000
+
+
 def test_an_unavailable_device_is_a_usage_error(
     imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,6 @@ Imports neither numpy nor torch unless a picture needs it, so that a decoding pr
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -17,6 +16,7 @@ from imgsubset.errors import said
 from imgsubset.files import Stamp
 from imgsubset.reading.formats import HEAD, not_read_by_content
 from imgsubset.reading.members import AnyFile, opened
+from imgsubset.reading.quiet import quiet
 
 # The decoders that are hardened and need no external program; the content of a file decides, not its name.
 POLICY = 1  # raised with every change of what pixels an image has: cached moments are then made anew
@@ -74,8 +74,7 @@ def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
     Raises whatever Pillow raises for a file it cannot decode; `reason` turns that into a line.
     """
     opened_file, stamp = opened(path)
-    with opened_file as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with opened_file as file, quiet():
         with Image.open(file, formats=FORMATS) as image:
             shown = image.size
             if image.format in ("JPEG", "MPO") and PUBLISHED not in sizes:
@@ -95,10 +94,8 @@ def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
 
 def shown_size(path: AnyFile) -> tuple[int, int]:
     """Width and height of an image file as its header has them. Raises what `decode` raises."""
-    with opened(path)[0] as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(file, formats=FORMATS) as image:
-            return image.size
+    with opened(path)[0] as file, quiet(), Image.open(file, formats=FORMATS) as image:
+        return image.size
 
 
 def _shrink(image: Image.Image, sizes: Sequence[int]) -> list[Image.Image]:

@@ -10,11 +10,14 @@ from typing import Any
 
 from imgsubset.errors import UsageError, shown
 from imgsubset.features.spaces import VIEWS
+from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings, Labels, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, labels_by_path, list_source
+from imgsubset.reading.listing import parse_paths
+from imgsubset.writing.manifest import read_manifest
 
 
 def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[Listing, Options, Embeddings | None]:
@@ -24,6 +27,8 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
 
     Raises UsageError for what is of another kind than it should be, InputError for what cannot be read.
     """
+    named = {name: getattr(options.constraints, name) for name in ("keep", "drop")}
+    options = merged(options, {name: _paths_in(file) for name, file in named.items() if isinstance(file, str)})
     listing, classes = list_source(source)
     listing = candidates(listing, options.reading)
     cache = options.running.cache
@@ -45,6 +50,13 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
             )
         embeddings = replace(embeddings, paths=listing.order)
     return listing, options, embeddings
+
+
+def _paths_in(file: str) -> tuple[str, ...]:
+    """The paths that a text file lists, or the chosen images of a manifest. Raises InputError if it cannot be read."""
+    if file.lower().endswith(".json"):
+        return tuple(read_manifest(file).hashes)
+    return tuple(parse_paths(read_named(file, f"'{file}'")))
 
 
 def pixels_needed(options: Options) -> tuple[str, ...]:
