@@ -81,5 +81,5 @@ def check_callable(**functions: Callable[..., object] | None) -> None:
 
 
 def destination_of(destination: str | os.PathLike[str] | None) -> str | None:
-    """A folder's name; None for None. Raises UsageError for what is no path."""
+    """The name of a folder or an archive; None for None. Raises UsageError for what is no path."""
     return None if destination is None else str(of_kind("destination", "str", destination, "the path of a folder"))

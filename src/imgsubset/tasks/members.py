@@ -20,6 +20,7 @@ from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, list_source
 from imgsubset.tasks.given import given, pixels_needed
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
+from imgsubset.writing.contents import contents, is_tar
 from imgsubset.writing.manifest import NAME, Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -202,9 +203,9 @@ def _recorded(subset: AnySource) -> tuple[Manifest | None, tuple[str, ...]]:
         return None, ()
     if _is_manifest(subset):
         return read_manifest(subset), ()
-    file = Path(subset) / NAME
     try:  # a folder may well hold somebody else's manifest.json
-        return read_manifest(file) if os.path.lexists(file) else None, ()
+        there = contents(subset).has(NAME) if is_tar(subset) else os.path.lexists(Path(subset, NAME))
+        return read_manifest(subset) if there else None, ()
     except InputError as error:
         return None, (f"{error}; the options in it are not used",)
 
