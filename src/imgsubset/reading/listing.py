@@ -18,7 +18,7 @@ from typing import TypeAlias
 from imgsubset.errors import InputError, UsageError
 from imgsubset.files import Stamp, Stamps, read_whole
 from imgsubset.progress import Progress, silent
-from imgsubset.reading.containers import READERS, container_kind, members_of
+from imgsubset.reading.containers import NAMES, container_kind, members_of
 from imgsubset.reading.contents import SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, in_order
 from imgsubset.reading.formats import HEAD, PICTURES, not_read, not_read_by_content
 from imgsubset.reading.members import Member, Members
@@ -102,7 +102,7 @@ def list_shards(files: Sequence[str], name: str, root: Path) -> Listing:
 def list_url(url: str) -> Listing:
     """A listing of what is behind a URL: of a folder, or of archives."""
     urls = expanded(url)
-    if len(urls) == 1 and not url.lower().endswith((*READERS,)):
+    if len(urls) == 1 and not url.lower().endswith(NAMES):
         found, lasting = files_at(url)
         return list_members(*named(found), url, Path(url), lasting=lasting)
     files, folder = fetched(urls)

@@ -276,7 +276,7 @@ def _name(file: AnyFile) -> str:
     """What a message calls a file."""
     if isinstance(file, (str, bytes, os.PathLike)):
         return f"'{os.fsdecode(file)}'"
-    return f"a file in '{file.file}'" if isinstance(file, Extent) else "a file in memory"
+    return f"a file in '{file.source.file}'" if isinstance(file, Extent) else "a file in memory"
 
 
 def _memory() -> IO[bytes]:

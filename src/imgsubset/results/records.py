@@ -145,7 +145,7 @@ class Placed:
     """A selection, and what became of it in its destination.
 
     record       what manifest.json says, or would say
-    destination  the folder; None where nothing was to be written
+    destination  the folder or archive; None where nothing was to be written
     selection    None where an earlier run had done all of it
     export       None where nothing was written
     """
