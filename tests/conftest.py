@@ -248,9 +248,9 @@ def listing_of(root: Path, paths: Iterable[str] = (), name: str | None = None, *
     return Listing(name or str(root), root, paths, stamps, **fields)
 
 
-def read(source: AnySource, options: Options) -> Source:
+def read(source: AnySource, options: Options, seen: Sequence[str] = ()) -> Source:
     """The moments of the images of a source, from its name."""
-    return read_source(list_candidates(source, options.reading), options)
+    return read_source(list_candidates(source, options.reading), options, seen=seen)
 
 
 def watched_files(monkeypatch: pytest.MonkeyPatch) -> list[Any]:

@@ -216,7 +216,10 @@ def test_several_sizes_come_from_one_opening(tmp_path: Path, workers: int) -> No
     (tmp_path / "c.png").write_bytes(b"")
     with decoded(files(tmp_path), [8, 48], workers) as chunks:
         (chunk,) = chunks
-    assert [getattr(outcome, "numbers", outcome) for outcome in chunk.outcomes] == [(70, 90), (33, 21), "empty file"]
+    assert [getattr(outcome, "numbers", outcome) for outcome in chunk.outcomes] == [
+        *((70, 90, (tmp_path / "a.jpg").stat().st_size), (33, 21, (tmp_path / "b.png").stat().st_size)),
+        "empty file",
+    ]
     for size in (8, 48):
         assert len(chunk.pixels[size]) == chunk_length(48) * size * size * 3
         for number, name in enumerate(("a.jpg", "b.png")):

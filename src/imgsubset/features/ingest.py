@@ -189,7 +189,7 @@ def _files(batch: list[Chunk], count: int) -> torch.Tensor:
     for number, chunk in enumerate(batch):
         for place, outcome in enumerate(chunk.outcomes):
             if not isinstance(outcome, str):
-                found[number * length + place] = torch.tensor([*outcome.numbers, float(outcome.stamp.size)])
+                found[number * length + place] = torch.tensor(outcome.numbers)
     return found
 
 

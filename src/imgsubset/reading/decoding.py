@@ -5,6 +5,7 @@ Imports neither numpy nor torch unless a picture needs it, so that a decoding pr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -42,7 +43,7 @@ class Facts:
     """What is known of a decoded image besides its pixels.
 
     stamp    of its file
-    numbers  its width and height in pixels, as it is shown
+    numbers  its width and height in pixels, as it is shown, and the bytes of its file, which not every stamp knows
     """
 
     stamp: Stamp
@@ -83,11 +84,12 @@ def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
             others = [size for size in sizes if size != PUBLISHED]
             squares = _shrink(image, others) if others else []
             orientation = _orientation(image)
+        length = stamp.size or file.seek(0, os.SEEK_END)
         if orientation in _TRANSPOSE:
             squares = [square.transpose(_TRANSPOSE[orientation]) for square in squares]
         if 5 <= orientation <= 8:  # which exchange width and height
             shown = shown[::-1]
-        facts = Facts(stamp, tuple(map(float, shown)))
+        facts = Facts(stamp, tuple(map(float, (*shown, length))))
         found = iter([square.tobytes() for square in squares])
         return Decoded(tuple(published[0] if size == PUBLISHED else next(found) for size in sizes), facts)
 

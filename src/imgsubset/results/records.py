@@ -11,6 +11,7 @@ from imgsubset.files import Stamp
 from imgsubset.options import Options
 from imgsubset.reading.contents import Listing, RejectedFile
 from imgsubset.results.evidence import Evidence
+from imgsubset.results.lines import random_ones
 from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:  # torch takes two seconds to import
@@ -18,7 +19,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import
 
 
 def _closeness(score: Score) -> str:
-    size = "" if score.effective_size is None else f", like {score.effective_size:,.0f} random ones"
+    size = "" if score.effective_size is None else f", like {random_ones(score.effective_size)}"
     return f"loss {score.loss:.3g}{size}"
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from imgsubset.errors import UsageError, shown
-from imgsubset.features.spaces import VIEWS
+from imgsubset.features.spaces import VIEWS, shares
 from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings, Labels, of_kind
-from imgsubset.options import Options, merged
+from imgsubset.options import IMAGE, Options, merged
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, labels_by_path, list_source
@@ -23,7 +23,8 @@ from imgsubset.writing.manifest import read_manifest
 def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[Listing, Options, Embeddings | None]:
     """The images that count, and options and embeddings that are about them.
 
-    The classes of a data set serve `stratify`, unless other options say what the classes are.
+    The classes of a data set serve `stratify`, unless other options say what the classes are. The options say of
+    `image` with which weight it is matched, 0 for not at all, whether or not a caller did.
 
     Raises UsageError for what is of another kind than it should be, InputError for what cannot be read.
     """
@@ -49,11 +50,19 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
                 f"'{listing.name}' is a folder: give its paths, or Embeddings(values, paths)"
             )
         embeddings = replace(embeddings, paths=listing.order)
-    return listing, options, embeddings
+    return listing, _with_image(options, embeddings), embeddings
+
+
+def _with_image(options: Options, embeddings: Embeddings | None) -> Options:
+    match = dict(options.mix.match)
+    if "image" in match:
+        return options
+    beside = "random-cnn" in shares(options.extraction, embeddings)
+    return merged(options, {"match": {**match, "image": IMAGE if beside else 0}})
 
 
 def _paths_in(file: str) -> tuple[str, ...]:
-    """The paths that a text file lists, or the chosen images of a manifest or an archive with one. Raises InputError."""
+    """The paths in a text file, or the chosen images of a manifest or an archive with one. Raises InputError."""
     if file.lower().endswith((".json", ".tar")):
         return tuple(read_manifest(file).hashes)
     return tuple(parse_paths(read_named(file, f"'{file}'")))
@@ -61,7 +70,7 @@ def _paths_in(file: str) -> tuple[str, ...]:
 
 def pixels_needed(options: Options) -> tuple[str, ...]:
     """What is to be matched that only the pixels tell, beside the features: names in `features.spaces.VIEWS`."""
-    return tuple(name for name, _ in options.mix.match if name in VIEWS)
+    return tuple(name for name, weight in options.mix.match if weight and name in VIEWS)
 
 
 def check_callable(**functions: Callable[..., object] | None) -> None:

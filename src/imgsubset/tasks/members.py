@@ -13,7 +13,7 @@ from imgsubset.features.extractors import is_raw
 from imgsubset.features.source import Source, first_of, read_source
 from imgsubset.files import identity, sha256
 from imgsubset.inputs import AnyEmbeddings, Embeddings
-from imgsubset.options import Options, merged
+from imgsubset.options import IMAGE, Options, merged
 from imgsubset.progress import Clock, Progress
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import candidates
@@ -125,6 +125,9 @@ def existing(
         if "match" not in words:
             options, gone = _without_changed_tables(manifest)
             notes += gone
+            if embeddings is not None or "features" in words:  # the default goes with what else is matched
+                match = tuple(pair for pair in options.mix.match if pair != ("image", IMAGE))
+                options = merged(options, {"match": match})
         if drawn:
             options, gone, in_memory = _as_drawn(manifest, options, words)
             notes += gone

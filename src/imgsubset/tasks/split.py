@@ -217,8 +217,8 @@ def _folder(destination: str | os.PathLike[str] | None) -> str | None:
     found = destination_of(destination)
     if found is not None and is_called_tar(found):
         raise UsageError(
-            f"destination '{found}' is one archive, and a split is several subsets: choose a folder, and for an "
-            "archive a part call the parts so, as in train.tar=80%"
+            f"destination '{found}' is one archive, and a split is several subsets: choose a folder, and for "
+            "an archive a part call the parts so, as in train.tar=80%"
         )
     return found
 

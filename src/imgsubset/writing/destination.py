@@ -29,7 +29,7 @@ from imgsubset.writing.claims import claimed, claims
 from imgsubset.writing.contents import contents, is_called_tar
 from imgsubset.writing.folders import status_in
 from imgsubset.writing.holding import Held, hold
-from imgsubset.writing.manifest import NAME, Manifest, read_manifest
+from imgsubset.writing.manifest import NAME, Manifest, matched, read_manifest
 from imgsubset.writing.packing import HeldTar, hold_tar
 from imgsubset.writing.staging import Stage, recover
 
@@ -212,9 +212,10 @@ def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str
     """The manifest in a destination if it answers this very request."""
     with contextlib.suppress(ImgsubsetError, TypeError, ValueError, KeyError):
         found = read_manifest(destination)
-        # Options that are newer than the manifest are at their defaults.
+        # Options that are newer than the manifest are at their defaults, but for `image`.
         asked = dict(found.record["request"])
         asked["options"] = describe_options(Options(), CHOICE) | asked["options"]
+        asked["options"]["match"] = matched(asked["options"]["match"])
         if asked == json.loads(json.dumps(wanted)):
             return found
     return None

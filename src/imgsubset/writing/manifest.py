@@ -99,6 +99,7 @@ def _options(record: dict[str, Any]) -> Options:
         seed = 0 if record["request"]["embeddings"] else recorded["seed"]
         recorded |= FIRST | {"feature_seed": seed, "kernel_size": [recorded["kernel_size"]]}
     recorded |= _tables(record)
+    recorded["match"] = matched(recorded["match"])
     classes = _classes(record, recorded)
     defaults = Options().that_decide(LOSS)
     values = {name: recorded[name] for name in defaults}
@@ -114,6 +115,11 @@ def _options(record: dict[str, Any]) -> Options:
         if type(values[name]) not in wanted or not all(type(one) is int for one in inner):
             raise TypeError(f"{name} {values[name]!r} makes no sense")
     return Options(**values, **classes)
+
+
+def matched(recorded: dict[str, Any]) -> dict[str, Any]:
+    """The recorded terms of `match`; earlier versions matched `image` only where it is recorded."""
+    return {**recorded, "image": recorded.get("image", 0)}
 
 
 def _classes(record: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
