@@ -59,7 +59,7 @@ def test_short_help_leaves_out_what_few_need(imgsubset: Program, name: str) -> N
 def test_examples_stand_on_top(imgsubset: Program) -> None:
     for option in ("-h", "--help"):
         head = imgsubset("select", option).out.split("\n\n")[2]
-        assert [line.startswith("  imgsubset select ") for line in head.splitlines()] == [True] * 4
+        assert [line.startswith("  imgsubset select ") for line in head.splitlines()] == [True] * 5
 
 
 def test_every_record_has_a_heading_and_every_rule_an_option() -> None:

@@ -146,6 +146,8 @@ def test_selecting_into_it_twice_does_nothing_and_score_reads_it(pictures: Path,
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before
     found = score(pictures, file, device="cpu", workers=0, cache=None)
     assert found.score.loss == pytest.approx(first.loss, rel=1e-6)
+    kept = select(pictures, 8, keep=str(file), **FAST)
+    assert {*first.chosen} <= {*kept.chosen}
     with pytest.raises(OutputError, match=r"out\.tar' exists; choose another"):
         select_into(pictures, 6, file, **FAST)
     more = select_into(pictures, 6, file, overwrite=True, **FAST)

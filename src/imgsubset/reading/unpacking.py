@@ -83,7 +83,7 @@ def in_compressed_tar(path: str, file: BinaryIO, status: os.stat_result) -> Iter
 def _unpack(path: str, file: BinaryIO, target: BinaryIO) -> str:
     """Unpack a file; where it is damaged, what there is to say of that."""
     file.seek(0)
-    content, written = _content(file), 0
+    content, written, problem = _content(file), 0, ""
     assert content is not None
     folder = tempfile.gettempdir()
     while True:
@@ -92,21 +92,20 @@ def _unpack(path: str, file: BinaryIO, target: BinaryIO) -> str:
         except Exception as error:
             if getattr(error, "errno", None) is not None:  # of the disk
                 raise
-            return f"damaged where it is unpacked: {said(error)[:200]}; what follows is not read"
-        if not block:
-            break
+            problem, block = f"damaged where it is unpacked: {said(error)[:200]}; what follows is not read", b""
+        try:
+            if not block:
+                target.flush()
+                return problem
+            target.write(block)
+        except OSError as error:
+            raise InputError(f"source '{path}' cannot be unpacked to '{folder}': {error.strerror or error}") from None
         written += len(block)
         if written > (free := shutil.disk_usage(folder).free):
             raise InputError(
                 f"source '{path}' takes more than {written:,} bytes once unpacked, and '{folder}' has {free:,} bytes "
                 "free beside them; set TMPDIR to a folder with more"
             )
-        try:
-            target.write(block)
-        except OSError as error:
-            raise InputError(f"source '{path}' cannot be unpacked to '{folder}': {error.strerror or error}") from None
-    target.flush()
-    return ""
 
 
 def _content(file: BinaryIO) -> Iterator[bytes] | None:

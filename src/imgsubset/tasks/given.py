@@ -62,8 +62,8 @@ def _with_image(options: Options, embeddings: Embeddings | None) -> Options:
 
 
 def _paths_in(file: str) -> tuple[str, ...]:
-    """The paths that a text file lists, or the chosen images of a manifest. Raises InputError if it cannot be read."""
-    if file.lower().endswith(".json"):
+    """The paths in a text file, or the chosen images of a manifest or an archive with one. Raises InputError."""
+    if file.lower().endswith((".json", ".tar")):
         return tuple(read_manifest(file).hashes)
     return tuple(parse_paths(read_named(file, f"'{file}'")))
 
