@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from conftest import Run, create, smooth, strict_json, tree
+from forked import MAIN, Forked
 
 import imgsubset as package
 from imgsubset import InputError, cli
@@ -231,10 +232,14 @@ def test_a_rank_of_srun_that_is_killed_ends_the_others(source: Path, tmp_path: P
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "imgsubset", "select", str(source), "-n", "6", "--mode", "none", *FAST]
+    path, command = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); ",
+        ["select", source, "-n", 6, "--mode", "none"],
+    )
     processes = [
-        subprocess.Popen(
-            [*command, "--features", "python:killer:maps"],
+        Forked(
+            path + MAIN,
+            *(*command, "--features", "python:killer:maps"),
             env=environment(
                 tmp_path,
                 MASTER_ADDR="localhost",
