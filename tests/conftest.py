@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import ROUGH_DRAWS
 from PIL import Image
 
 import imgsubset as package
@@ -52,7 +53,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 ACCURATE = objective.__defaults__
-ROUGH_DRAWS = 128  # two batches
 MATHEMATICS = ("statistics", "search")
 
 
