@@ -31,7 +31,7 @@ import imgsubset as package
 from imgsubset import Options, Selection, cli, select
 from imgsubset.errors import UsageError
 from imgsubset.features.source import Source, read_source
-from imgsubset.files import Stamp
+from imgsubset.files import Stamp, Stamps
 from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import LIBRARIES
@@ -263,13 +263,25 @@ def listing_of(root: Path, paths: Iterable[str] = (), name: str | None = None, *
     """A listing of these paths as they are now, whether they are images or not; of absent ones with a stamp of 0."""
     paths = tuple(paths)
     files = [root / path for path in paths]
-    stamps = tuple(Stamp.of(file.stat()) if file.is_file() else Stamp(0, 0) for file in files)
+    stamps = Stamps(Stamp.of(file.stat()) if file.is_file() else Stamp(0, 0) for file in files)
     return Listing(name or str(root), root, paths, stamps, **fields)
 
 
-def read(source: AnySource, options: Options) -> Source:
+def read(source: AnySource, options: Options, seen: Sequence[str] = ()) -> Source:
     """The moments of the images of a source, from its name."""
-    return read_source(list_candidates(source, options.reading), options)
+    return read_source(list_candidates(source, options.reading), options, seen=seen)
+
+
+def watched_files(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The temporary files that are made from now on."""
+    made, real = list[Any](), tempfile.TemporaryFile
+
+    def watch(*words: Any, **named: Any) -> Any:
+        made.append(real(*words, **named))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", watch)
+    return made
 
 
 def score_like(loss: float, size: float) -> Score:

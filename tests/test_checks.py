@@ -53,7 +53,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers(value: Any) -> None:
         ("sidecars", {}, "a text"),
         ("strict", "yes", "True or False"),
         ("include", (3,), "a list of texts"),
-        ("keep", [None], "a list of texts"),
+        ("keep", [None], "a list of paths"),
         ("features", 5, "are not names, nor a dict of weights by name"),
         ("features", [1], "are not names, nor a dict of weights by name"),
         ("size", np.ones(2), "pixels"),

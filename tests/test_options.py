@@ -215,7 +215,7 @@ def test_a_word_that_is_no_option_is_a_usage_error(word: str, text: str) -> None
     ("words", "text"),
     [
         ({"include": "*.png"}, "include '*.png' is not a list of texts"),
-        ({"keep": "a.png"}, "keep 'a.png' is not a list of texts"),
+        ({"keep": b"a.png"}, "keep b'a.png' is not a list of paths, nor the path of a file that lists them"),
         ({"labels": "x.csv"}, "labels 'x.csv' is not of use without stratify"),
         ({"stratify_by": "parent"}, "stratify_by 'parent' is not of use without stratify"),
         ({"stratify_as": "equal"}, "stratify_as 'equal' is not of use without stratify"),

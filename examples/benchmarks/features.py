@@ -32,8 +32,8 @@ from imgsubset.reading.processes import chunk_length, decoded
 from imgsubset.statistics.objective import Objective, effective_size
 
 LOOKS = ("brightness", "contrast", "sharpness", "file size")
-SETTINGS: Mapping[str, dict[str, Any]] = {
-    "default": {},
+WITHOUT = {"match": {"image": 0}}
+ALONE: Mapping[str, dict[str, Any]] = {  # what is matched in place of the networks of the default, or beside them
     "1 network": {"networks": 1},
     "8 networks": {"networks": 8},
     "ReLU": {"activation": "relu"},
@@ -50,15 +50,19 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "fft": {"features": "fft"},
     "colour": {"features": "colour"},
     "hog": {"features": "hog"},
-    **{f"default + {name}": {"features": f"random-cnn=1,{name}=1"}
+    **{f"with {name}": {"features": f"random-cnn=1,{name}=1"}
        for name in ("pixels", "thumbnail", "fft", "colour", "hog")},
-    "default + colour/4 + fft/4": {"features": "random-cnn=1,colour=0.25,fft=0.25"},
-    "default + image": {"match": "image"},
+    "with colour/4 and fft/4": {"features": "random-cnn=1,colour=0.25,fft=0.25"},
+}  # fmt: skip
+SETTINGS: Mapping[str, dict[str, Any]] = {
+    "default": {},
+    "without image": WITHOUT,
+    **{name: WITHOUT | words for name, words in ALONE.items()},
     "preset fast": {"preset": "fast"},
     "preset thorough": {"preset": "thorough"},
     "preset image-randomer": {"preset": "image-randomer"},
     "preset image-randomiser": {"preset": "image-randomiser"},
-}  # fmt: skip
+}
 
 
 def pixels(source: Source, size: int) -> Iterator[Tensor]:

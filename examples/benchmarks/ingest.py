@@ -29,7 +29,7 @@ def ours(folder: Path, workers: int | None) -> None:
     listing = list_images(folder)
     places = range(len(listing.paths))
     with decoded([listing.locate(path) for path in listing.paths], [64], workers) as chunks:
-        ingest(chunks, places, Ingested(len(places), (), {}, {}), [(RandomCNN(), 64)], torch.device("cpu"))
+        ingest(chunks, places, Ingested.nothing(len(places)), [(RandomCNN(), 64)], torch.device("cpu"))
 
 
 def plain(folder: Path) -> None:

@@ -123,7 +123,7 @@ def load(folder: Path, n: int) -> tuple[Problem, Unseen]:
     report(f"ingest {len(listing.paths):,} images")
     places = range(len(listing.paths))
     with decoded([listing.locate(path) for path in listing.paths], [SIZE]) as chunks:
-        ingested = ingest(chunks, places, Ingested(len(places), (), {}, {}), [(RandomCNN(), SIZE)], torch.device("cpu"))
+        ingested = ingest(chunks, places, Ingested.nothing(len(places)), [(RandomCNN(), SIZE)], torch.device("cpu"))
     (block,) = ingested.blocks([("random-cnn", 1.0)])
     paths = tuple(listing.paths[place] for place in sorted(ingested.stamps))
     scale = standard(block.images)

@@ -9,15 +9,17 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from imgsubset.errors import InputError
 
 PARTIAL = ".imgsubset-partial-"  # begins the name of a file that is not whole yet
 BLOCK = 1 << 20
+SECOND = 10**9  # nanoseconds
 READERS = 8  # files read or copied at once: that waits for disks, not for processors
 Cancelled: TypeAlias = Callable[[], bool]
 
@@ -33,6 +35,54 @@ class Stamp:
     def of(cls, status: os.stat_result) -> Stamp:
         """The stamp of a file with this status."""
         return cls(status.st_size, status.st_mtime_ns)
+
+
+class Stamps(Sequence[Stamp]):
+    """The stamps of many files, 24 bytes each: objects would take five times as much."""
+
+    def __init__(self, stamps: Iterable[Stamp] = (), count: int = 0) -> None:
+        """These, or as many as will be set."""
+        self._words = array("q", bytes(24 * count))  # size, seconds, and nanoseconds: a time may go beyond one word
+        if isinstance(stamps, Stamps):
+            self._words.extend(stamps._words)
+            return
+        for stamp in stamps:
+            self.append(stamp)
+
+    def append(self, stamp: Stamp) -> None:
+        """Add one."""
+        self._words.extend((stamp.size, *divmod(stamp.mtime_ns, SECOND)))
+
+    def at(self, places: Sequence[int]) -> Stamps:
+        """Those at some places."""
+        import numpy as np  # which the decoding processes do without
+
+        found = Stamps()
+        if len(places):
+            found._words.frombytes(np.frombuffer(self._words, np.int64).reshape(-1, 3)[np.asarray(places)].tobytes())
+        return found
+
+    def __setitem__(self, place: int, stamp: Stamp) -> None:
+        self._words[3 * place : 3 * place + 3] = array("q", (stamp.size, *divmod(stamp.mtime_ns, SECOND)))
+
+    def __len__(self) -> int:
+        return len(self._words) // 3
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return self.at(range(len(self))[place])
+        place = range(len(self))[place]
+        size, seconds, rest = self._words[3 * place : 3 * place + 3]
+        return Stamp(size, seconds * SECOND + rest)
+
+    def __iter__(self) -> Iterator[Stamp]:
+        words = iter(self._words)
+        return (Stamp(size, seconds * SECOND + rest) for size, seconds, rest in zip(words, words, words, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stamps) and self._words == other._words
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def identity(file: object) -> dict[str, object] | None:

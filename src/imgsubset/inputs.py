@@ -67,6 +67,10 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, value))
 
 
+def _file_or_texts(value: Any) -> str | tuple[str, ...]:
+    return _text_without_nul(value) if isinstance(value, (str, os.PathLike)) else _texts(value)
+
+
 KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "int": (_whole, "a whole number"),
     "float": (_number, "a number"),
@@ -75,6 +79,7 @@ KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "int | str": (_whole_or_text, "a whole number or a text"),
     "tuple[int, ...]": (_whole_numbers, "a list of whole numbers"),
     "tuple[str, ...]": (_texts, "a list of texts"),
+    "str | tuple[str, ...]": (_file_or_texts, "a list of paths, nor the path of a file that lists them"),
 }
 """By how a kind is written in a record of options: what makes a value of it, or raises TypeError; and its name."""
 

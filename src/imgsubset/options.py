@@ -38,6 +38,7 @@ STRATIFY = ("share", "equal")
 SCHEDULES = ("cool", "hold", "rise")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 KNOWN = ("hardness", "objects", "image")  # what `match` takes beside tables
+IMAGE = 0.25  # the weight of `image` where random CNNs are matched and nobody says another
 REMOVED = {  # what became of options of earlier versions
     "resume": "a search takes seconds, and the cache keeps what is expensive: run the same command again",
     "cache_verify": "an image is known by its path, size and modification time; --no-cache decodes all of them anew",
@@ -98,15 +99,15 @@ class Mix(Record):
 
     match: tuple[tuple[str, float], ...] = opt((), LOSS, "Match what is known of the images too, of this weight: a "
         "table (.csv, .tsv, .jsonl, .parquet) of numbers and texts with a row an image; hardness, how hard it is to "
-        "tell its class; objects, those in its label file; or image, its size, brightness, contrast and the like",
-        )  # fmt: skip
+        "tell its class; objects, those in its label file; or image, its size, brightness, sharpness and the like, "
+        f"which counts {IMAGE:g} beside random CNNs unless image=W says otherwise, and image=0 not at all")  # fmt: skip
     match_columns: tuple[str, ...] = opt((), LOSS, "Which columns of a table, as in 'a,b' or 'FILE.csv:a,b'; "
         "hour@24 comes round after 24")  # fmt: skip
 
     def __post_init__(self) -> None:
         if isinstance(self.weights, Mapping):
             object.__setattr__(self, "weights", Weights.of(self.weights))
-        object.__setattr__(self, "match", terms(self.match, "match"))
+        object.__setattr__(self, "match", terms(self.match, "match", kept=("image",)))
         columns = (self.match_columns,) if isinstance(self.match_columns, str) else self.match_columns
         object.__setattr__(self, "match_columns", of_kind("match_columns", "tuple[str, ...]", columns))
         tables = [name for name, _ in self.match if name not in KNOWN]
@@ -131,9 +132,9 @@ class Constraints(Record):
         "A file of the classes for --stratify, with columns path,label")  # fmt: skip
     group_by: str | None = opt(None, CHOICE, "Take all of a group or none of it: a folder, or what the expression "
         "captures in the path")  # fmt: skip
-    keep: tuple[str, ...] = opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json of an "
-        "earlier selection, to let it grow")  # fmt: skip
-    drop: tuple[str, ...] = opt((), CHOICE, "Images that must not be chosen, one path a line; or a manifest.json")
+    keep: str | tuple[str, ...] = opt((), CHOICE, "Images that must be chosen, one path a line; or the manifest.json "
+        "of an earlier selection, to let it grow")  # fmt: skip
+    drop: str | tuple[str, ...] = opt((), CHOICE, "Images that must not be chosen, one path a line; or a manifest.json")
     dedupe: bool = opt(False, CHOICE, "Choose at most one of images that are copies, exact or near")
 
     def __post_init__(self) -> None:

@@ -27,14 +27,14 @@ PRESETS: dict[str, Preset] = {
         {
             **{"features": {"random-cnn": 1}, "networks": 1, "channels": (16, 32, 64), "kernel_size": (3,)},
             **{"stride": (2,), "activation": "relu", "pool": (), "taps": "last", "weights": dict.fromkeys(
-                ("kl", "js", "wasserstein", "hellinger", "frechet"), 1)},
+                ("kl", "js", "wasserstein", "hellinger", "frechet"), 1), "match": {"image": 0}},
             **{"candidates": "all", "rounds": 8, "schedule": "hold", "steps": 0, **_NOISE},
         },
     ),
     "image-randomiser": Preset(
         "50 rounds of 200 candidates, ranked by the JS divergence of their pixels under rising Langevin noise",
         {
-            **{"features": {"pixels": 1}, "weights": {"js": 1}},
+            **{"features": {"pixels": 1}, "weights": {"js": 1}, "match": {"image": 0}},
             **{"candidates": 10_000, "rounds": 50, "schedule": "rise", "steps": 0, **_NOISE},
         },
     ),

@@ -11,7 +11,8 @@ from imgsubset.errors import UsageError, shown
 
 
 class Progress(Protocol):
-    """Told of long work: the stage, how many of its parts were just done, how many there are, and a word on it."""
+    """Told of long work: the stage, how many of its parts were just done, how many there are, 0 if nobody knows, and a
+    word on it."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None: ...
 
@@ -34,11 +35,11 @@ class Bars:
         if self.bar is None or stage != self.stage:
             if self.bar is not None:
                 self.bar.close()
-            self.stage, self.bar = stage, tqdm(desc=stage, total=total, unit="") if done else None
+            self.stage, self.bar = stage, tqdm(desc=stage, total=total or None, unit="") if done else None
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(done)
-            if self.bar.n >= total:
+            if self.bar.n >= total > 0:
                 self.bar.close()  # which shows the last state
                 self.bar = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,11 +85,12 @@ class Weights:
 
 
 def named_weights(
-    given: str | Mapping[str, Any] | Iterable[tuple[str, Any]], what: str
+    given: str | Mapping[str, Any] | Iterable[tuple[str, Any]], what: str, kept: Collection[str] = ()
 ) -> tuple[tuple[str, float], ...]:
     """Names with weights, as in 'a=1,b' where a name alone has weight 1; those of weight 0 are left out.
 
     what  these are, for messages
+    kept  those whose weight of 0 says something
     Raises UsageError for what is named twice, is no finite number of at least 0, and if nothing is left.
     """
     if isinstance(given, str):
@@ -113,12 +114,13 @@ def named_weights(
             values[name] = math.nan
         if not (math.isfinite(values[name]) and values[name] >= 0):
             raise UsageError(f"weight '{name}={number}' in {what} is not a finite number of at least 0")
-    if not any(values.values()):
+    left = tuple((name, value) for name, value in values.items() if value or name in kept)
+    if not left:
         raise UsageError(f"{what} '{_spelt(pairs)}' name nothing with a weight above 0")
-    return tuple((name, value) for name, value in values.items() if value)
+    return left
 
 
-def terms(given: Any, what: str) -> tuple[tuple[str, float], ...]:
+def terms(given: Any, what: str, kept: Collection[str] = ()) -> tuple[tuple[str, float], ...]:
     """Names with weights, as `named_weights` has them, of a list whose texts are NAME or NAME=W; none are none.
 
     A name may hold anything: only a number after the last `=` is a weight.
@@ -127,7 +129,7 @@ def terms(given: Any, what: str) -> tuple[tuple[str, float], ...]:
         given = [given]
     if not isinstance(given, Mapping) and isinstance(given, Iterable):
         given = [_term(os.fspath(one)) if isinstance(one, (str, os.PathLike)) else one for one in given]
-    return named_weights(given, what) if given or not hasattr(given, "__len__") else ()
+    return named_weights(given, what, kept) if given or not hasattr(given, "__len__") else ()
 
 
 def _term(text: str) -> tuple[str, Any]:

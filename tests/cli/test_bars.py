@@ -70,6 +70,22 @@ def test_a_stage_that_comes_again_begins_anew(columns: int) -> None:
         assert screen() == [""]
 
 
+def test_a_stage_without_an_end_says_how_far_it_is() -> None:
+    with stderr_on(80) as screen:
+        bars = Bars(quiet=False)
+        bars("list", 10_000, 0)
+        bars("list", 10_000, 0)
+        assert bars.bar is not None
+        bars.bar.refresh()
+        (line,) = screen()
+        assert line.startswith("list: 20000 [")
+        bars("decode", 1, 4)
+        (line,) = screen()
+        assert line.startswith("decode:")
+        bars.close()
+        assert screen() == [""]
+
+
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_a_line_and_what_is_typed_leave_no_trace_of_a_bar(columns: int) -> None:
     with stderr_on(columns) as screen:

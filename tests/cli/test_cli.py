@@ -21,7 +21,7 @@ import imgsubset as package
 from imgsubset import cli, errors
 from imgsubset.cli import signals
 from imgsubset.cli.bars import Bars
-from imgsubset.options import FIELDS
+from imgsubset.options import FIELDS, IMAGE
 from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
@@ -106,7 +106,8 @@ def test_defaults_are_those_of_the_library(
     monkeypatch.setattr("imgsubset.tasks.select.select", watch)
     create(tmp_path / "a" / "x.jpg")
     assert imgsubset("select", tmp_path / "a", tmp_path / "b", "-n", 3, "--no-cache").code == 3
-    assert getattr(seen[0], field) == getattr(package.Options(), field)
+    expected = (("image", IMAGE),) if field == "match" else getattr(package.Options(), field)
+    assert getattr(seen[0], field) == expected
 
 
 # Failures: the exit code, and one line that repeats the input
@@ -178,6 +179,16 @@ def test_a_command_line_that_cannot_be_parsed_is_exit_code_2(
     run = imgsubset("select", pictures, tmp_path / "out", *arguments)
     assert (run.code, run.out) == (2, "")
     assert culprit in run.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "words", [["-n", "3", "--seed", "9" * 100_000], ["-n", "3", "--" + "x" * 100_000]], ids=["value", "name"]
+)
+def test_an_endless_word_is_cut_in_the_message(imgsubset: Program, pictures: Path, words: list[str]) -> None:
+    run = imgsubset("select", pictures, *words)
+    assert run.code == 2
+    assert "characters ...]" in run.err
+    assert len(run.err) < 5000
 
 
 def test_an_unavailable_device_is_a_usage_error(

@@ -45,9 +45,13 @@ def test_other_errors_are_not_explained_away(error: Exception) -> None:
 
 
 def test_a_library_that_cannot_be_loaded_is_named() -> None:
-    said = scarcity(ImportError("libtorch_cpu.so: failed to map segment from shared object"))
+    error = ImportError("libtorch_cpu.so: failed to map segment from shared object")
+    advice = ImportError("pages of advice, and at their end: failed to map segment from shared object")
+    advice.__cause__ = error
+    said = scarcity(error)
     assert said is not None
-    assert "libtorch_cpu.so" in said
+    assert "(libtorch_cpu.so: failed to map segment from shared object)" in said
+    assert scarcity(advice) == said
 
 
 @pytest.mark.parametrize(("error", "said"), FOUND[::2])

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from forked import Forked
 from imgsubset import Options
 from imgsubset.errors import InputError, OutputError
 from imgsubset.features import cache
-from imgsubset.features.cache import Cache, Cached, clear, contents
+from imgsubset.features.cache import Asked, Cache, clear, contents
 from imgsubset.files import PARTIAL, Stamp
 from imgsubset.results.as_json import describe_cache
 from imgsubset.results.as_text import cache_summary
@@ -58,14 +59,29 @@ def put(folder: Path, first: int, last: int) -> None:
     assert store.problem is None
 
 
-def get(folder: Path, count: int) -> Cached:
+class Got(NamedTuple):
+    """What was found, by the places of the names."""
+
+    places: tuple[int, ...]
+    rows: np.ndarray
+    positions: int
+
+
+def fetched(store: Cache, names: list[bytes], stamps: Sequence[Stamp | None]) -> Got:
+    found = store.get(Asked(names, stamps))
+    places = np.flatnonzero(found.found)
+    assert len(found.rows) == len(names) or not len(places)
+    return Got(tuple(places.tolist()), found.rows[places] if len(places) else found.rows[:0], found.positions)
+
+
+def get(folder: Path, count: int) -> Got:
     store = Cache(folder, RECIPE)
-    found = store.get(named(0, count), [OLD] * count)
+    found = fetched(store, named(0, count), [OLD] * count)
     assert store.problem is None
     return found
 
 
-def right(found: Cached) -> bool:
+def right(found: Got) -> bool:
     """Whether what was found is, bit for bit, what `put` puts."""
     if not found.places:
         return len(found.rows) == 0
@@ -74,7 +90,7 @@ def right(found: Cached) -> bool:
     return same and found.positions == POSITIONS and list(found.places) == sorted(set(found.places))
 
 
-def whole(found: Cached, count: int) -> bool:
+def whole(found: Got, count: int) -> bool:
     return found.places == tuple(range(count)) and right(found)
 
 
@@ -122,7 +138,7 @@ def test_what_is_put_is_found_by_a_later_run(store: Path) -> None:
 def test_places_follow_the_order_asked_for_and_names_may_be_odd(store: Path) -> None:
     names = [b"/a\nb.png", b"/\xff\xfe.png", "/ä\u0308.png".encode(), b"", b"/\0"]
     Cache(store, RECIPE).put(names, [OLD] * 5, numbers(0, 5), POSITIONS)
-    found = Cache(store, RECIPE).get([names[3], b"/gone.png", *names[:3], names[4]], [OLD] * 5 + [None])
+    found = fetched(Cache(store, RECIPE), [names[3], b"/gone.png", *names[:3], names[4]], [OLD] * 5 + [None])
     assert found.places == (0, 2, 3, 4)
     assert found.rows.tobytes() == numbers(0, 5)[[3, 0, 1, 2]].tobytes()
 
@@ -132,25 +148,25 @@ def test_a_file_of_another_size_or_time_is_another_file(store: Path, stamp: Stam
     put(store, 0, 3)
     stamps = [OLD, stamp, OLD]
     now = Cache(store, RECIPE)
-    assert now.get(named(0, 3), stamps).places == (0, 2)
+    assert fetched(now, named(0, 3), stamps).places == (0, 2)
     now.put(named(0, 3), stamps, -numbers(0, 3), POSITIONS)
-    assert now.get(named(0, 3), stamps).rows.tobytes() == (-numbers(0, 3)).tobytes()  # what was put last
+    assert fetched(now, named(0, 3), stamps).rows.tobytes() == (-numbers(0, 3)).tobytes()  # what was put last
 
 
 def test_times_beyond_64_bits_of_nanoseconds_are_no_error(store: Path) -> None:
     stamps = [OLD, Stamp(8, -(2**70)), Stamp(8, 2**70), Stamp(2**62, 0)]
     Cache(store, RECIPE).put(named(0, 4), stamps, numbers(0, 4), POSITIONS)
-    assert Cache(store, RECIPE).get(named(0, 4), stamps).places == (0, 1, 3)  # one is modified after the opening
+    assert fetched(Cache(store, RECIPE), named(0, 4), stamps).places == (0, 1, 3)  # one is modified after the opening
 
 
 def test_recipes_do_not_mix(store: Path) -> None:
     put(store, 0, 3)
     other = Cache(store, {**RECIPE, "size": 65})
-    assert other.get(named(0, 3), [OLD] * 3).places == ()
+    assert fetched(other, named(0, 3), [OLD] * 3).places == ()
     other.put(named(0, 3), [OLD] * 3, -numbers(0, 3), POSITIONS)
-    assert other.get(named(0, 3), [OLD] * 3).rows.tobytes() == (-numbers(0, 3)).tobytes()
+    assert fetched(other, named(0, 3), [OLD] * 3).rows.tobytes() == (-numbers(0, 3)).tobytes()
     same = Cache(store, dict(reversed(RECIPE.items())))  # the order of keys says nothing
-    assert whole(same.get(named(0, 3), [OLD] * 3), 3)
+    assert whole(fetched(same, named(0, 3), [OLD] * 3), 3)
     first, second = segments(store)
     shutil.copy(first, second.parent)
     shutil.copy(second, first.parent)
@@ -165,7 +181,7 @@ def test_rows_of_another_shape_replace_all(store: Path, width: int, positions: i
     other = Cache(store, RECIPE)
     for _ in range(puts):
         other.put(named(0, 1), [OLD], np.ones((1, width), np.float32), positions)
-    found = other.get(named(0, 3), [OLD] * 3)
+    found = fetched(other, named(0, 3), [OLD] * 3)
     assert (found.places, found.positions, found.rows.tolist()) == ((0,), positions, [[1.0] * width])
 
 
@@ -178,7 +194,7 @@ def test_neither_nothing_nor_numbers_that_are_not_finite_are_kept(store: Path) -
     assert not store.exists()
     running.put(named(0, 4), [OLD] * 4, rows, POSITIONS)
     assert get(store, 4).places == (2,)
-    assert (running.get([], []).places, len(running.get([], []).rows)) == ((), 0)
+    assert (fetched(running, [], []).places, len(fetched(running, [], []).rows)) == ((), 0)
 
 
 @pytest.mark.parametrize(("names", "stamps", "rows"), [(3, 3, 2), (3, 3, 1), (1, 1, 3), (3, 2, 3), (2, 3, 3)])
@@ -206,7 +222,7 @@ def test_a_file_just_modified_is_not_known_by_its_stamp(
     recent = now - age_ns
     stamps = [OLD, Stamp(8, recent - recent % 10**9 if whole_second else recent | 1)]
     Cache(store, RECIPE).put(named(0, 2), stamps, numbers(0, 2), POSITIONS)
-    assert Cache(store, RECIPE).get(named(0, 2), stamps).places == ((0, 1) if kept else (0,))
+    assert fetched(Cache(store, RECIPE), named(0, 2), stamps).places == ((0, 1) if kept else (0,))
 
 
 # Files
@@ -251,7 +267,7 @@ def test_many_small_segments_become_one_without_the_rows_of_former_files(
     assert [path.name.split("-")[1] for path in segments(store)] == ["5"]
     assert not stray.exists()
     stamps = [OLD, Stamp(8, cache.MANY), OLD, OLD, OLD]
-    assert whole(running.get(named(0, 5), stamps), 5)
+    assert whole(fetched(running, named(0, 5), stamps), 5)
     assert contents(store)[0].images == 5
     monkeypatch.setattr(cache, "SMALL", segments(store)[0].stat().st_size)
     for number in range(5, 5 + cache.MANY + 2):
@@ -346,13 +362,13 @@ def test_a_file_in_place_of_a_folder_turns_the_cache_off(tmp_path: Path, where: 
     blocked = Cache(tmp_path / where, RECIPE)
     for path in (tmp_path / "odd\nname", tmp_path / blocked._home.name):
         create(path, b"precious")
-    assert blocked.get(named(0, 3), [OLD] * 3).places == ()
+    assert fetched(blocked, named(0, 3), [OLD] * 3).places == ()
     blocked.put(named(0, 3), [OLD] * 3, numbers(0, 3), POSITIONS)
     assert blocked.problem is not None
     assert "\n" not in blocked.problem
     problem = blocked.problem
     blocked.put(named(0, 3), [OLD] * 3, numbers(0, 3), POSITIONS)
-    assert blocked.get(named(0, 3), [OLD] * 3).places == ()
+    assert fetched(blocked, named(0, 3), [OLD] * 3).places == ()
     assert blocked.problem == problem
     assert clear(tmp_path) == 0
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"precious"}
@@ -365,10 +381,10 @@ def test_a_folder_without_permission_turns_the_cache_off(open_folder: Path, mode
         store.mkdir()
         store.chmod(mode)
         blocked = Cache(store, RECIPE)
-        assert blocked.get(named(0, 3), [OLD] * 3).places == ()
+        assert fetched(blocked, named(0, 3), [OLD] * 3).places == ()
         blocked.put(named(0, 3), [OLD] * 3, numbers(0, 3), POSITIONS)
         assert (blocked.problem is None) == (mode == 0o300)  # a folder may be made there, but not listed
-        assert len(blocked.get(named(0, 3), [OLD] * 3).places) == (3 if mode == 0o300 else 0)
+        assert len(fetched(blocked, named(0, 3), [OLD] * 3).places) == (3 if mode == 0o300 else 0)
 
 
 def test_a_cache_that_may_only_be_read_is_read_and_kept(open_folder: Path) -> None:
@@ -380,11 +396,11 @@ def test_a_cache_that_may_only_be_read_is_read_and_kept(open_folder: Path) -> No
     before = tree(store)
     with normal_user(open_folder):
         blocked = Cache(store, RECIPE)
-        assert blocked.get(named(0, 4), [OLD] * 4).places == (0, 1, 2)
+        assert fetched(blocked, named(0, 4), [OLD] * 4).places == (0, 1, 2)
         assert blocked.problem is None
         blocked.put(named(0, 4), [OLD] * 4, numbers(0, 4), POSITIONS)
         assert blocked.problem is not None
-        assert whole(blocked.get(named(0, 4), [OLD] * 4), 3)
+        assert whole(fetched(blocked, named(0, 4), [OLD] * 4), 3)
         with pytest.raises(OutputError, match="cannot delete"):
             clear(store)
     assert tree(store) == before
@@ -416,7 +432,7 @@ def test_a_cache_deleted_under_a_run_is_made_anew(store: Path) -> None:
     running = Cache(store, RECIPE)
     running.put(named(0, 2), [OLD] * 2, numbers(0, 2), POSITIONS)
     assert clear(store) > 0
-    assert running.get(named(0, 3), [OLD] * 3).places == ()
+    assert fetched(running, named(0, 3), [OLD] * 3).places == ()
     running.put(named(0, 3), [OLD] * 3, numbers(0, 3), POSITIONS)
     assert running.problem is None
     assert whole(get(store, 3), 3)
@@ -431,10 +447,11 @@ input()
 for at in range(0, len(names), 15):
     part = slice(at, at + 15)
     store.put(names[part], stamps[part], rows[part], 49)
-    found = store.get(names, stamps)
+    found = store.get(cache.Asked(names, stamps))
     assert store.problem is None, store.problem
-    assert found.rows.tobytes() == rows[list(found.places)].tobytes()
-    assert cache.MANY < 30 or set(range(at, at + 15)) <= set(found.places)  # unless others merge what is just read
+    places = found.found.nonzero()[0]
+    assert not len(places) or found.rows[places].tobytes() == rows[places].tobytes()
+    assert cache.MANY < 30 or found.found[at : at + 15].all()  # unless others merge what is just read
 """
     processes = [start(program, store, first, first + 150, many) for first in (0, 75, 150)]
     for process in processes:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kurtosis, norm
+from scipy.stats import kurtosis, norm, rankdata
 
 from imgsubset.features.channels import channels
 from imgsubset.reading.columns import Column
@@ -72,6 +72,9 @@ def test_heavy_tails_add_normal_scores() -> None:
     expected = np.empty(300)
     expected[order] = [norm.ppf((rank + 0.5) / 300) for rank in range(300)]
     np.testing.assert_allclose(made.values[:, 1], expected, atol=1e-9)
+    values = np.append(values.round(), np.nan)  # equal numbers have the mean of their ranks
+    made, _ = channels([numbers("size", values)], None)
+    np.testing.assert_allclose(made.values[:300, 1], norm.ppf((rankdata(values[:300]) - 0.5) / 300), atol=1e-9)
 
 
 def test_what_comes_round_is_sine_and_cosine() -> None:

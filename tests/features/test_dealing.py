@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import create, smooth, strict_json
+from conftest import create, smooth, strict_json, watched_files
 from torch import Tensor
 
 from imgsubset import BadFilesError, InputError, Options, embed, score, select
-from imgsubset.features import dealing, serving
+from imgsubset.features import dealing, serving, tables
 from imgsubset.features.dealing import Task
 from imgsubset.features.serving import serve
 from imgsubset.features.source import Source, read_source
@@ -118,9 +118,14 @@ def check_same(one: Source, other: Source) -> None:
         assert torch.equal(images.table, other.seen[name].table)
 
 
-def test_any_number_of_ranks_reads_the_same(crew: Crew, source: Path) -> None:
+def test_any_number_of_ranks_reads_the_same(crew: Crew, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words: dict[str, Any] = {"features": {"random-cnn": 1, "colour": 2}, "seen": ("image",)}
-    check_same(crew.together(lambda: read(source, **words)), read(source, **words))
+    expected = read(source, **words)
+    check_same(crew.together(lambda: read(source, **words)), expected)
+    made = watched_files(monkeypatch)
+    monkeypatch.setattr(tables, "IN_MEMORY", 5)
+    check_same(crew.together(lambda: read(source, **words)), expected)
+    assert len(made) == 3 * len([crew.first, *crew.threads])
 
 
 def test_an_archive_is_dealt_out_too(crew: Crew, source: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def chunks(count: int, last: int = LENGTH) -> Iterator[Chunk]:
 
 def table(network: Callable[[Tensor], Tensor], count: int, device: str = "cpu") -> Tensor:
     places = range(count * LENGTH)
-    done = ingest.ingest(chunks(count), places, Ingested(len(places), (), {}, {}), [(network, SIDE)],
+    done = ingest.ingest(chunks(count), places, Ingested.nothing(len(places)), [(network, SIDE)],
                          torch.device(device))  # fmt: skip
     return done.images[0].table
 
@@ -98,7 +98,7 @@ def test_settings_of_the_caller_are_back_even_while_an_error_is_handled(network:
         raise OSError("gone")
 
     before = settings()
-    done = Ingested(99, (), {}, {})
+    done = Ingested.nothing(99)
     try:
         ingest.ingest(chunks(9), range(99), done, [(network, SIDE)], torch.device("cpu"), fail)
     except OSError:  # whose traceback still holds the frames

@@ -324,3 +324,10 @@ def test_the_real_path_of_a_folder_is_asked_for_once(here: Path, monkeypatch: py
     names = [f"../here/{folder}/{number}.png" for folder in "ab" for number in (1, 2)]
     assert list_images(names).paths == ("a/1.png", "a/2.png", "b/1.png")
     assert len(asked) == len(set(asked)) <= 3
+
+
+def test_progress_is_told_of_many_images(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgsubset.reading.listing.STEP", 50)
+    told: list[tuple[str, int, int]] = []
+    list_images(pictures, lambda stage, done, total, note="": told.append((stage, done, total)))
+    assert told == [("list", 50, 0)] * 2  # of 120

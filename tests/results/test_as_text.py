@@ -89,7 +89,7 @@ def test_time_is_that_in_all_and_of_the_longest_stages(selection: Selection) -> 
 
 def test_one_image_is_no_plural(folder: Path, tmp_path: Path) -> None:
     one = selection_of(folder, ["6.bmp"])
-    assert "images represent" not in summary(one, None)
+    assert "This image represents the look of the folder like about 1 random one\n" in summary(one, None)
     done = Placed(describe(one), tmp_path, None, None)
     assert placed_summary(done) == f"{tmp_path} already holds this image, with loss 1.000; nothing to do"
 

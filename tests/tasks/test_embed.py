@@ -65,6 +65,27 @@ def test_pieces_in_any_order_are_what_a_selection_decodes(source: Path, tmp_path
     assert (warm.cached, warm.chosen, warm.score) == (TOTAL, alone.chosen, alone.score)
 
 
+def test_a_large_piece_is_done_in_stretches(
+    source: Path, tmp_path: Path, decodings: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgsubset.features.filling.STRETCH", 10)
+    told: dict[str, list[int]] = {}
+
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        seen = told.setdefault(stage, [0, total])
+        seen[0] += done
+
+    cache = str(tmp_path / "cache")
+    found = embed(source, cache=cache, progress=progress, **WORDS)
+    assert decodings == [10, 10, 5]
+    assert told["decode"] == [TOTAL + 2, TOTAL + 2]
+    assert (found.images, found.decoded, found.cached) == (TOTAL + 2, TOTAL, 0)
+    assert [file.path for file in found.rejected] == ["b/bad.png", "b/worse.jpg"]
+    again = embed(source, cache=cache, **WORDS)
+    assert (again.images, again.decoded, again.cached) == (TOTAL + 2, 0, TOTAL)
+    assert decodings[3:] == [0, 0, 2]
+
+
 def test_a_piece_that_was_cut_off_is_done_again_and_nothing_else(
     source: Path, tmp_path: Path, decodings: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

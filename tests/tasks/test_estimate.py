@@ -90,9 +90,9 @@ def write(file: Path, rows: dict[str, Any], name: str = "right") -> Path:
 def test_it_is_the_estimate_of_what_the_subset_was_matched_in(root: Path, selection: Selection) -> None:
     y = right(selection.paths)
     found = told(root / "source", selection, {"right": [y[path] for path in selection.chosen]})
-    source = read(root / "source", selection.options)
+    source = read(root / "source", selection.options, ("image",))
     blocks = with_known(source, selection.options, N).standardised().blocks
-    assert [block.name for block in blocks] == ["random-cnn 1", "random-cnn 2", "scores.csv"]
+    assert [block.name for block in blocks] == ["random-cnn 1", "random-cnn 2", "scores.csv", "image"]
     classes = torch.tensor([ord(path[0]) for path in source.paths])
     values = torch.tensor([[float(y[path])] for path in selection.chosen])
     rows, shares = torch.tensor(selection.rows), torch.tensor([True])
@@ -139,7 +139,7 @@ def test_a_manifest_says_how_the_subset_was_chosen(root: Path, selection: Select
     assert numbers(found) == numbers(expected)
     assert found.chosen
     assert found.options.constraints.stratify
-    assert found.options.mix.match == ((str(root / "scores.csv"), 1.0),)
+    assert found.options.mix.match == ((str(root / "scores.csv"), 1.0), ("image", 0.25))
     assert found.subset == str(out / name)
     other = told(root / "source", out / name, file, stratify=False)
     assert other.estimates[0].error != found.estimates[0].error

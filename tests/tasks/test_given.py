@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import create, strict_json
+from conftest import Run, create, strict_json
 
 from imgsubset import Embeddings, compare, score, select, select_into, split
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
 from imgsubset.features.embeddings import read_embeddings
+from imgsubset.options import Options
 from imgsubset.reading.given import list_source
+from imgsubset.tasks import given as tasks_given
 
 FAST: dict[str, Any] = {
     **{"candidates": 16, "chains": 1, "steps": 4, "size": 16, "channels": (8,), "networks": 1},
@@ -342,3 +345,27 @@ def test_labels_that_do_not_fit(paths: list[str], labels: Any, text: str) -> Non
 def test_labels_in_a_list_need_an_order(pictures: Path) -> None:
     with pytest.raises(UsageError, match=r"labels in a list are in the order .* is a folder: give a dict"):
         select(pictures, 5, stratify=True, labels=["a"] * 120, **FAST)
+
+
+def test_what_is_kept_and_dropped_is_a_list_or_a_file_of_one(root: Path, tmp_path: Path) -> None:
+    wanted = ("class2/001.png", "class2/002.png")
+    listed = create(tmp_path / "list.txt", "\n".join(wanted).encode())
+    for name in ("keep", "drop"):
+        for value in (wanted, [*wanted], listed, str(listed)):
+            assert getattr(tasks_given.given(root, Options(**{name: value}))[1], name) == wanted
+        for gone in ("gone.json", "gone.txt", ""):
+            with pytest.raises(InputError, match=rf"cannot read .*'{gone}'"):
+                tasks_given.given(root, Options(**{name: gone}))
+
+
+@pytest.mark.slow
+def test_a_manifest_that_is_kept_means_what_it_does_on_the_command_line(
+    imgsubset: Callable[..., Run], root: Path, tmp_path: Path
+) -> None:
+    first = select_into(root, 4, tmp_path / "first", **FAST)
+    manifest = tmp_path / "first" / "manifest.json"
+    grown = select_into(root, 8, tmp_path / "grown", keep=manifest, **FAST)
+    assert {*first.chosen} < {*grown.chosen}
+    words = [f"--{name.replace('_', '-')}={value[0] if name == 'channels' else value}" for name, value in FAST.items()]
+    run = imgsubset("select", root, tmp_path / "grown", "-n", 8, "--keep", manifest, *words)
+    assert "nothing to do" in run.out

@@ -71,7 +71,7 @@ def test_very_many_columns_are_several_blocks(pictures: Path, table: Path, monke
     found = select(pictures, N, match=table, match_columns="age,sex,site", **SMALL)
     parts = [one for one in found.score.searched if one.name.startswith("known.csv")]
     assert [part.name for part in parts] == [f"known.csv ({place} of 3)" for place in (1, 2, 3)]
-    assert [part.weight for part in parts] == pytest.approx([weight / 7 / 2 for weight in (2, 3, 2)])
+    assert [part.weight for part in parts] == pytest.approx([weight / 7 / 2.25 for weight in (2, 3, 2)])
     assert f"match '{table}' is of 7 columns, matched as 3 blocks" in found.warnings
     names = [column.name for part in parts for column in part.columns]
     assert sorted(names) == sorted(column.name for column in block(whole, "known.csv").columns)
@@ -202,7 +202,7 @@ def test_a_selection_is_scored_by_the_classes_that_its_hardness_is_of(
     found = score(pictures, tmp_path / "out")
     assert placed.selection is not None
     if by == "memory":  # which are gone
-        assert [one.name for one in found.score.searched] == ["random-cnn 1", "random-cnn 2"]
+        assert [one.name for one in found.score.searched] == ["random-cnn 1", "random-cnn 2", "image"]
         assert any("hardness too, which is left out" in note for note in found.warnings)
         return
     assert found.score == placed.selection.score

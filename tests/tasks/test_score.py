@@ -68,10 +68,12 @@ def check_equal(found: Any, selection: Selection) -> None:
     assert mine.searched_loss == pytest.approx(theirs.searched_loss, rel=1e-6, abs=1e-9)
     assert mine.effective_range == pytest.approx(theirs.effective_range)
     for one, other in zip(mine.searched + mine.held_out, theirs.searched + theirs.held_out, strict=True):
-        for name, value in dataclasses.asdict(one).items():
-            expected = value if name == "name" else pytest.approx(value, rel=1e-6, abs=1e-9)
-            assert getattr(one, name) == expected, (one.name, name)
-            assert getattr(other, name) == expected, (one.name, name)
+        got, wanted = dataclasses.asdict(one), dataclasses.asdict(other)
+        columns = zip(got.pop("columns"), wanted.pop("columns"), strict=True)
+        for plain, asked in [(got, wanted), *columns]:
+            for name, value in asked.items():
+                expected = value if name == "name" else pytest.approx(value, rel=1e-6, abs=1e-9)
+                assert plain[name] == expected, (one.name, name)
 
 
 def listed(selection: Selection, path: Path) -> Path:
@@ -98,7 +100,8 @@ def test_a_selection_has_the_score_that_was_reported(
     found = score(source, subset(selection, out), OPTIONS)
     check_equal(found, selection)
     assert (found.total, found.foreign, found.rejected, found.warnings) == (TOTAL, (), (), ())
-    assert (found.options, found.device, found.source.name) == (OPTIONS, "cpu", str(source))
+    assert found.options == dataclasses.replace(OPTIONS, match={"image": 0.25}) == selection.options
+    assert (found.device, found.source.name) == ("cpu", str(source))
 
 
 @pytest.mark.slow
@@ -126,7 +129,7 @@ def test_the_options_of_a_manifest_are_the_defaults(source: Path, tmp_path: Path
         found = score(source, tmp_path / "out" / name)
         check_equal(found, selection)
         assert has_manifest(tmp_path / "out" / name)
-        assert found.options == Options(**same)
+        assert found.options == Options(**same, match={"image": 0.25})
     other = score(source, tmp_path / "out", OPTIONS).score
     assert other.searched_loss != pytest.approx(found.score.searched_loss, rel=1e-6)
 
@@ -218,10 +221,11 @@ def test_ratios_are_the_divergences_in_units_of_random_subsets(selection: Select
     assert tuple(result.divergences) == tuple(result.random_mean) == tuple(result.random_std) == DIVERGENCE_NAMES
     expected = {name: result.divergences[name] / result.random_mean[name] for name in DIVERGENCE_NAMES}
     assert result.ratios() == pytest.approx(expected)
+    assert result.searched[-1].divergences.keys() == {"wasserstein", "frechet"}  # of what is known of the images
     for one in result.searched + result.held_out:
         assert np.mean(list(one.ratios().values())) == pytest.approx(one.loss, rel=1e-9)
         still = dataclasses.replace(one, random_mean=dict.fromkeys(DIVERGENCE_NAMES, 0.0))
-        assert still.ratios() == dict.fromkeys(DIVERGENCE_NAMES, 0.0)
+        assert still.ratios() == dict.fromkeys(one.divergences, 0.0)
     assert result.searched_loss == pytest.approx(sum(one.weight * one.loss for one in result.searched), rel=1e-9)
     assert result.loss == sorted(one.loss for one in result.held_out)[1]
     assert [one.name for one in result.held_out] == ["held-out 16,32,64", "held-out 32,64,128", "held-out 16,32,32,48"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -638,23 +639,33 @@ def test_a_killed_export_with_foreign_files_since_is_refused(
     assert set(tree(tmp_path / "out")) == {"notes.txt"}
 
 
-@pytest.mark.parametrize("count", range(1, 9))
-def test_a_signal_amid_the_names_is_heeded_when_all_are_given(
-    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "calls"), [("unlink", 11), ("rename", 2), ("link", 3), ("fsync", 9), ("rmdir", 1)])
+def test_a_signal_at_any_call_is_heeded_with_the_old_or_the_new_selection_whole(
+    folder: Path, chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, calls: int
 ) -> None:
-    later, real, calls = ("a/2.png", "b/1.jpg"), os.unlink, []
-    export(chosen, tmp_path / "out")
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    later, real = ("a/2.png", "b/1.jpg"), getattr(os, call)
+    for last in itertools.count(1):
+        out, left = tmp_path / f"{last}", itertools.count(last, -1)
+        export(chosen, out)
 
-    def interrupted(*arguments: Any, **options: Any) -> None:
-        real(*arguments, **options)
-        calls.append(arguments)
-        if len(calls) == count:
-            raise KeyboardInterrupt
+        def interrupted(*arguments: Any, left: Iterator[int] = left, **options: Any) -> None:
+            real(*arguments, **options)
+            if next(left) == 1:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "unlink", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        export(selection_of(folder, later), tmp_path / "out", overwrite=True)
-    check_complete(folder, tmp_path / "out", later)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, interrupted)
+            try:
+                export(selection_of(folder, later), out, overwrite=True)
+                break
+            except KeyboardInterrupt:
+                pass
+        assert not [*out.glob(f"{PARTIAL}*")]
+        check_complete(folder, out, later if "a/2.png" in tree(out) else CHOSEN)
+        assert "a/2.png" in tree(out) or call in ("fsync", "rename")
+    assert last > calls
 
 
 @pytest.mark.parametrize("fault", ["copy", "space", "changed"])

@@ -111,6 +111,7 @@ def test_a_manifest_of_the_old_version_is_read(folder: Path, tmp_path: Path) -> 
             channels=(8, 8),
             weights=Weights(1, 0, 0, 0, 2),
             include=("*.bmp", "*.gif", "*.png"),
+            match={"image": 0},
         )
 
 

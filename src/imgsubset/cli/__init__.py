@@ -26,7 +26,7 @@ from imgsubset.cli.scarce import scarcity
 from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave
 from imgsubset.cli.split import split_command
-from imgsubset.errors import EXIT_CODES, ImgsubsetError, OutputError
+from imgsubset.errors import EXIT_CODES, ImgsubsetError, OutputError, shortened
 from imgsubset.results.lines import printable
 
 COMMANDS = [
@@ -78,7 +78,7 @@ def _run() -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see '{context.command_path} --help'" if context else ""
-        message = " ".join(error.format_message().split()).rstrip(".") + hint
+        message = shortened(" ".join(error.format_message().split())).rstrip(".") + hint
         if "--json" in sys.argv[1:]:
             say(json.dumps({"error": message, "exit_code": error.exit_code}))
         complain(f"error: {printable(message)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from typing import Any
@@ -24,7 +25,7 @@ class Bars:
         stderr = sys.stderr
         self.hidden = quiet or stderr is None or not stderr.isatty() or os.environ.get("TERM") == "dumb"
         self.stage = ""
-        self.left = 0  # parts of it
+        self.left = 0.0  # parts of it
         self.bar: tqdm[Any] | None = None
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
@@ -35,11 +36,11 @@ class Bars:
             self.close()
             if not done:
                 return
-            self.stage, self.left = stage, total
-            self.bar = tqdm(desc=stage, total=total, unit="", leave=False, ncols=_columns(), file=sys.stderr)
+            self.stage, self.left = stage, total or math.inf
+            self.bar = tqdm(desc=stage, total=total or None, unit="", leave=False, ncols=_columns(), file=sys.stderr)
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(done)
-        self.left = max(0, self.left - done)
+        self.left = max(0.0, self.left - done)
         if not self.left:
             self.bar.refresh()  # tqdm shows no second state within a tenth of a second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
@@ -13,19 +14,18 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 from platformdirs import user_cache_path
 
+from imgsubset.cli.bars import Bars
 from imgsubset.cli.places import check_places
 from imgsubset.cli.shown import Shown
 from imgsubset.declared import LOSS
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
-from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings
 from imgsubset.options import ACTIVATIONS, FIELDS, SCHEDULES, STRATIFY, TAPS, Options
 from imgsubset.presets import PRESETS, preset_of
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.listing import list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
-from imgsubset.writing.manifest import read_manifest
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
 NAME = click.Path(readable=False)  # of a file, as a text
@@ -69,13 +69,6 @@ def parse_seconds(text: str) -> float:
         raise UsageError(f"time limit '{text}' is not a time such as 30s, 5m or 1h") from None
 
 
-def read_paths(file: Path) -> tuple[str, ...]:
-    """The paths that a text file lists, or the chosen images of a manifest."""
-    if file.suffix.lower() == ".json":
-        return tuple(read_manifest(file).hashes)
-    return tuple(parse_paths(read_named(file, f"'{file}'")))
-
-
 # What only the command line has to say of an option, and how it reads a word; the rest is derived from its record.
 SPECIAL: dict[str, dict[str, Any]] = {
     "weights": {"parse": Weights.parse, "metavar": "W", "default_text": "all 1"},
@@ -100,9 +93,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "stratify_as": {"type": click.Choice(STRATIFY)},
     "labels": {"type": NAME, "metavar": "FILE.csv"},
     "group_by": {"metavar": "parent|REGEX"},
-    "drop": {"parse": read_paths, "type": PATH, "metavar": "FILE"},
+    "drop": {"type": NAME, "metavar": "FILE"},
     "coco": {"type": NAME, "metavar": "FILE.json"},
-    "keep": {"parse": read_paths, "type": PATH, "metavar": "FILE"},
+    "keep": {"type": NAME, "metavar": "FILE"},
     "target_loss": {"metavar": "X"},
     "target_size": {"metavar": "M"},
     "candidates": {"parse": parse_candidates, "metavar": "K|all", "type": str},
@@ -276,4 +269,5 @@ def open_source(source: Path) -> Listing:
         if sys.stdin is None:
             raise InputError("source '-' is a list on stdin, but stdin is closed")
         return list_paths(parse_paths(sys.stdin.buffer.read()), "-")
-    return list_images(source)
+    with contextlib.closing(Bars(bool(click.get_current_context().params.get("quiet")))) as bars:
+        return list_images(source, bars)

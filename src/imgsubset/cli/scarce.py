@@ -29,7 +29,8 @@ LIBRARY = r"shared object|cannot allocate memory|failed to map|\.so\b|DLL"  # of
 
 def scarcity(error: BaseException) -> str | None:
     """What there was too little of, and what to do, in one line; None if that is not why it failed."""
-    return next((said for one in _with_causes(error) if (said := _said(one))), None)
+    first = reversed([*_with_causes(error)])  # others may wrap it in pages of advice, as numpy does
+    return next((said for one in first if (said := _said(one))), None)
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -77,17 +77,18 @@ class Job:
 @opt.add(opt.SHOWN)
 @opt.add(opt.output(*KEYS["placed"]))
 def select_command(out: Output, **arguments: Any) -> None:
-    """Choose N images of SRC whose distribution is closest to that of all, and copy them to the folder DST.
+    """Choose N images of SRC whose distribution is closest to that of all, and copy them to DST.
 
     \b
     imgsubset select photos subset -n 500
+    imgsubset select photos subset.tar -n 500
     imgsubset select photos subset -n 10% --stratify
     imgsubset select photos subset -n auto --target-loss 0.1
     imgsubset select photos -n 20 --mode none --list chosen.txt
 
-    SRC is a folder; a zip or tar archive, 'shard-{000..127}.tar', a Parquet table of pictures, or a URL of any of
-    these; a text file of paths, or '-' for paths on stdin (one a line, or NUL-separated). An identical run into its
-    own finished destination does nothing.
+    SRC is a folder; a zip, tar or tar.gz archive, 'shard-{000..127}.tar', a Parquet table of pictures, or a URL of any
+    of these; a text file of paths, or '-' for paths on stdin (one a line, or NUL-separated). DST is a folder, or a tar
+    archive if its name ends in .tar. An identical run into its own finished destination does nothing.
     """
     job = Job(**arguments)
     listing_to_stdout = str(job.list_file) == "-"

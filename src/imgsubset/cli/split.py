@@ -34,12 +34,13 @@ from imgsubset.writing.export import MODES
 def split_command(
     source: Path, destination: Path, parts: tuple[str, ...], dry_run: bool, shown: Shown, out: Output, **more: Any
 ) -> None:
-    """Cut SRC into disjoint subsets, each as close to the whole as can be, in folders of DST.
+    """Cut SRC into disjoint subsets, each as close to the whole as can be, in folders of DST, or in archives there.
 
     \b
     imgsubset split photos sets train=80% val=10% test=10%
     imgsubset split photos sets train=80% test=20% --stratify
     imgsubset split photos sets train=80% test=20% --group-by '(patient[0-9]+)_'
+    imgsubset split photos sets train.tar=80% test.tar=20%
     imgsubset split photos sets pilot=200 --dry-run
 
     Sizes are numbers or percentages of the images that may be chosen, with --dedupe of those that it leaves; 100% in

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgsubset.errors import InputError, OutputError
+from imgsubset.features.tables import in_memory
 from imgsubset.files import PARTIAL, Stamp, write_whole
 
 # A file may be rewritten with the same size just after it was decoded, and its modification time may stay the same:
@@ -43,10 +44,26 @@ RECIPE = "recipe.json"  # whose time is that of the last use
 OURS = rf"{SEGMENT}|-recipe\.json|-{re.escape(PARTIAL)}[0-9a-f]+"
 
 
-class Cached(NamedTuple):
-    """What was found: rows (M, W) float32 of the names at these places, ascending, with L of ImageMoments if M > 0."""
+class Asked:
+    """Files as caches know them: by names, no two alike, and stamps; None is the stamp of no row."""
 
-    places: tuple[int, ...]
+    def __init__(self, names: Iterable[bytes], stamps: Sequence[Stamp | None]) -> None:
+        self.files = _files(names, stamps)
+        self.order = np.argsort(self.files[:, 0])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+class Cached(NamedTuple):
+    """What was found of N files.
+
+    found      (N,) bool, which
+    rows       (N, W) float32, of which those found mean something; (0, 0) if there are none
+    positions  L of ImageMoments
+    """
+
+    found: np.ndarray
     rows: np.ndarray
     positions: int
 
@@ -75,29 +92,35 @@ class Cache:
         self._home = Path(folder).absolute() / f"moments-{_digest(self._recipe)}"
         self._opened_ns = time.time_ns()
 
-    def get(self, names: Sequence[bytes], stamps: Sequence[Stamp | None]) -> Cached:
-        """The rows put under these names, no two alike, with these stamps; None is the stamp of no row."""
+    def get(
+        self,
+        asked: Asked,
+        table: Callable[[int, int], np.ndarray] = in_memory,
+        progress: Callable[[int], None] = lambda found: None,
+    ) -> Cached:
+        """The rows that were put for these files.
+
+        table     makes the array for them, of so many rows and numbers
+        progress  is told how many more were found
+        """
         with suppress(OSError):  # there may be none yet
             os.utime(self._home / RECIPE)
-        wanted = _files(names, stamps)
-        order = np.argsort(wanted[:, 0])
-        found = np.zeros(len(names), bool)
+        files, order = asked.files, asked.order
+        found = np.zeros(len(files), bool)
         rows, positions = np.empty((0, 0), np.float32), 0
         with suppress(OSError):
-            for records in _read(reversed(_listed(self._home, SEGMENT))) if names else ():
-                if not rows.size:  # the newest segment decides on the shape
-                    rows = np.empty((len(names), records["row"].shape[1]), np.float32)
+            for records in _read(reversed(_listed(self._home, SEGMENT))) if len(files) else ():
+                place = order.take(np.searchsorted(files[:, 0], records["file"][:, 0], sorter=order), mode="clip")
+                good = (records["file"] == files[place]).all(1) & ~found[place]
+                if not rows.size and good.any():  # the newest segment decides on the shape
+                    rows = table(len(files), records["row"].shape[1])
                     positions = int(records["positions"][0])
-                place = order.take(np.searchsorted(wanted[:, 0], records["file"][:, 0], sorter=order), mode="clip")
-                good = (records["file"] == wanted[place]).all(1) & (records["positions"] == positions) & ~found[place]
+                good &= records["positions"] == positions
                 if records["row"].shape[1] == rows.shape[1]:
                     rows[place[good]] = records["row"][good]
                     found[place[good]] = True
-        places = np.flatnonzero(found).tolist()
-        for row, at in enumerate(places):  # in place: a copy of the whole might not fit
-            if row < at:
-                rows[row] = rows[at]
-        return Cached(tuple(places), rows[: len(places)], positions)
+                    progress(int(good.sum()))
+        return Cached(found, rows, positions)
 
     def put(self, names: Sequence[bytes], stamps: Sequence[Stamp], rows: np.ndarray, positions: int) -> None:
         """Store rows (N, W) of files that had these names and stamps when they were decoded.
@@ -239,11 +262,11 @@ def _digest(content: bytes | memoryview, home: Path = Path()) -> str:
     return blake2b(content, digest_size=16, key=home.name.encode()).hexdigest()
 
 
-def _files(names: Sequence[bytes], stamps: Sequence[Stamp | None]) -> np.ndarray:
+def _files(names: Iterable[bytes], stamps: Sequence[Stamp | None]) -> np.ndarray:
     """Names and stamps as (N, 4) words: two of a digest of the name, the size, and the time modulo 2^64."""
     lines = (
         blake2b(name, digest_size=16).digest()
         + (pack("<2Q", stamp.size, stamp.mtime_ns % 2**64) if stamp else b"\xff" * 16)  # no file has this size
         for name, stamp in zip(names, stamps, strict=True)
     )
-    return np.fromiter(lines, "V32", len(names)).view("<u8").reshape(-1, 4)
+    return np.fromiter(lines, "V32", len(stamps)).view("<u8").reshape(-1, 4)

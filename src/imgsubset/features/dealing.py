@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgsubset.cores import bounded, sharing
 from imgsubset.devices import torch_device, trouble
 from imgsubset.errors import ImgsubsetError, InputError
 from imgsubset.features.pieces import piece
-from imgsubset.features.spaces import Space, feature_spaces
-from imgsubset.files import Stamp
+from imgsubset.features.spaces import JUDGE, Space, feature_spaces
+from imgsubset.files import SECOND, Stamp
 from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock
 from imgsubset.ranks import Ranks, aside, together
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     from imgsubset.features.ingest import Ingested
     from imgsubset.features.random_cnn import Extractor
 
-SECOND = 10**9  # nanoseconds
+T = TypeVar("T")
 OPENED = (str, bytes, os.PathLike, Extent)  # files that another rank can open by itself
 
 
@@ -85,6 +85,11 @@ class Task:
         return cls(**fields | {"extraction": Extraction(**fields["extraction"]), "seen": tuple(fields["seen"])})
 
 
+def measuring(spaces: Sequence[Space]) -> tuple[bool, ...]:
+    """Of each space whether it only measures."""
+    return tuple(space.role == JUDGE for space in spaces)
+
+
 def caches_of(task: Task, spaces: Sequence[Space]) -> list[Cache]:
     """A cache for each space; none if one of them may not be cached, since that one has to be decoded anyway."""
     if task.cache is None or any(space.recipe is None for space in spaces):
@@ -94,23 +99,40 @@ def caches_of(task: Task, spaces: Sequence[Space]) -> list[Cache]:
     return [Cache(Path(task.cache), space.recipe) for space in spaces if space.recipe is not None]
 
 
+class Lazily(Sequence[T]):
+    """What a function makes of some places, each when it is asked for: of a million files at once it would be much."""
+
+    def __init__(self, make: Callable[[int], T], places: Sequence[int]) -> None:
+        self.make, self.places = make, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, which: Any) -> Any:
+        found = self.places[which]
+        return [*map(self.make, found)] if isinstance(which, slice) else self.make(found)
+
+
 @dataclass(frozen=True)
 class Files:
     """Files that are to be reduced.
 
     files   each as it can be opened
-    names   each as the caches know it; () where there are none
+    name    by its place, how the caches know it
     places  of each among the images that are known in the end
     """
 
     files: Sequence[AnyFile]
-    names: Sequence[bytes]
+    name: Callable[[int], bytes]
     places: Sequence[int]
 
     def some(self, which: Sequence[int]) -> Files:
         """Those of these numbers."""
-        names = [self.names[number] for number in which] if self.names else []
-        return Files([self.files[number] for number in which], names, [self.places[number] for number in which])
+        return replace(
+            self,
+            files=[self.files[number] for number in which],
+            places=[self.places[number] for number in which],
+        )
 
 
 def reduced(
@@ -172,7 +194,6 @@ def reduced_here(
     clock: Clock,
     progress: Callable[[int, int], None],
 ) -> Ingested:
-    numbers = {place: number for number, place in enumerate(files.places)} if caches else {}
     with decoded(files.files, sorted({space.size for space in spaces}), task.workers) as chunks:
         with clock.stage("import"):
             from imgsubset.features.ingest import ingest
@@ -180,7 +201,7 @@ def reduced_here(
         def store(places: list[int], done: Ingested) -> None:
             for cache, images in zip(caches, done.images, strict=False):  # there may be no caches
                 rows, stamps = images.table[places].cpu().numpy(), [done.stamps[place] for place in places]
-                cache.put([files.names[numbers[place]] for place in places], stamps, rows, images.positions)
+                cache.put([*map(files.name, places)], stamps, rows, images.positions)
 
         where = torch_device(task.device)
         networks = [(space.make(), space.size) for space in spaces]
@@ -194,7 +215,7 @@ def _asked(ranks: Ranks, rank: int, task: Task, spaces: tuple[Space, ...], part:
 
     def ask() -> bytes:
         files = json.dumps([described(ready(file)) for file in part.files]).encode()
-        names = json.dumps([*map(os.fsdecode, part.names)]).encode()
+        names = json.dumps([os.fsdecode(part.name(place)) for place in part.places]).encode()
         ranks.say(rank, task.words(), recipes, files, names)
         return ranks.hear(rank)
 
@@ -213,7 +234,7 @@ def _gathered(
     """What is known, and what another rank has made of its piece."""
     import torch
 
-    from imgsubset.statistics.moments import BLOCK, ImageMoments
+    from imgsubset.statistics.moments import BLOCK
 
     done.reasons.update({part.places[int(number)]: why for number, why in head["reasons"].items()})
     for cache in caches:
@@ -224,13 +245,11 @@ def _gathered(
     ranks.receive(rank, stamps)
     places = [part.places[number] for number in stamps[:, 0].tolist()]
     for place, (_, size, seconds, rest) in zip(places, stamps.tolist(), strict=True):
-        done.stamps[place] = Stamp(size, seconds * SECOND + rest)
-    if not done.images:
-        shapes = [(torch.empty(done.total, width, device=where), positions) for width, positions in head["images"]]
-        done = replace(done, images=tuple(ImageMoments(table, positions) for table, positions in shapes))
+        done.stamps[place], done.usable[place] = Stamp(size, seconds * SECOND + rest), True
+    done = done.begun(head["images"], where)
     for (width, _), images in zip(head["images"], done.images, strict=True):
         for some in torch.split(torch.tensor(places), BLOCK):
             rows = torch.empty(len(some), width)
             ranks.receive(rank, rows)
-            images.table[some.to(where)] = rows.to(where)
+            images.table[some.to(images.table.device)] = rows.to(images.table.device)
     return done

@@ -18,9 +18,10 @@ from imgsubset.features.cache import Cached
 from imgsubset.features.custom import Foreign
 from imgsubset.features.random_cnn import Extractor, image_moments
 from imgsubset.features.reduction import narrowed
-from imgsubset.files import Stamp
+from imgsubset.features.tables import in_file, place_of, table
+from imgsubset.files import Stamps
 from imgsubset.reading.processes import Chunk
-from imgsubset.statistics.moments import Block, ImageMoments
+from imgsubset.statistics.moments import BLOCK, Block, ImageMoments
 
 T = TypeVar("T")
 GPU_CHUNKS = 16  # chunks that a GPU is given at once
@@ -35,35 +36,65 @@ class Ingested:
 
     total    how many there are
     images   from each network the moments (total, 2 C), not standardised; () before any is known. The rows of places
-             without a stamp mean nothing
+             that are not usable mean nothing
     stamps   what each usable file was when it was decoded
-    reasons  why others could not be
+    usable   (total,) bool, which are
+    reasons  why others are not
+    measures of each network whether it only measures; () is none
     """
 
     total: int
     images: tuple[ImageMoments, ...]
-    stamps: dict[int, Stamp]
+    stamps: Stamps
+    usable: np.ndarray
     reasons: dict[int, str]
+    measures: tuple[bool, ...] = ()
 
     @classmethod
-    def known(cls, total: int, stamps: dict[int, Stamp], parts: Sequence[Cached], device: torch.device) -> Ingested:
-        """What was found in each of the caches, whose answers are the parts: at the places with these stamps."""
-        found, images = list(stamps), []
-        for part in parts if found else ():
-            if len(found) == len(part.places) == total:  # all of them, in order: no copy
-                images.append(ImageMoments(torch.from_numpy(part.rows).to(device), part.positions))
-                continue
-            rows = torch.from_numpy(part.rows[np.isin(part.places, found)]).to(device)
-            images.append(ImageMoments(rows.new_empty(total, rows.shape[1]), part.positions))
-            images[-1].table[found] = rows
-        return cls(total, tuple(images), stamps, {})
+    def nothing(cls, total: int, measures: tuple[bool, ...] = ()) -> Ingested:
+        """Of so many images."""
+        return cls(total, (), Stamps(count=total), np.zeros(total, bool), {}, measures)
+
+    @classmethod
+    def known(
+        cls,
+        stamps: Stamps,
+        found: np.ndarray,
+        parts: Sequence[Cached],
+        measures: tuple[bool, ...],
+        device: torch.device,
+    ) -> Ingested:
+        """What was found in each of the caches, whose answers are the parts: at these places (total,) in all of them.
+
+        stamps  of all images
+        """
+        total, images = len(stamps), []
+        for part, apart in zip(parts, measures, strict=True) if found.any() else ():
+            rows = torch.from_numpy(part.rows)
+            kept = rows if place_of(total, apart) is in_file else rows.to(device)
+            images.append(ImageMoments(kept, part.positions))
+        return cls(total, tuple(images), stamps, found.copy(), {}, measures)
+
+    def begun(self, shapes: Sequence[tuple[int, int]], device: torch.device) -> Ingested:
+        """With room for moments, unless some are known; the shapes are the width of a row and L, of each network."""
+        if self.images:
+            return self
+        measures = self.measures or (False,) * len(shapes)
+        rooms = (table(self.total, width, apart, device) for (width, _), apart in zip(shapes, measures, strict=True))
+        images = tuple(ImageMoments(room, positions) for room, (_, positions) in zip(rooms, shapes, strict=True))
+        return replace(self, images=images)
 
     def blocks(self, names: Sequence[tuple[str, float]]) -> tuple[Block, ...]:
-        """The usable images, as blocks of these names and weights."""
-        usable = sorted(self.stamps)
+        """The usable images, as blocks of these names and weights. Rows move up to where others are not usable."""
+        usable = torch.from_numpy(np.flatnonzero(self.usable))
         images = self.images or [ImageMoments(torch.zeros(self.total, 0), 0) for _ in names]
         if len(usable) < self.total:
-            images = [ImageMoments(one.table[usable], one.positions) for one in images]
+            for one in images:
+                rows = usable.to(one.table.device)
+                for start in range(0, len(rows), BLOCK):
+                    moved = one.table[rows[start : start + BLOCK]]
+                    one.table[start : start + len(moved)] = moved
+            images = [ImageMoments(one.table[: len(usable)], one.positions) for one in images]
         return tuple(Block(name, one, weight) for (name, weight), one in zip(names, images, strict=True))
 
 
@@ -86,9 +117,7 @@ def ingest(
     batches = _through_networks(chunks, networks, device)
     try:
         for batch, moments in batches:
-            if not done.images:
-                images = [replace(one, table=one.table.new_empty(done.total, one.table.shape[1])) for one in moments]
-                done = replace(done, images=tuple(images))
+            done = done.begun([(one.table.shape[1], one.positions) for one in moments], device)
             rows = []
             length = len(moments[0]) // len(batch)
             for number, chunk in enumerate(batch):
@@ -97,11 +126,11 @@ def ingest(
                     if isinstance(outcome, str):
                         done.reasons[place] = outcome
                     else:
-                        done.stamps[place] = outcome.stamp
+                        done.stamps[place], done.usable[place] = outcome.stamp, True
                         rows.append(number * length + position)
                         fresh.append(place)
-            for table, one in zip(done.images, moments, strict=True):
-                _put(table.table, fresh[len(fresh) - len(rows) :], one.table, rows)
+            for images, one in zip(done.images, moments, strict=True):
+                _put(images.table, fresh[len(fresh) - len(rows) :], one.table, rows)
             progress(sum(len(chunk.outcomes) for chunk in batch))
             if len(fresh) >= STORED:
                 store(fresh, done)
@@ -113,12 +142,12 @@ def ingest(
     return done
 
 
-def _put(table: torch.Tensor, places: list[int], found: torch.Tensor, rows: list[int]) -> None:
-    """table[places] = found[rows]; on a CPU by numpy: threads of torch's would take cores away from the networks."""
-    if table.device.type == "cpu":
-        table.numpy()[places] = found.numpy()[rows]
+def _put(room: torch.Tensor, places: list[int], found: torch.Tensor, rows: list[int]) -> None:
+    """room[places] = found[rows]; on a CPU by numpy: threads of torch's would take cores away from the networks."""
+    if room.device.type == "cpu":
+        room.numpy()[places] = found.cpu().numpy()[rows]
     else:
-        table[places] = found[rows]
+        room[places] = found[rows]
 
 
 def _through_networks(
@@ -160,7 +189,7 @@ def _files(batch: list[Chunk], count: int) -> torch.Tensor:
     for number, chunk in enumerate(batch):
         for place, outcome in enumerate(chunk.outcomes):
             if not isinstance(outcome, str):
-                found[number * length + place] = torch.tensor([*outcome.numbers, float(outcome.stamp.size)])
+                found[number * length + place] = torch.tensor(outcome.numbers)
     return found
 
 

@@ -13,17 +13,20 @@ from imgsubset.options import Extraction
 from imgsubset.reading.processes import chunk_length
 
 MEMORY, STATUS, GROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/sys/fs/cgroup")  # of Linux
-COPIES = 2  # of the moments: as they come or are standardised, and parts of them while they are used
+IN_MEMORY = 20_000  # images whose held-out rows are kept in memory; those of more are in a file
 NUMBER = 4  # bytes of a float32
-ROW_NUMBERS = 512  # at most, of an image in a feature space of many channels
+FEW, PROJECTED = 64, 256  # channels: of more, at most so many are stored, and the few that they are reduced to beside
+FILE = 500  # bytes of what is known of a file: its path, size and time, what the caches are asked, what is held of it
 HELD_OUT_ROW = 2 * sum(channels[-1] for channels in HELD_OUT)
 
 
 def check_memory(extraction: Extraction, size: int, images: int) -> None:
     """Raise InputError if so many images, of this side in pixels, need more memory than is free."""
     batches = threads() * batch_bytes(extraction, size)
-    row = extraction.networks * min(2 * sum(extraction.channels), ROW_NUMBERS) + HELD_OUT_ROW
-    needed, free = batches + COPIES * NUMBER * row * images, min(_free(), default=None)
+    channels = sum(extraction.channels) if extraction.taps == "all" else extraction.channels[-1]
+    row = 2 * extraction.networks * (channels if channels <= FEW else min(channels, PROJECTED) + FEW)
+    moments = NUMBER * (row * images + HELD_OUT_ROW * min(images, IN_MEMORY))
+    needed, free = batches + moments + FILE * images, free_bytes()
     if free is not None and needed > free:
         shape = f"channels {','.join(map(str, extraction.channels))} at {size} x {size} pixels"
         raise InputError(
@@ -45,8 +48,13 @@ def batch_bytes(extraction: Extraction, size: int) -> int:
     return NUMBER * (weights + 2 * chunk_length(size) * max(maps))
 
 
+def free_bytes() -> int | None:
+    """How many this process may still take; None if the system does not say."""
+    return min(_free(), default=None)
+
+
 def _free() -> Iterator[int]:
-    """Bytes that this process may still take, of the machine and of what bounds it."""
+    """Of the machine, and of what bounds it."""
     with contextlib.suppress(OSError, StopIteration, ValueError):
         yield _kilobytes(MEMORY, "MemAvailable:")
     with contextlib.suppress(OSError, ValueError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import warnings
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torchvision import models
 
 from imgsubset.errors import UsageError, said
+from imgsubset.reading.quiet import quiet
 
 
 class Pretrained(torch.nn.Module):
@@ -68,8 +68,7 @@ def _downloaded(name: str, weights: Any) -> torch.nn.Module:
 def _described(name: str, weights: Any) -> torch.nn.Module:
     """A model as its weights want it, which it has not."""
     sizes = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
-    with torch.random.fork_rng(devices=()), warnings.catch_warnings():  # it draws weights in vain
-        warnings.simplefilter("ignore")  # that they would be drawn otherwise one day
+    with torch.random.fork_rng(devices=()), quiet():  # it draws weights in vain, and warns of how it will
         model: torch.nn.Module = models.get_model(name, weights=None, **sizes)
     if hasattr(model, "transform_input"):
         model.transform_input = True  # type: ignore[assignment]

@@ -6,12 +6,16 @@ PROJECTED before anything is stored, and to its principal components once all im
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from imgsubset.devices import single_threaded
 from imgsubset.features.embeddings import COMPONENTS, components
-from imgsubset.statistics.moments import BLOCK, ImageMoments
+from imgsubset.statistics.dice import dice
+from imgsubset.statistics.moments import Apart, ImageMoments, Standard, all_moments, subset_moments
 
 MOST, PROJECTED = COMPONENTS, 256  # channels
 
@@ -33,11 +37,39 @@ def reduced(images: ImageMoments) -> ImageMoments:
     """The first principal components, turned at random, of vectors of more than MOST numbers."""
     if images.channels <= MOST:
         return images
-    values = images.mean.cpu().numpy()
+    seen = reduction(images)
     with single_threaded():  # so that sums have one order
-        center, projection, _ = components(values, range(len(values)), MOST)
-        parts = [((part.double().cpu() - center) @ projection).float() for part in torch.split(images.mean, BLOCK)]
-    return _vectors(torch.cat(parts).to(images.table))
+        return ImageMoments(torch.cat([seen(block) for block in images.blocks()]), 1)
+
+
+def reduction(images: ImageMoments) -> Callable[[Tensor], Tensor]:
+    """What makes the reduced rows of rows of a table, by the components of these images."""
+    if images.channels <= MOST:
+        return lambda rows: rows
+    with single_threaded():
+        center, projection, _ = components(images.mean.cpu().numpy(), range(len(images)), MOST)
+
+    def seen(rows: Tensor) -> Tensor:
+        mean = rows[:, : images.channels].double().cpu()
+        return _vectors(((mean - center) @ projection).float()).table.to(rows)
+
+    return seen
+
+
+def apart(images: ImageMoments, sampled: int) -> tuple[Apart, Standard]:
+    """Reduced, by the components of a sample of so many, and standardised, whenever some rows are looked at."""
+    some = torch.randperm(len(images), generator=dice(torch.device("cpu"), "sample"))[:sampled].sort().values
+    sample = ImageMoments(images.table[some.to(images.table.device)], images.positions)
+    seen, positions = reduction(sample), images.positions if images.channels <= MOST else 1
+    sample = ImageMoments(seen(sample.table), positions)
+    found = Apart(images.table, positions, seen, sample, all_moments(sample))
+    whole = subset_moments(found, torch.arange(len(images))[None], torch.float64).take(0)
+    scale = Standard.of(whole.mean, whole.var)
+
+    def standardised(rows: Tensor) -> Tensor:
+        return scale.rows(seen(rows)).float()
+
+    return replace(found, seen=standardised, sample=scale.apply(sample), whole=scale.moments(whole)), scale
 
 
 def _vectors(mean: Tensor) -> ImageMoments:

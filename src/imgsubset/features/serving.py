@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import torch_device
 from imgsubset.errors import InputError
-from imgsubset.features.dealing import SECOND, Files, Task, caches_of, its_share, reduced_here
+from imgsubset.features.dealing import Files, Task, caches_of, its_share, measuring, reduced_here
+from imgsubset.files import SECOND
 from imgsubset.progress import Clock
 from imgsubset.ranks import Ranks
 from imgsubset.reading.members import Extent, Held, recalled
@@ -42,18 +43,18 @@ def serve(ranks: Ranks) -> None:
             raise InputError(
                 f"rank {ranks.place.rank} does not find '{name}': all ranks read a source by the same paths"
             )
-        mine = Files(files, names, range(len(files)))
+        mine = Files(files, names.__getitem__, range(len(files)))
         with its_share(ranks, task):
             done = reduced_here(
-                task, spaces, caches, mine, partial(_nothing, len(files)), Clock(), lambda done, total: None
+                task, spaces, caches, mine, partial(_nothing, len(files), measuring(spaces)), Clock(), lambda *_: None
             )
         _answer(ranks, done, caches)
 
 
-def _nothing(total: int, _where: torch.device) -> Ingested:
+def _nothing(total: int, measures: tuple[bool, ...], _where: torch.device) -> Ingested:
     from imgsubset.features.ingest import Ingested
 
-    return Ingested(total, (), {}, {})
+    return Ingested.nothing(total, measures)
 
 
 def _answer(ranks: Ranks, done: Ingested, caches: Sequence[Cache]) -> None:
@@ -61,7 +62,7 @@ def _answer(ranks: Ranks, done: Ingested, caches: Sequence[Cache]) -> None:
 
     from imgsubset.statistics.moments import BLOCK
 
-    usable = sorted(done.stamps)
+    usable = done.usable.nonzero()[0].tolist()
     head = {
         "reasons": done.reasons,
         "problem": next((cache.problem for cache in caches if cache.problem), None),

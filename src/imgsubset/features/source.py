@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from imgsubset.devices import device_name, torch_device
-from imgsubset.errors import BadFilesError, InputError, OutputError, UsageError, shortened
-from imgsubset.features.dealing import Files, Task, caches_of, reduced
-from imgsubset.features.memory import check_memory
+from imgsubset.errors import BadFilesError, InputError, UsageError, shortened
+from imgsubset.features.dealing import Files, Lazily, Task, caches_of, measuring, reduced
+from imgsubset.features.memory import IN_MEMORY, check_memory
 from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, resolution, shares
-from imgsubset.files import Stamp
+from imgsubset.features.tables import place_of
+from imgsubset.files import Stamp, Stamps
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock, Progress, silent
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     import torch
     from torch import Tensor
 
+    from imgsubset.features.cache import Cache, Cached
     from imgsubset.features.channels import Channels
     from imgsubset.features.ingest import Ingested
     from imgsubset.features.random_cnn import Extractor
@@ -51,7 +53,7 @@ class Source:
     listing: Listing
     blocks: tuple[Block, ...] = field(repr=False)
     paths: tuple[str, ...] = field(repr=False)
-    stamps: tuple[Stamp, ...] = field(repr=False)
+    stamps: Sequence[Stamp] = field(repr=False)
     rejected: tuple[RejectedFile, ...]
     device: str
     cached: int = 0
@@ -70,21 +72,30 @@ class Source:
         A block in which nothing varies is left out; the weights of the others sum to 1 again.
         """
         blocks, notes = _standardised(self.blocks)
-        held_out, _ = _standardised(self.held_out)
+        held_out, _ = _standardised(self.held_out, measures=True)
         return replace(self, blocks=blocks, held_out=held_out, warnings=self.warnings + notes)
 
 
-def _standardised(blocks: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[str, ...]]:
-    from imgsubset.features.reduction import reduced
+def _standardised(blocks: tuple[Block, ...], measures: bool = False) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    import torch
+
+    from imgsubset.features.reduction import apart, reduced
     from imgsubset.statistics.moments import DEAD_VARIANCE, standard
 
     made, notes = [], []
+    images: ImageMoments
     for block in blocks:
-        few = reduced(block.images)
-        scale = standard(few)
-        images = scale.apply(few, in_place=True)
+        if measures and len(block.images) > IN_MEMORY:
+            looked_at, scale = apart(block.images, IN_MEMORY)
+            images, constant = looked_at, looked_at.whole.cov.diagonal() < DEAD_VARIANCE
+        else:
+            few = reduced(block.images)
+            scale = standard(few)
+            images = scale.apply(few, in_place=True)
+            # The mean of each channel is 0; a norm needs no copy of the table.
+            constant = torch.linalg.vector_norm(images.mean, dim=0) < (DEAD_VARIANCE * len(images)) ** 0.5
         # The borders of an image vary even where all images are alike.
-        alike = not images.channels or (len(images) > 1 and bool((images.mean.var(0) < DEAD_VARIANCE).all()))
+        alike = not images.channels or (len(images) > 1 and bool(constant.all()))
         kept = [False] if alike else scale.kept.tolist()
         made.append((replace(block, images=images), any(kept)))
         if any(kept) and not all(kept):
@@ -135,55 +146,18 @@ def read_source(
         task = Task.asked(options, wanted, size or 0, device, measured, seen)
         spaces = task.spaces(extractor) if pixels else ()
         if embeddings is None:
-            read = _from_images(listing, task, spaces, clock, progress)
+            read = from_images(listing, task, spaces, clock, progress)
         else:
             read = _from_embeddings(listing, task, spaces, embeddings, clock, progress)
     read = replace(read, size=size if pixels else None)  # of the run: an extractor may want another for itself
-    _check_strict(read, options)
+    check_strict(read, options)
     if not read.paths:
         raise InputError(f"no image in source '{listing.name}' can be decoded{first_of(read.rejected)}")
     return read
 
 
-def fill_cache(
-    whole: Listing,
-    part: Listing,
-    options: Options,
-    device: str,
-    *,
-    seen: Sequence[str] = (),
-    clock: Clock,
-    progress: Progress = silent,
-) -> Source:
-    """The moments of a part of a source, which the cache then holds for who reads the whole: see `read_source`.
-
-    Raises UsageError if there is nothing that a cache could keep, OutputError if it cannot be written, or, with
-    options.reading.strict, BadFilesError.
-    """
-    if not whole.paths:
-        raise InputError(f"no images in source '{whole.name}'{first_of(whole.rejected)}")
-    with clock.stage("ingest"):
-        size = resolution(whole, options.extraction.size)  # of all, so that every part has the same
-        check_memory(options.extraction, size, len(part.paths))
-        task = Task.asked(options, shares(options.extraction, None), size, device, True, seen)
-        spaces = task.spaces()
-        unknown = [space.name for space in spaces if space.recipe is None]
-        if not whole.lasting:
-            raise UsageError(f"the images of source '{whole.name}' are in memory, which no later run could know again")
-        if unknown:
-            raise UsageError(f"what {unknown[0]} makes of an image is never cached, so a later run could not use it")
-        for cache in caches_of(task, spaces):
-            cache.open()
-            if cache.problem:  # now, not after hours of work
-                raise OutputError(cache.problem)
-        read = replace(_from_images(part, task, spaces, clock, progress), size=size)
-    if read.warnings:
-        raise OutputError(read.warnings[0])
-    _check_strict(read, options)
-    return read
-
-
-def _check_strict(read: Source, options: Options) -> None:
+def check_strict(read: Source, options: Options) -> None:
+    """Raise BadFilesError for files that cannot be used, where the options ask for that."""
     if read.rejected and options.reading.strict:
         count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
         raise BadFilesError(f"{count} of source '{read.listing.name}' cannot be used{first_of(read.rejected)}")
@@ -194,38 +168,60 @@ def first_of(rejected: tuple[RejectedFile, ...]) -> str:
     return f": '{shortened(rejected[0].path, 300)}': {rejected[0].reason}" if rejected else ""
 
 
-def _from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock: Clock, progress: Progress) -> Source:
+def from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock: Clock, progress: Progress) -> Source:
+    """The moments of the images of a listing in these spaces: from the caches, or by decoding."""
+    import numpy as np
+
     task = task if listing.lasting else replace(task, cache=None)
     caches = caches_of(task, spaces)
-    names = [listing.key(path) for path in listing.paths] if caches else []
-    known = [cache.get(names, listing.stamps) for cache in caches]
-    found = sorted(set(known[0].places).intersection(*(one.places for one in known))) if known else []
-    missing = listing.in_turn(sorted({*range(len(listing.paths))}.difference(found)))
-    files = [listing.file(listing.paths[place]) for place in missing]
+    measures, total, paths = measuring(spaces), len(listing.paths), listing.paths
+    known = _cached(listing, caches, measures, partial(progress, "cache"))
+    found = np.logical_and.reduce([one.found for one in known]) if known else np.zeros(total, bool)
+    missing = listing.in_turn(np.flatnonzero(~found).tolist())
 
     def before(where: torch.device) -> Ingested:
         from imgsubset.features.ingest import Ingested
 
-        return Ingested.known(len(listing.paths), {place: listing.stamps[place] for place in found}, known, where)
+        return Ingested.known(Stamps(listing.stamps), found, known, measures, where)
 
-    part = Files(files, [names[place] for place in missing] if caches else [], missing)
+    cached = int(found.sum())
+    part = Files(
+        Lazily(lambda place: listing.file(paths[place]), missing), lambda place: listing.key(paths[place]), missing
+    )
     done = reduced(task, spaces, caches, part, before, clock, partial(progress, "decode"))
     problem = next((cache.problem for cache in caches if cache.problem), None)
     reasons = tuple(RejectedFile(listing.paths[place], reason) for place, reason in done.reasons.items())
-    usable = sorted(done.stamps)
+    usable = None if done.usable.all() else np.flatnonzero(done.usable).tolist()
     blocks = done.blocks([(space.name, space.weight) for space in spaces])
     return Source(
         listing=listing,
         blocks=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == MATCHED),
         held_out=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == JUDGE),
         seen={space.name: block.images for block, space in zip(blocks, spaces, strict=True) if space.role == SEEN},
-        paths=tuple(listing.paths[place] for place in usable),
-        stamps=tuple(done.stamps[place] for place in usable),
+        paths=paths if usable is None else tuple(paths[place] for place in usable),
+        stamps=done.stamps if usable is None else done.stamps.at(usable),
         rejected=in_order(listing.rejected + reasons),
         device=device_name(task.device),
-        cached=len(found),
+        cached=cached,
         warnings=(f"the cache is not used: {problem}",) if problem else (),
     )
+
+
+def _cached(
+    listing: Listing, caches: Sequence[Cache], measures: Sequence[bool], progress: Callable[[int, int], None]
+) -> list[Cached]:
+    """What each cache holds of the images of a listing."""
+    if not caches:
+        return []
+    from imgsubset.features.cache import Asked
+
+    asked = Asked(map(listing.key, listing.paths), listing.stamps)
+    rooms = (place_of(len(asked), apart) for apart in measures)
+
+    def tell(found: int) -> None:
+        progress(found, len(asked) * len(caches))
+
+    return [cache.get(asked, room, tell) for cache, room in zip(caches, rooms, strict=True)]
 
 
 def _from_embeddings(
@@ -257,7 +253,7 @@ def _from_embeddings(
     if left_out:
         notes.append(f"{len(left_out):,} images of the source have no embedding and are left out")
     if spaces:
-        read = _from_images(listing.without(left_out), task, spaces, clock, progress)
+        read = from_images(listing.without(left_out), task, spaces, clock, progress)
     else:
         for name, value in vars(task.extraction).items():
             if name != "features" and value != getattr(Extraction(), name):

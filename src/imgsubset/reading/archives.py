@@ -1,7 +1,7 @@
 """The members of zip and tar archives.
 
 Nothing is unpacked. A pass over the headers says where the bytes of each member are; who decodes or copies it reads
-them there. A compressed tar file has no such places, and is refused.
+them there. A compressed tar file has no such places, and is unpacked first, see `imgsubset.reading.unpacking`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 ENCRYPTED = 1  # the bit of a zip archive's flags
 
 
-def in_tar(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Found]:
+def in_tar(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[tuple[str, Extent | str]]:
     """What is in a tar archive, in its order. Raises InputError if it is none."""
     ended, some = False, False
     try:

@@ -13,14 +13,19 @@ from imgsubset.reading.formats import HEAD, STARTS
 from imgsubset.reading.naming import Found
 from imgsubset.reading.parquet import in_parquet
 from imgsubset.reading.tars import is_tar
+from imgsubset.reading.unpacking import COMPRESSED, in_compressed_tar, is_compressed_tar
 
 READERS = {".tar": in_tar, ".zip": in_zip, ".parquet": in_parquet}
+COMPRESSED_TAR = "compressed tar"
+NAMES = (*READERS, *COMPRESSED)
 
 
 def container_kind(file: str | os.PathLike[str]) -> str | None:
-    """Which of READERS a regular file is for: by its content or, if that does not tell, its name. Raises OSError."""
+    """What `members_of` takes a file for: by its content or, if that does not tell, its name. Raises OSError."""
     with open_regular(file) as opened:
         head = opened.read(HEAD)
+        if is_compressed_tar(opened):
+            return COMPRESSED_TAR
     if is_tar(head) or head[257:262] == b"ustar":
         return ".tar"
     suffix = Path(file).suffix.lower()
@@ -35,4 +40,5 @@ def members_of(file: str | os.PathLike[str], kind: str) -> Iterator[Found]:
         status = os.fstat(opened.fileno())
         if status.st_size == 0:
             raise InputError(f"source '{path}' is an empty file")
-        yield from READERS[kind](path, opened, status)
+        reader = in_compressed_tar if kind == COMPRESSED_TAR else READERS[kind]
+        yield from reader(path, opened, status)

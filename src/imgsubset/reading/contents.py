@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imgsubset.errors import UsageError
-from imgsubset.files import Stamp, open_regular, sha256_of
+from imgsubset.files import Stamp, Stamps, open_regular, sha256_of
 from imgsubset.options import Reading
 from imgsubset.reading.members import AnyFile, Fetched, Members
 
@@ -52,7 +52,7 @@ class Listing:
     name: str
     root: Path
     paths: tuple[str, ...] = field(repr=False)
-    stamps: tuple[Stamp, ...] = field(repr=False)
+    stamps: Sequence[Stamp] = field(repr=False)
     rejected: tuple[RejectedFile, ...] = field(default=(), repr=False)
     ignored: int = 0
     passed_over: tuple[RejectedFile, ...] = field(default=(), repr=False, kw_only=True)
@@ -75,6 +75,11 @@ class Listing:
         for path, stamp in zip(self.paths, self.stamps, strict=True):
             digest.update(b"%b\0%d %d\0" % (os.fsencode(path), stamp.size, stamp.mtime_ns))
         return digest.hexdigest()
+
+    @cached_property
+    def _base(self) -> str:
+        """What absolute paths of its files begin with; those relative to it are in normal form."""
+        return os.path.join(os.path.abspath(self.root), "")  # noqa: PTH100, PTH118 (resolve would follow links)
 
     @property
     def origin(self) -> str:
@@ -113,7 +118,7 @@ class Listing:
         """What the cache knows an image by, beside its stamp."""
         if self.members is not None:
             return os.fsencode(f"{self.members[path].key}\0{path}")
-        return os.fsencode(os.path.abspath(self.locate(path)))  # noqa: PTH100 (resolve would follow links)
+        return os.fsencode(self._base + path)
 
     def open(self, path: str) -> BinaryIO:
         """A file of the source, to be read. Raises OSError for what is no regular file."""
@@ -150,10 +155,9 @@ class Listing:
 
     def only(self, paths: Sequence[str]) -> Listing:
         """These of the images, named one by one."""
-        stamps = dict(zip(self.paths, self.stamps, strict=True))
-        few = tuple(sorted({*paths}, key=os.fsencode))
-        kept = tuple(stamps[path] for path in few)
-        return replace(self, paths=few, stamps=kept, rejected=(), listed=True, order=tuple(paths))
+        wanted = {*paths}
+        few = [place for place, path in enumerate(self.paths) if path in wanted]
+        return replace(self.at(few), rejected=(), listed=True, order=tuple(paths))
 
     def check_links(self, mode: str) -> None:
         """Raise UsageError for a mode that makes links where there are no files to link to."""
@@ -164,9 +168,18 @@ class Listing:
 
     def without(self, out: Collection[str]) -> Listing:
         """With those images ignored."""
-        kept = [(path, stamp) for path, stamp in zip(self.paths, self.stamps, strict=True) if path not in out]
-        paths, stamps = zip(*kept, strict=True) if kept else ((), ())
-        return replace(self, paths=paths, stamps=stamps, ignored=self.ignored + len(self.paths) - len(paths))
+        if not out:
+            return self
+        kept = [place for place, path in enumerate(self.paths) if path not in out]
+        return replace(self.at(kept), ignored=self.ignored + len(self.paths) - len(kept))
+
+    def at(self, places: Sequence[int]) -> Listing:
+        """With the images at these places alone."""
+        return replace(
+            self,
+            paths=tuple(self.paths[place] for place in places),
+            stamps=Stamps(self.stamps).at(places),
+        )
 
 
 def in_order(rejected: Iterable[RejectedFile]) -> tuple[RejectedFile, ...]:

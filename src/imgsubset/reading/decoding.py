@@ -5,7 +5,7 @@ Imports neither numpy nor torch unless a picture needs it, so that a decoding pr
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -17,6 +17,7 @@ from imgsubset.errors import said
 from imgsubset.files import Stamp
 from imgsubset.reading.formats import HEAD, not_read_by_content
 from imgsubset.reading.members import AnyFile, opened
+from imgsubset.reading.quiet import quiet
 
 # The decoders that are hardened and need no external program; the content of a file decides, not its name.
 POLICY = 1  # raised with every change of what pixels an image has: cached moments are then made anew
@@ -42,7 +43,7 @@ class Facts:
     """What is known of a decoded image besides its pixels.
 
     stamp    of its file
-    numbers  its width and height in pixels, as it is shown
+    numbers  its width and height in pixels, as it is shown, and the bytes of its file, which not every stamp knows
     """
 
     stamp: Stamp
@@ -74,8 +75,7 @@ def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
     Raises whatever Pillow raises for a file it cannot decode; `reason` turns that into a line.
     """
     opened_file, stamp = opened(path)
-    with opened_file as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with opened_file as file, quiet():
         with Image.open(file, formats=FORMATS) as image:
             shown = image.size
             if image.format in ("JPEG", "MPO") and PUBLISHED not in sizes:
@@ -84,21 +84,20 @@ def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
             others = [size for size in sizes if size != PUBLISHED]
             squares = _shrink(image, others) if others else []
             orientation = _orientation(image)
+        length = stamp.size or file.seek(0, os.SEEK_END)
         if orientation in _TRANSPOSE:
             squares = [square.transpose(_TRANSPOSE[orientation]) for square in squares]
         if 5 <= orientation <= 8:  # which exchange width and height
             shown = shown[::-1]
-        facts = Facts(stamp, tuple(map(float, shown)))
+        facts = Facts(stamp, tuple(map(float, (*shown, length))))
         found = iter([square.tobytes() for square in squares])
         return Decoded(tuple(published[0] if size == PUBLISHED else next(found) for size in sizes), facts)
 
 
 def shown_size(path: AnyFile) -> tuple[int, int]:
     """Width and height of an image file as its header has them. Raises what `decode` raises."""
-    with opened(path)[0] as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(file, formats=FORMATS) as image:
-            return image.size
+    with opened(path)[0] as file, quiet(), Image.open(file, formats=FORMATS) as image:
+        return image.size
 
 
 def _shrink(image: Image.Image, sizes: Sequence[int]) -> list[Image.Image]:

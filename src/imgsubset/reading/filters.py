@@ -27,10 +27,11 @@ def candidates(listing: Listing, reading: Reading) -> Listing:
     """
     if listing.reading == reading:
         return listing
-    paths = {*listing.paths, *(file.path for file in listing.rejected)}
-    out = _matching(paths, reading.exclude) if reading.exclude else set()
-    if reading.include:
-        out |= paths - _matching(paths, reading.include)
+    out: set[str] = set()
+    if reading.exclude or reading.include:
+        paths = {*listing.paths, *(file.path for file in listing.rejected)}
+        out = _matching(paths, reading.exclude) if reading.exclude else out
+        out |= paths - _matching(paths, reading.include) if reading.include else set()
     labels = masks(listing.paths, reading.sidecars)
     named = Counter(tree for path, tree in labels.items() if path not in out)
     folders = [RejectedFile(tree, _taken_for_labels(count)) for tree, count in named.items()]

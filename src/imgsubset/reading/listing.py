@@ -16,8 +16,9 @@ from posixpath import splitext
 from typing import TypeAlias
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.files import Stamp, read_whole
-from imgsubset.reading.containers import READERS, container_kind, members_of
+from imgsubset.files import Stamp, Stamps, read_whole
+from imgsubset.progress import Progress, silent
+from imgsubset.reading.containers import NAMES, container_kind, members_of
 from imgsubset.reading.contents import SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, in_order
 from imgsubset.reading.formats import HEAD, PICTURES, not_read, not_read_by_content
 from imgsubset.reading.members import Member, Members
@@ -25,12 +26,13 @@ from imgsubset.reading.naming import named
 from imgsubset.reading.remote import fetched, files_at, url_of
 from imgsubset.reading.shards import are_shards, expanded, is_pattern, members_of_shards
 
+STEP = 10_000  # images of which progress is told together
 MOST_TEXT = 1 << 30  # bytes of paths: what is longer is some other file
 
 AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing"
 
 
-def list_images(source: AnySource) -> Listing:
+def list_images(source: AnySource, progress: Progress = silent) -> Listing:
     """List the images of a source, in the order of the bytes of their paths.
 
     source  a folder, searched with the folders in it: extensions match without regard to case, hidden files and
@@ -39,6 +41,7 @@ def list_images(source: AnySource) -> Listing:
             but for links, or a Parquet table of pictures; or several, as `shard-{000..127}.tar`. Or any of these
             behind a URL. Or a text file that names images, as in `parse_paths`; or their paths, as in `list_paths`;
             or a listing, which is returned.
+    progress  is told of many images in folders, STEP at a time; nobody knows how many there will be
 
     Raises InputError if the source is none of these or cannot be read.
     """
@@ -67,12 +70,12 @@ def list_images(source: AnySource) -> Listing:
         raise
     except ValueError:
         raise InputError(f"source {str(source)!r} is no possible path") from None
-    walk = _Walk(root)
+    walk = _Walk(root, progress)
     walk.run()
     return Listing(
         str(source),
         root,
-        *_sorted(walk.found),
+        *_sorted(walk.found, walk.stamps),
         in_order(walk.rejected),
         walk.ignored,
         passed_over=in_order(walk.passed_over),
@@ -99,7 +102,7 @@ def list_shards(files: Sequence[str], name: str, root: Path) -> Listing:
 def list_url(url: str) -> Listing:
     """A listing of what is behind a URL: of a folder, or of archives."""
     urls = expanded(url)
-    if len(urls) == 1 and not url.lower().endswith((*READERS,)):
+    if len(urls) == 1 and not url.lower().endswith(NAMES):
         found, lasting = files_at(url)
         return list_members(*named(found), url, Path(url), lasting=lasting)
     files, folder = fetched(urls)
@@ -125,7 +128,7 @@ def list_members(
 ) -> Listing:
     """A listing of the files that lie in others, or reasons why they cannot be read, by paths that fit in a folder."""
     kept: dict[str, Member] = {}
-    stamps: dict[str, Stamp] = {}
+    images, stamps = list[str](), Stamps()
     rejected, hidden, ignored = [], set(), 0
     passed_over = [RejectedFile(path or root.name, why) for path, why in notes]
     for path, file in files.items():
@@ -139,7 +142,8 @@ def list_members(
         image = suffix in SUFFIXES
         what = file if isinstance(file, str) else None if image else not_read(path)
         if image and path in kept:
-            stamps[path] = kept[path].stamp
+            images.append(path)
+            stamps.append(kept[path].stamp)
         elif what is not None and (image or suffix in PICTURES):
             rejected.append(RejectedFile(path, what))
         else:
@@ -149,7 +153,7 @@ def list_members(
     return Listing(
         name,
         root,
-        *_sorted(stamps),
+        *_sorted(images, stamps),
         in_order(rejected),
         ignored,
         passed_over=in_order(passed_over),
@@ -189,7 +193,7 @@ def list_paths(
         if root is None or not all(path.startswith(os.path.join(base, "")) for path in named):  # noqa: PTH118
             base = Path(os.path.commonpath([os.path.dirname(path) for path in named]))  # noqa: PTH120 (strings)
         named = [os.path.relpath(path, base) for path in named]
-    usable: dict[str, Stamp] = {}
+    usable, stamps = list[str](), Stamps()
     names = iter(named)
     order = tuple(path if "\0" in path else next(names) for path in given)
     for path in {*named}:
@@ -199,10 +203,11 @@ def list_paths(
             rejected.append(RejectedFile(path, error.strerror or str(error)))
             continue
         if stat.S_ISREG(status.st_mode):
-            usable[path] = Stamp.of(status)
+            usable.append(path)
+            stamps.append(Stamp.of(status))
         else:
             rejected.append(RejectedFile(path, "not a regular file"))
-    return Listing(name, base, *_sorted(usable), in_order(rejected), listed=True, order=order)
+    return Listing(name, base, *_sorted(usable, stamps), in_order(rejected), listed=True, order=order)
 
 
 def _without_dots(path: str, real: Callable[[str], str]) -> str:
@@ -213,18 +218,19 @@ def _without_dots(path: str, real: Callable[[str], str]) -> str:
     return full if path.startswith("/") else full.removeprefix(here)
 
 
-def _sorted(stamps: dict[str, Stamp]) -> tuple[tuple[str, ...], tuple[Stamp, ...]]:
+def _sorted(paths: Sequence[str], stamps: Stamps) -> tuple[tuple[str, ...], Stamps]:
     """Paths in the order of their bytes, and their stamps."""
-    paths = tuple(sorted(stamps, key=os.fsencode))
-    return paths, tuple(stamps[path] for path in paths)
+    order = sorted(range(len(paths)), key=lambda place: os.fsencode(paths[place]))
+    return tuple(paths[place] for place in order), stamps.at(order)
 
 
 class _Walk:
     """The state of one walk over a folder."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.found: dict[str, Stamp] = {}
+    def __init__(self, root: Path, progress: Progress) -> None:
+        self.root, self.progress = root, progress
+        self.found: list[str] = []
+        self.stamps = Stamps()  # of these
         self.rejected: list[RejectedFile] = []
         self.passed_over: list[RejectedFile] = []
         self.hidden: list[str] = []
@@ -270,7 +276,10 @@ class _Walk:
             if image:
                 status = entry.stat()
                 if stat.S_ISREG(status.st_mode):
-                    self.found[path] = Stamp.of(status)
+                    self.found.append(path)
+                    self.stamps.append(Stamp.of(status))
+                    if not len(self.found) % STEP:
+                        self.progress("list", STEP, 0)
                     return
         except FileNotFoundError:
             problem = "dangling link"

@@ -26,6 +26,15 @@ class Held(NamedTuple):
     stamp: Stamp
 
 
+@dataclass(frozen=True)
+class Original:
+    """The compressed archive that was unpacked to a container, and what it was then."""
+
+    file: str
+    whole: int
+    mtime_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """Bytes of a file that are a file of their own, a member of it.
@@ -36,6 +45,7 @@ class Extent:
     whole    the size of the container, and
     mtime_ns the time of its last change, by which a changed one is known
     packed   in a zip archive: how many bytes are there, the method (0 stored, 8 deflated), and CRC-32 once unpacked
+    original what the container, a temporary file, was unpacked from
     """
 
     file: str
@@ -44,16 +54,23 @@ class Extent:
     whole: int
     mtime_ns: int
     packed: tuple[int, int, int] | None = None
+    original: Original | None = None
+
+    @property
+    def source(self) -> Extent | Original:
+        """What has the name, size and time of the archive that a user knows."""
+        return self.original or self
 
     @property
     def stamp(self) -> Stamp:
-        """What the member was when it was listed: changed whenever its container is."""
-        return Stamp(self.size, self.mtime_ns)
+        """What the member was when it was listed: changed whenever its archive is."""
+        return Stamp(self.size, self.source.mtime_ns)
 
     @property
     def key(self) -> str:
         """What tells it from any other of its name and stamp."""
-        return f"{os.path.abspath(self.file)}\0{self.whole} {self.start}"  # noqa: PTH100 (resolve would follow links)
+        archive = os.path.abspath(self.source.file)  # noqa: PTH100 (resolve would follow links)
+        return f"{archive}\0{self.source.whole} {self.start}"
 
     @property
     def turn(self) -> tuple[str, int]:
@@ -156,8 +173,9 @@ def recalled(described: Any, contents: Iterator[bytes]) -> Sent:
     if isinstance(described, dict):
         return Held(next(contents), Stamp(*described["stamp"]))
     if isinstance(described, list):
-        path, start, size, whole, mtime_ns, packed = described
-        return Extent(path, start, size, whole, mtime_ns, packed and tuple(packed))
+        path, start, size, whole, mtime_ns, packed, original = described
+        made_from = original and Original(*original)
+        return Extent(path, start, size, whole, mtime_ns, packed and tuple(packed), made_from)
     return os.fsencode(described)
 
 
@@ -209,5 +227,6 @@ class Members:
 
     @cached_property
     def containers(self) -> frozenset[str]:
-        """The files that the members lie in."""
-        return frozenset(file for member in self.found.values() if (file := getattr(member, "file", None)))
+        """The files that the members lie in, as the user knows them."""
+        found = (getattr(member, "source", member) for member in self.found.values())
+        return frozenset(file for one in found if (file := getattr(one, "file", None)))

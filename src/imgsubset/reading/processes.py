@@ -230,7 +230,7 @@ def serve(sizes: str) -> None:
     from multiprocessing.connection import Connection
 
     pipe, shared, squares = Connection(0), mmap.mmap(1, 0), json.loads(sizes)
-    # What libraries print of a damaged file names none; the reason for which it is left out does.
+    # What is printed as a process dies names no file; the reason for which one is left out does.
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
 
@@ -276,7 +276,7 @@ def _name(file: AnyFile) -> str:
     """What a message calls a file."""
     if isinstance(file, (str, bytes, os.PathLike)):
         return f"'{os.fsdecode(file)}'"
-    return f"a file in '{file.file}'" if isinstance(file, Extent) else "a file in memory"
+    return f"a file in '{file.source.file}'" if isinstance(file, Extent) else "a file in memory"
 
 
 def _memory() -> IO[bytes]:

@@ -6,10 +6,9 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import Path
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.containers import READERS, container_kind, members_of
+from imgsubset.reading.containers import NAMES, container_kind, members_of
 from imgsubset.reading.naming import Found, no_path, plain
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
@@ -49,7 +48,7 @@ def expanded(pattern: str) -> list[str]:
 
 def are_shards(paths: Sequence[str]) -> bool:
     """Whether a list of paths is one of archives: so they are called, and one of them at least is a file."""
-    called = bool(paths) and all(path.lower().endswith((*READERS,)) for path in paths)
+    called = bool(paths) and all(path.lower().endswith(NAMES) for path in paths)
     return called and any(os.path.isfile(path) for path in paths)  # noqa: PTH113 (never raises)
 
 
@@ -77,4 +76,10 @@ def members_of_shards(files: Sequence[str], name: str) -> Iterator[Found]:
             if not path:
                 yield path, f"{label}: {member}"
             else:
-                yield f"{Path(label).with_suffix('')}/{path}" if twice and no_path(path) is None else path, member
+                yield f"{_without_suffix(label)}/{path}" if twice and no_path(path) is None else path, member
+
+
+def _without_suffix(label: str) -> str:
+    """What the paths in a shard begin with: its own, without `.tar`, `.tar.gz` and the like."""
+    suffix = next((suffix for suffix in NAMES if label.lower().endswith(suffix)), "")
+    return label.removesuffix(label[len(label) - len(suffix) :])

@@ -34,7 +34,7 @@ def masks(paths: Sequence[str], mode: str = "auto") -> dict[str, str]:
     trees = {tree for folder in folders for tree in upwards(folder)}
     labels = {join(dirname(tree), label) for tree in trees for label in SIBLINGS.get(basename(tree), ())}
     inside = {folder: tree for folder in folders for tree in upwards(folder) if tree in labels}
-    found = {path: inside[dirname(path)] for path in paths if dirname(path) in inside}
+    found = {path: inside[dirname(path)] for path in paths if dirname(path) in inside} if inside else {}
     if mode not in ("auto", "none"):
         templates, images = _templates(mode), frozenset(paths)
         for path in paths:

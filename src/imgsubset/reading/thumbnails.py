@@ -41,8 +41,8 @@ def _thumbnail(file: AnyFile) -> Small | None:
     except Exception:  # it was decoded before; whatever has become of it, a report has nothing to show
         return None
     square = Image.frombytes("RGB", (SIDE, SIDE), decoded.pixels[0])
-    longest = max(decoded.facts.numbers)
-    shape = [max(1, round(SIDE * side / longest)) for side in decoded.facts.numbers]
+    sides = decoded.facts.numbers[:2]
+    shape = [max(1, round(SIDE * side / max(sides))) for side in sides]
     small = square.resize((shape[0], shape[1]), Image.Resampling.LANCZOS)
     grey = np.asarray(small.convert("L"), np.float32) / 255
     for quality in QUALITIES:

@@ -22,6 +22,12 @@ def table(columns: Mapping[str, Sequence[str]]) -> list[str]:
     return ["".join([name.ljust(width), *cells]) for name, *cells in zip(names, *padded, strict=True)]
 
 
+def random_ones(size: float) -> str:
+    """So many random images."""
+    number = f"{size:,.0f}"
+    return f"{number} random one{'s' * (number != '1')}"
+
+
 def notes(warnings: Iterable[str]) -> list[str]:
     """What a user should know, a line each."""
     return [f"Note: {printable(warning)}." for warning in warnings]

@@ -7,7 +7,7 @@ from typing import Any
 
 from imgsubset.results import svg
 from imgsubset.results.evidence import Evidence
-from imgsubset.results.lines import printable
+from imgsubset.results.lines import printable, random_ones
 from imgsubset.results.page import Cell, Figure, Figures, Page, Part, Section, Table, number, sheet
 from imgsubset.results.page_parts import how_it_was_made
 
@@ -59,7 +59,7 @@ def _smallest(found: Mapping[str, Mapping[str, Any]]) -> str:
     name = min(known, key=lambda one: known[one] / found[one]["n"])
     return (
         f"Each of {len(found):,} subsets represents the look of the whole; the least so is {printable(name)}, whose "
-        f"{found[name]['n']:,} images are worth about {known[name]:,.0f} random ones."
+        f"{found[name]['n']:,} images are worth about {random_ones(known[name])}."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from imgsubset.files import Stamp
 from imgsubset.options import Options
 from imgsubset.reading.contents import Listing, RejectedFile
 from imgsubset.results.evidence import Evidence
+from imgsubset.results.lines import random_ones
 from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:  # torch takes two seconds to import
@@ -18,7 +19,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import
 
 
 def _closeness(score: Score) -> str:
-    size = "" if score.effective_size is None else f", like {score.effective_size:,.0f} random ones"
+    size = "" if score.effective_size is None else f", like {random_ones(score.effective_size)}"
     return f"loss {score.loss:.3g}{size}"
 
 
@@ -63,7 +64,7 @@ class Selection(Result):
 
     source: Listing
     paths: tuple[str, ...]
-    stamps: tuple[Stamp, ...]
+    stamps: Sequence[Stamp]
     rows: tuple[int, ...]
     ranked_rows: tuple[int, ...]
     score: Score
@@ -144,7 +145,7 @@ class Placed:
     """A selection, and what became of it in its destination.
 
     record       what manifest.json says, or would say
-    destination  the folder; None where nothing was to be written
+    destination  the folder or archive; None where nothing was to be written
     selection    None where an earlier run had done all of it
     export       None where nothing was written
     """

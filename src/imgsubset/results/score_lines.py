@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from imgsubset.errors import shortened
 from imgsubset.results.comparison import Comparison, Distance
-from imgsubset.results.lines import first, plain, printable, table
+from imgsubset.results.lines import first, plain, printable, random_ones, table
 from imgsubset.results.scores import Score
 
 FULL, EIGHTHS = "\u2588", " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"  # of a block
@@ -39,10 +39,17 @@ def fid_lines(score: Score) -> list[str]:
 
 
 def known_lines(score: Score, verbose: bool) -> list[str]:
-    """How close the subset is in each space that was matched, and in each column of what is known of the images."""
-    columns = [column for column, _ in score.columns]
+    """How close the subset is in each space that was matched, and in each column of what is known of the images: what
+    is matched by default in a line, unless verbose."""
+    asked = {block.name for block in score.searched if block.asked or verbose}
+    columns = [column for column, block in score.columns if block in asked]
+    lines = [
+        f"Means of size, brightness, sharpness and such: off by at most {abs(one.off):.2f} of a random subset's error "
+        f"({one.name.removeprefix('rank of ')})."
+        for one in [column for column, block in score.columns if block not in asked][:1]  # the worst
+    ]
     if not columns:
-        return []
+        return ["", *lines] if lines else []
     of_features = [block for block in score.searched if not block.columns]
     weight = sum(block.weight for block in of_features)
     rows = [("features", weight, sum(block.weight * block.loss for block in of_features) / weight)] if weight else []
@@ -59,9 +66,9 @@ def known_lines(score: Score, verbose: bool) -> list[str]:
         "random": [f"+- {one.random_std:,.2g}" for one in columns],
         "off": [f"{one.off:+.2f}" for one in columns],
     }
-    heading, *lines = table(each)
+    heading, *met = table(each)
     more = "... and {:,} more columns, met more closely; -v shows all"
-    return ["", *table(summed), "", heading, *first(lines, len(lines), more, verbose)]
+    return ["", *table(summed), "", heading, *first(met, len(met), more, verbose), *lines]
 
 
 def verdict(score: Score, n: int) -> str:
@@ -70,12 +77,13 @@ def verdict(score: Score, n: int) -> str:
     if score.effective_size is None or score.effective_range is None:
         names = " and ".join(one.name for one in score.searched)
         return (
-            f"{these} the folder, in the {names} that they were matched in, like {score.searched_size:,.0f} random "
-            "ones. No network that the search did not see has measured it; --held-out does."
+            f"{these} the folder, in the {names} that they were matched in, like "
+            f"{random_ones(score.searched_size)}. No network that the search did not see has measured it; --held-out "
+            "does."
         )
     low, high = score.effective_range
     return (
-        f"{these} the look of the folder like about {score.effective_size:,.0f} random ones\n"
+        f"{these} the look of the folder like about {random_ones(score.effective_size)}\n"
         f"({low:,.0f} to {high:,.0f} in {len(score.held_out)} networks that the search did not see)."
     )
 

@@ -35,6 +35,7 @@ class Measured:
     percentile      how many of 100 random subsets of this size are closer, in [0, 100]
     effective_size  how many random images would be as close
     columns         of what is known of the images how each column is met, the worst first; () of features of pixels
+    asked           whether it was asked for, and not matched by default
     """
 
     name: str
@@ -46,6 +47,7 @@ class Measured:
     percentile: float
     effective_size: float
     columns: tuple[Met, ...] = ()
+    asked: bool = True
 
     def ratios(self) -> dict[str, float]:
         """Each divergence in units of its random mean; 0 where that is 0."""

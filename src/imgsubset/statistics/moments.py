@@ -5,9 +5,9 @@ Shapes: N images, n of them in a subset, C channels, L = h * w positions of a fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
@@ -48,6 +48,37 @@ class ImageMoments:
     def square(self) -> Tensor:
         """`q`, (N, C)."""
         return self.table[:, self.channels :]
+
+    def gathered(self, rows: Tensor, room: Tensor) -> Tensor:
+        """Some rows (B,) of the table, in this room, of at least as many, where they fit it."""
+        return torch.index_select(self.table, 0, rows, out=room[: len(rows)])
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The table in blocks of rows, in order."""
+        yield from torch.split(self.table, BLOCK)
+
+
+@dataclass(frozen=True)
+class Apart(ImageMoments):
+    """Moments of more images than memory is wanted for: what is seen of a table as it came, some rows at a time.
+
+    seen    what rows (B, W) of the table are seen as, (B, 2 C)
+    sample  some of the images, as they are seen, of which random subsets are drawn
+    whole   the moments of all of them
+    """
+
+    seen: Callable[[Tensor], Tensor]
+    sample: ImageMoments
+    whole: Moments
+
+    @property
+    def channels(self) -> int:
+        """C"""
+        return self.sample.channels
+
+    def gathered(self, rows: Tensor, room: Tensor) -> Tensor:
+        """Some rows (B,), as they are seen."""
+        return self.seen(self.table[rows.to(self.table.device)])
 
 
 @dataclass(frozen=True)
@@ -113,6 +144,18 @@ class Standard:
     scale: Tensor
     kept: Tensor
 
+    @classmethod
+    def of(cls, mean: Tensor, var: Tensor) -> Standard:
+        """Of the mean and variance (C0,) of each channel."""
+        kept = var > DEAD_VARIANCE * (var + mean**2)
+        return cls(mean[kept], var[kept].sqrt(), kept)
+
+    def moments(self, source: Moments) -> Moments:
+        """Those of a set, standardised."""
+        mean, var = ((part[self.kept]) for part in (source.mean, source.var))
+        cov = source.cov[self.kept][:, self.kept] / self.scale / self.scale[:, None]
+        return Moments((mean - self.center) / self.scale, var / self.scale**2, cov)
+
     def apply(self, images: ImageMoments, in_place: bool = False) -> ImageMoments:
         """Standardised moments: algebra on the moments, with a' = (a - c) / s and q' = (q - 2 c a + c^2) / s^2.
 
@@ -121,11 +164,15 @@ class Standard:
         in_place = in_place and bool(self.kept.all())
         table = images.table if in_place else images.table.new_empty(len(images), 2 * len(self.center))
         # In blocks: float64 copies of the whole table would be most of the memory that an image takes.
-        for block, source in zip(torch.split(table, BLOCK), torch.split(images.table, BLOCK), strict=True):
-            mean, square = (part[:, self.kept].double() for part in source.chunk(2, 1))
-            square = (square - 2 * self.center * mean + self.center**2) / self.scale**2
-            block.copy_(torch.cat([(mean - self.center) / self.scale, square], 1))
+        for block, source in zip(torch.split(table, BLOCK), images.blocks(), strict=True):
+            block.copy_(self.rows(source))
         return ImageMoments(table, images.positions)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Some rows of a table, standardised, in float64."""
+        mean, square = (part[:, self.kept].double() for part in rows.chunk(2, 1))
+        square = (square - 2 * self.center * mean + self.center**2) / self.scale**2
+        return torch.cat([(mean - self.center) / self.scale, square], 1)
 
 
 def row_keys(table: Tensor) -> np.ndarray:
@@ -136,6 +183,15 @@ def row_keys(table: Tensor) -> np.ndarray:
     return rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]
 
 
+def row_hashes(table: Tensor) -> np.ndarray:
+    """A number (N,) uint64 of each row of a table (N, Z) float32: that of equal rows is equal, and of others hardly
+    ever."""
+    rows = table.cpu().numpy()
+    factors = np.random.default_rng(0).integers(0, 2**64, rows.shape[1], np.uint64) | np.uint64(1)
+    parts = (rows[start : start + BLOCK].view(np.uint32) for start in range(0, len(rows), BLOCK))
+    return np.concatenate([(part * factors).sum(1) for part in parts])  # modulo 2^64 (multilinear hashing)
+
+
 def maps_to_moments(maps: Tensor) -> Tensor:
     """Mean and mean square over the positions of feature maps (B, C, h, w): rows (B, 2 C) of a table."""
     return torch.cat([maps.mean((2, 3)), maps.square().mean((2, 3))], 1)
@@ -143,13 +199,9 @@ def maps_to_moments(maps: Tensor) -> Tensor:
 
 def standard(images: ImageMoments) -> Standard:
     """The map that standardises this source."""
-    sums = images.table.new_zeros(2 * images.channels, dtype=torch.float64)
-    for block in torch.split(images.table, BLOCK):
-        sums += block.double().sum(0)
+    sums = reduce(torch.add, (block.double().sum(0) for block in images.blocks()))
     mean, square = (sums / len(images)).chunk(2)
-    var = square - mean**2
-    kept = var > DEAD_VARIANCE * square
-    return Standard(mean[kept], var[kept].sqrt(), kept)
+    return Standard.of(mean, square - mean**2)
 
 
 def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torch.float32) -> Moments:
@@ -170,7 +222,7 @@ def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torc
     for top in range(0, count, height):
         for left in range(0, n, width):
             part = rows[top : top + height, left : left + width]
-            gathered = torch.index_select(images.table, 0, part.reshape(-1), out=buffer[: part.numel()])
+            gathered = images.gathered(part.reshape(-1), buffer)
             block = gathered.view(*part.shape, 2 * channels).to(dtype)
             a = block[..., :channels]
             sums[top : top + height] += block.new_ones(1, part.shape[1]).matmul(block).squeeze(1)
@@ -182,5 +234,7 @@ def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torc
 
 def all_moments(images: ImageMoments) -> Moments:
     """Moments of the whole set, float64 throughout."""
+    if isinstance(images, Apart):
+        return images.whole
     rows = torch.arange(len(images), device=images.table.device)
     return subset_moments(images, rows[None], torch.float64).take(0)

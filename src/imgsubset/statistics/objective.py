@@ -18,7 +18,7 @@ from imgsubset.devices import exact_matmul, side_by_side
 from imgsubset.statistics.dice import dice
 from imgsubset.statistics.divergences import DIVERGENCES, all_five, mix
 from imgsubset.statistics.langevin import Langevin
-from imgsubset.statistics.moments import Block, Moments, all_moments, subset_moments
+from imgsubset.statistics.moments import Apart, Block, Moments, all_moments, subset_moments
 from imgsubset.weights import Weights
 
 BASELINE_DRAWS = 1024
@@ -154,20 +154,24 @@ def objective(
 
 def _baseline(block: Block, n: int, draws: int, batch: int) -> tuple[Moments, Tensor]:
     """The moments of all images, and the divergences (draws, 5) of random subsets, the same ones for every block."""
-    total, source, device = len(block.images), all_moments(block.images), block.images.table.device
+    images, source = block.images, all_moments(block.images)
+    total, device = len(images), images.table.device
     if n == total:
         return source, source.mean.new_zeros(2, len(DIVERGENCES))
+    # A random subset of a sample is to the sample what one of the source is to the source.
+    pool = images.sample if isinstance(images, Apart) else images
+    center = all_moments(pool)
     drawn = min(n, BASELINE_IMAGES)
 
     def of_batch(number: int) -> Tensor:
         # Not the search's numbers: the loss of a given subset must not depend on how it was found.
-        rows = random_subsets(total, drawn, batch, dice(device, "baseline", number))
-        return all_five(subset_moments(block.images, rows), source)
+        rows = random_subsets(len(pool), drawn, batch, dice(device, "baseline", number))
+        return all_five(subset_moments(pool, rows), center)
 
     batches = range(-(-draws // batch))
     random = torch.cat(side_by_side(of_batch, batches, device))[:draws]
     # To second order a random subset's divergences are proportional to 1/n - 1/N.
-    return source, random * ((1 / n - 1 / total) / (1 / drawn - 1 / total))
+    return source, random * ((1 / n - 1 / total) / (1 / drawn - 1 / len(pool)))
 
 
 def _term(block: Block, weights: Weights, source: Moments, random: Tensor) -> Term:

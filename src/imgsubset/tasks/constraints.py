@@ -249,8 +249,10 @@ def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: 
             )
 
 
-def _rows(wanted: Iterable[str], source: Source, option: str, must_be_there: bool = True) -> set[int]:
+def _rows(wanted: Collection[str], source: Source, option: str, must_be_there: bool = True) -> set[int]:
     """Rows of the images that an option names, by paths from the source or from the current folder."""
+    if not wanted:
+        return set()
     place = {path: row for row, path in enumerate(source.paths)}
     known = set(source.listing.paths)
     unusable = {file.path: file.reason for file in source.rejected}

@@ -11,7 +11,7 @@ import torch
 
 from imgsubset.cores import threads
 from imgsubset.features.source import Source
-from imgsubset.statistics.moments import Block, row_keys
+from imgsubset.statistics.moments import Block, row_hashes
 
 # Root mean square over channels of the difference of two images' features, in units of the source's variance. JPEG
 # photographs saved again at quality 60 came out at 0.03 or less, at half the size at 0.03 or less nine times in ten;
@@ -29,7 +29,7 @@ def exact_duplicates(source: Source) -> list[tuple[int, ...]]:
     images = source.blocks[0].images
     if not images.channels:
         return []
-    keys = row_keys(images.table)
+    keys = row_hashes(images.table)
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
     by_content: dict[tuple[int, str], list[int]] = defaultdict(list)

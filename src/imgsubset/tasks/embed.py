@@ -8,8 +8,8 @@ from typing import Any
 
 from imgsubset.devices import or_on_cpu
 from imgsubset.errors import UsageError, shown
+from imgsubset.features.filling import fill_cache
 from imgsubset.features.pieces import piece
-from imgsubset.features.source import fill_cache
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
@@ -49,12 +49,8 @@ def embed(
     with clock.stage("list"):
         whole, options, _ = given(source, options)
         places = piece(len(whole.paths), index - 1, count)
-        part = replace(
-            whole,
-            paths=tuple(whole.paths[place] for place in places),
-            stamps=tuple(whole.stamps[place] for place in places),
-            rejected=whole.rejected if index == 1 else (),  # each is told of once
-        )
+        # What cannot be used by its name is told of once.
+        part = replace(whole.at(places), rejected=whole.rejected if index == 1 else ())
 
     def work(device: str, notes: tuple[str, ...]) -> Embedded:
         read = fill_cache(whole, part, options, device, seen=pixels_needed(options), clock=clock, progress=tell)

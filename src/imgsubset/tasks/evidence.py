@@ -77,7 +77,7 @@ def _strips(source: Source, objective: Objective, judges: Sequence[Objective], r
         strips.append(_strip("Loss in networks that the search did not see", "", held_out.tolist()))
     strips.append(_strip("Loss in what was searched", "", objective.loss(both).tolist()))
     columns = []
-    for name, known in source.known.items():
+    for name, known in ((name, known) for name, known in source.known.items() if known.asked):
         means = known.values[random.cpu().numpy()].mean(1)
         here, everywhere = known.values[rows.cpu().numpy()].mean(0), known.values.mean(0)
         for place, column in enumerate(known.names):

@@ -9,21 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from imgsubset.errors import UsageError, shown
-from imgsubset.features.spaces import VIEWS
+from imgsubset.features.spaces import VIEWS, shares
+from imgsubset.files import read_named
 from imgsubset.inputs import Embeddings, Labels, of_kind
-from imgsubset.options import Options, merged
+from imgsubset.options import IMAGE, Options, merged
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, labels_by_path, list_source
+from imgsubset.reading.listing import parse_paths
+from imgsubset.writing.manifest import read_manifest
 
 
 def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[Listing, Options, Embeddings | None]:
     """The images that count, and options and embeddings that are about them.
 
-    The classes of a data set serve `stratify`, unless other options say what the classes are.
+    The classes of a data set serve `stratify`, unless other options say what the classes are. The options say of
+    `image` with which weight it is matched, 0 for not at all, whether or not a caller did.
 
     Raises UsageError for what is of another kind than it should be, InputError for what cannot be read.
     """
+    named = {name: getattr(options.constraints, name) for name in ("keep", "drop")}
+    options = merged(options, {name: _paths_in(file) for name, file in named.items() if isinstance(file, str)})
     listing, classes = list_source(source)
     listing = candidates(listing, options.reading)
     cache = options.running.cache
@@ -44,12 +50,27 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
                 f"'{listing.name}' is a folder: give its paths, or Embeddings(values, paths)"
             )
         embeddings = replace(embeddings, paths=listing.order)
-    return listing, options, embeddings
+    return listing, _with_image(options, embeddings), embeddings
+
+
+def _with_image(options: Options, embeddings: Embeddings | None) -> Options:
+    match = dict(options.mix.match)
+    if "image" in match:
+        return options
+    beside = "random-cnn" in shares(options.extraction, embeddings)
+    return merged(options, {"match": {**match, "image": IMAGE if beside else 0}})
+
+
+def _paths_in(file: str) -> tuple[str, ...]:
+    """The paths that a text file lists, or the chosen images of a manifest. Raises InputError if it cannot be read."""
+    if file.lower().endswith(".json"):
+        return tuple(read_manifest(file).hashes)
+    return tuple(parse_paths(read_named(file, f"'{file}'")))
 
 
 def pixels_needed(options: Options) -> tuple[str, ...]:
     """What is to be matched that only the pixels tell, beside the features: names in `features.spaces.VIEWS`."""
-    return tuple(name for name, _ in options.mix.match if name in VIEWS)
+    return tuple(name for name, weight in options.mix.match if weight and name in VIEWS)
 
 
 def check_callable(**functions: Callable[..., object] | None) -> None:
@@ -60,5 +81,5 @@ def check_callable(**functions: Callable[..., object] | None) -> None:
 
 
 def destination_of(destination: str | os.PathLike[str] | None) -> str | None:
-    """A folder's name; None for None. Raises UsageError for what is no path."""
+    """The name of a folder or an archive; None for None. Raises UsageError for what is no path."""
     return None if destination is None else str(of_kind("destination", "str", destination, "the path of a folder"))

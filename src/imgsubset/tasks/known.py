@@ -17,7 +17,7 @@ from imgsubset.features.channels import Channels, channels
 from imgsubset.features.hardness import class_numbers, hardness, too_few
 from imgsubset.features.source import Source
 from imgsubset.features.spaces import VIEWS
-from imgsubset.options import Options
+from imgsubset.options import IMAGE, Options
 from imgsubset.reading.columns import Column, columns_of
 from imgsubset.reading.objects import objects
 from imgsubset.reading.tables import read_table
@@ -34,16 +34,10 @@ def with_known(source: Source, options: Options, n: int | None) -> Source:
 
     Raises UsageError and InputError for what is missing, cannot be read or makes no sense.
     """
-    match = dict(options.mix.match)
-    if not match:
-        return source
+    match = {term: weight for term, weight in options.mix.match if weight}
     names = _block_names(match)
     wanted = _wanted({name: names[name] for name in match if name not in TERMS}, options.mix.match_columns)
-    features = sum(weight for _, weight in options.extraction.features)
-    total = features + sum(match.values())
-    blocks = [replace(block, weight=block.weight * features / total) for block in source.blocks]
-    device = blocks[0].images.table.device
-    notes, found, tables = list[str](), dict[str, Channels](), list[dict[str, object]]()
+    notes, terms, tables = list[str](), dict[str, Channels](), list[dict[str, object]]()
     for term, weight in match.items():
         if term in TERMS:
             columns, more = TERMS[term](source, options)
@@ -54,15 +48,26 @@ def with_known(source: Source, options: Options, n: int | None) -> Source:
             where = os.path.abspath(term)  # noqa: PTH100 (resolve would follow links)
             tables.append({"name": term, "path": where, "sha256": table.sha256, "columns": used})
         made, rare = channels(columns, n)
+        if (term, weight) == ("image", IMAGE):  # the default: no word of what does not vary
+            terms |= {term: replace(made, asked=False)} if made.names else {}
+            continue
         if not made.names:
             raise InputError(f"nothing in match '{term}' varies over the images: {(*rare, 'no column is left')[0]}")
         notes += [*more, *rare]
+        terms[term] = made
+    if not terms:
+        return source
+    features = sum(weight for _, weight in options.extraction.features)
+    total = features + sum(match[term] for term in terms)
+    blocks = [replace(block, weight=block.weight * features / total) for block in source.blocks]
+    device, found = blocks[0].images.table.device, dict[str, Channels]()
+    for term, made in terms.items():
         parts = _parts(names[term], made)
         if len(parts) > 1:
             notes.append(f"match '{term}' is of {len(made.names):,} columns, matched as {len(parts)} blocks")
         for name, part in parts:
             found[name] = part
-            blocks.append(part.block(name, weight / total * len(part.names) / len(made.names), device))
+            blocks.append(part.block(name, match[term] / total * len(part.names) / len(made.names), device))
     return replace(
         source, blocks=tuple(blocks), known=found, tables=tuple(tables), warnings=source.warnings + tuple(notes)
     )

@@ -99,6 +99,7 @@ def _measured(objective: Objective, rows: Tensor, weight: float, known: Channels
         percentile=100 * objective.share_below(loss),
         effective_size=effective_size(loss, objective.n, objective.total),
         columns=_columns(known, rows[0]) if known else (),
+        asked=known is None or known.asked,
     )
 
 

@@ -13,13 +13,14 @@ from imgsubset.features.extractors import is_raw
 from imgsubset.features.source import Source, first_of, read_source
 from imgsubset.files import identity, sha256
 from imgsubset.inputs import AnyEmbeddings, Embeddings
-from imgsubset.options import Options, merged
+from imgsubset.options import IMAGE, Options, merged
 from imgsubset.progress import Clock, Progress
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, list_source
 from imgsubset.tasks.given import given, pixels_needed
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
+from imgsubset.writing.contents import contents, is_tar
 from imgsubset.writing.manifest import NAME, Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ def existing(
         if "match" not in words:
             options, gone = _without_changed_tables(manifest)
             notes += gone
+            if embeddings is not None or "features" in words:  # the default goes with what else is matched
+                match = tuple(pair for pair in options.mix.match if pair != ("image", IMAGE))
+                options = merged(options, {"match": match})
         if drawn:
             options, gone, in_memory = _as_drawn(manifest, options, words)
             notes += gone
@@ -199,9 +203,9 @@ def _recorded(subset: AnySource) -> tuple[Manifest | None, tuple[str, ...]]:
         return None, ()
     if _is_manifest(subset):
         return read_manifest(subset), ()
-    file = Path(subset) / NAME
     try:  # a folder may well hold somebody else's manifest.json
-        return read_manifest(file) if os.path.lexists(file) else None, ()
+        there = contents(subset).has(NAME) if is_tar(subset) else os.path.lexists(Path(subset, NAME))
+        return read_manifest(subset) if there else None, ()
     except InputError as error:
         return None, (f"{error}; the options in it are not used",)
 

@@ -104,7 +104,7 @@ def select_into(
 ) -> Placed:
     """Select, and export into a destination, unless that holds the very result already: what `imgsubset select` does.
 
-    destination  a folder, see `export`; None selects and writes nothing
+    destination  a folder or an archive, see `export`; None selects and writes nothing
     mode         see `export`, as for overwrite and ranked
     max_loss     of a subset that is to be written; min_size is the least size that it may have
 

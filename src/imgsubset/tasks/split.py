@@ -28,6 +28,7 @@ from imgsubset.tasks.given import check_callable, destination_of, given
 from imgsubset.tasks.searching import Run, Stop, given_rows, never, of_size, selection_of
 from imgsubset.tasks.select import group_notes, prepared
 from imgsubset.tasks.sizes import ANY, part_sizes
+from imgsubset.writing.contents import is_called_tar
 from imgsubset.writing.description import split_description, write_description
 from imgsubset.writing.destination import check_free, finished, held_for, interrupted
 from imgsubset.writing.export import check_mode, fill
@@ -116,7 +117,7 @@ def split_into(
     """Split, and export each part into the folder of its name in a destination, unless it is there already.
 
     The parts of a YOLO set that are called train, val and test get a description, with the names of the classes, beside
-    them: its trainers take it as it is.
+    them: its trainers take it as it is. A part that is called train.tar, or the like, becomes a tar archive.
 
     destination  None splits and writes nothing; the other arguments are those of `split` and `export`
 
@@ -126,7 +127,7 @@ def split_into(
     options, tell = merged(options, words), teller(progress)
     _check(parts, options)
     check_mode(mode)
-    destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
+    destination, overwrite = _folder(destination), of_kind("overwrite", "bool", overwrite)
     listing, options, embeddings = given(source, options, embeddings)
     described = embeddings.describe() if embeddings else None
     with ExitStack() as stack:
@@ -209,6 +210,17 @@ def _check(parts: Parts, options: Options) -> None:
     if options.search.has_target or options.constraints.keep:
         raise UsageError("a split takes neither a target loss or size, nor images to keep")
     part_sizes(parts, ANY)
+
+
+def _folder(destination: str | os.PathLike[str] | None) -> str | None:
+    """The name of the folder for all parts. Raises UsageError for one archive: trainers take one for each part."""
+    found = destination_of(destination)
+    if found is not None and is_called_tar(found):
+        raise UsageError(
+            f"destination '{found}' is one archive, and a split is several subsets: choose a folder, and for "
+            "an archive a part call the parts so, as in train.tar=80%"
+        )
+    return found
 
 
 def _asked(name: str, parts: Parts) -> str:

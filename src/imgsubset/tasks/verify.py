@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from imgsubset.errors import InputError
-from imgsubset.files import READERS, files_in, sha256
+from imgsubset.files import READERS, files_in
 from imgsubset.inputs import of_kind
 from imgsubset.progress import Progress, teller
 from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.records import Verification
+from imgsubset.writing.contents import contents
 from imgsubset.writing.folders import opened
 from imgsubset.writing.manifest import read_manifest
 from imgsubset.writing.staging import left_behind
 
 
 def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) -> Verification:
-    """Check the files in a folder against the SHA-256 in its manifest. Links are followed.
+    """Check the files in a folder or a tar archive against the SHA-256 in its manifest. Links are followed.
 
     Raises InputError if there is no manifest that can be read.
     """
     tell = teller(progress)
     manifest = read_manifest(of_kind("folder", "str", folder, "the path of a folder"))
     root = manifest.path.parent
+    there = contents(root)
     if None in manifest.hashes.values():
         raise InputError(f"manifest '{manifest.path}' is of a selection that was not copied: there is nothing to check")
     expected = {**manifest.hashes, **manifest.extras}
 
     def check(path: str) -> tuple[str, str | None]:
         try:
-            problem = None if sha256(root / path) == expected[path] else "its content is not what was copied"
+            problem = None if there.sha256(path) == expected[path] else "its content is not what was copied"
         except FileNotFoundError:
             problem = "missing"
         except OSError as error:
@@ -46,9 +49,8 @@ def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) ->
             if problem:
                 problems[path] = problem
     try:
-        with opened(root) as opened_root:
-            unfinished = left_behind(opened_root)  # what waits there for its name
-        there = sorted(path for path in files_in(root) if path.split("/", 1)[0] not in unfinished)
+        odd = [file.path for file in there.rejected]
+        found = _files_in(root) if there.members is None else [*there.members.found, *odd]
     except OSError as error:
         raise InputError(f"cannot read '{error.filename}': {error.strerror}") from None
     return Verification(
@@ -56,5 +58,12 @@ def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) ->
         checked=len(expected),
         missing=tuple(sorted(path for path, problem in problems.items() if problem == "missing")),
         changed=tuple(RejectedFile(*item) for item in sorted(problems.items()) if item[1] != "missing"),
-        extra=tuple(path for path in there if path not in expected and root / path != manifest.path),
+        extra=tuple(path for path in sorted(found) if path not in expected and root / path != manifest.path),
     )
+
+
+def _files_in(root: Path) -> list[str]:
+    """The files in a folder, but for what waits there for its name. Raises OSError."""
+    with opened(root) as folder:
+        unfinished = left_behind(folder)
+    return [path for path in files_in(root) if path.split("/", 1)[0] not in unfinished]

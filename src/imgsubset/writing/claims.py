@@ -37,7 +37,14 @@ def claims(root: int) -> dict[str, Claim]:
     """What the manifest in a folder says was written there, by path, itself included; nothing if it is none of ours."""
     try:
         with open_regular(NAME, root) as file:
-            content = file.read()
+            return claimed(file.read())
+    except OSError:
+        return {}
+
+
+def claimed(content: bytes) -> dict[str, Claim]:
+    """Like `claims`, of a manifest with this content."""
+    try:
         record = json.loads(content)
         if record["program"]["name"] != "imgsubset":
             return {}
@@ -49,7 +56,7 @@ def claims(root: int) -> dict[str, Claim]:
             for entry in (*record["files"], *record["extras"])
         }
         return found | {NAME: Claim(hashlib.sha256(content).hexdigest())}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 

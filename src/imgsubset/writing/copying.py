@@ -48,8 +48,13 @@ def place(source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode
             if not os.path.samestat(linked, os.fstat(file.fileno())):
                 stamp = Stamp(-1, -1)  # another file has its name now
     if now != stamp:
-        raise OutputError(f"'{original}' changed while imgsubset was at work; run it again")
+        raise changed(original)
     return digest
+
+
+def changed(file: str) -> OutputError:
+    """What there is to say of a file of the source that is not what it was when it was decoded."""
+    return OutputError(f"'{file}' changed while imgsubset was at work; run it again")
 
 
 @contextlib.contextmanager

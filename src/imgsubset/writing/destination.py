@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType
 
 from imgsubset.declared import CHOICE
-from imgsubset.errors import ImgsubsetError, OutputError, UsageError
+from imgsubset.errors import ImgsubsetError, InputError, OutputError, UsageError
 from imgsubset.files import files_in
 from imgsubset.options import Options, Reading
 from imgsubset.reading.coco import filtered_coco
@@ -22,12 +22,15 @@ from imgsubset.reading.contents import Listing
 from imgsubset.reading.metadata import filtered_metadata, metadata_files
 from imgsubset.reading.remote import url_of
 from imgsubset.reading.sidecars import leads_out, sidecars
+from imgsubset.reading.unpacking import COMPRESSED
 from imgsubset.reading.yolo import class_files, description, parts_of
 from imgsubset.results.as_json import describe_options
-from imgsubset.writing.claims import claims
+from imgsubset.writing.claims import claimed, claims
+from imgsubset.writing.contents import contents, is_called_tar
 from imgsubset.writing.folders import status_in
 from imgsubset.writing.holding import Held, hold
-from imgsubset.writing.manifest import NAME, Manifest, read_manifest
+from imgsubset.writing.manifest import NAME, Manifest, matched, read_manifest
+from imgsubset.writing.packing import HeldTar, hold_tar
 from imgsubset.writing.staging import Stage, recover
 
 RANKED = "ranked.txt"
@@ -42,15 +45,21 @@ def held_for(source: Listing, destination: str | os.PathLike[str], mode: str = "
     """
     source.check_links(mode)
     if url := url_of(destination):
-        raise UsageError(f"destination '{url}' is a URL; a subset is written to a folder")
+        raise UsageError(f"destination '{url}' is a URL; a subset is written to a folder or a tar archive")
+    folder, tar = os.path.isdir(destination), is_called_tar(destination)  # noqa: PTH112 (any path)
+    if tar and mode != "copy":
+        raise UsageError(f"mode '{mode}' makes links, which destination '{destination}', an archive, cannot hold")
+    if not folder and os.fspath(destination).lower().endswith((*COMPRESSED, ".zip")):
+        raise UsageError(f"destination '{destination}' is of a kind of archive that is not written; .tar is")
     if overlap := _overlap(source, destination):
         raise UsageError(f"destination '{destination}' {overlap}")
     with contextlib.ExitStack() as stack:
         with output_errors(destination):
-            if os.path.lexists(destination) and not os.path.isdir(destination):  # noqa: PTH112 (any path)
+            if not (tar or folder) and os.path.lexists(destination):
                 raise OutputError(f"destination '{destination}' exists and is not a folder")
-            held = stack.enter_context(hold(Path(destination)))
-            recover(held)
+            held = stack.enter_context((hold_tar if tar else hold)(Path(destination)))
+            if not tar:
+                recover(held)
         yield held
 
 
@@ -60,6 +69,9 @@ def check_free(held: Held, overwrite: bool = False) -> None:
     Raises OutputError if it holds anything; with overwrite, if its manifest.json is none of this program's.
     """
     with output_errors(held.path):
+        if isinstance(held, HeldTar):
+            _check_free_tar(held, overwrite)
+            return
         if overwrite:
             if status_in(held.folder, NAME) is not None and not claims(held.folder):
                 raise OutputError(
@@ -73,12 +85,29 @@ def check_free(held: Held, overwrite: bool = False) -> None:
             )
 
 
+def _check_free_tar(held: HeldTar, overwrite: bool) -> None:
+    if status_in(held.folder, held.name) is None:
+        return
+    if not overwrite:
+        raise OutputError(
+            f"destination '{held.path}' exists; choose another, or pass --overwrite to replace an earlier selection"
+        )
+    try:
+        ours = bool(claimed(contents(held.path).open(NAME).read()))
+    except (InputError, FileNotFoundError):
+        ours = False
+    if not ours:
+        raise OutputError(f"destination '{held.path}' is none of imgsubset's; move it away first")
+
+
 def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     """How a destination and the source are in each other's way; empty if they are not."""
     real_source, real = (Path(os.path.realpath(path)) for path in (source.root, destination))
     if source.members is not None:  # its root is a name alone
-        held = (file for file in source.members.containers if real in Path(os.path.realpath(file)).parents)
-        return next((f"contains '{file}' of source '{source.name}'" for file in held), "")
+        for file in source.members.containers:
+            if real in ((archive := Path(os.path.realpath(file))), *archive.parents):
+                return f"{'is' if real == archive else 'contains'} '{file}' of source '{source.name}'"
+        return ""
     if real == real_source:
         return "is the source itself"
     if source.listed:  # the root may hold much else, and the destination too, but for the images and links to them
@@ -150,17 +179,18 @@ def finished(
     The source must be as it was by paths, sizes and times, its labels by content, and the destination complete by
     names and sizes. Which version made it is no matter: what it was asked for stands.
     """
-    found, folder = _of_request(wanted, destination), Path(destination)
+    found = _of_request(wanted, destination)
     if found is None or found.record.get("interrupted") is not False:
         return None
     record = found.record
     try:
+        there = contents(destination)
         same = (
             record["source"] == source.origin
             and isinstance(record["program"]["version"], str)
             and source.lasting
-            and all(source.stamp(path).size in (0, (folder / path).stat().st_size) for path in found.hashes)
-            and all((folder / path).is_file() for path in found.extras)
+            and all(source.stamp(path).size in (0, there.stamp(path).size) for path in found.hashes)
+            and all(map(there.has, found.extras))
             and _same_labels(source, tuple(found.hashes), options, found.extras)
             and record["source_digest"] == source.digest
             and isinstance(record["score"]["loss"], float)
@@ -182,9 +212,10 @@ def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str
     """The manifest in a destination if it answers this very request."""
     with contextlib.suppress(ImgsubsetError, TypeError, ValueError, KeyError):
         found = read_manifest(destination)
-        # Options that are newer than the manifest are at their defaults.
+        # Options that are newer than the manifest are at their defaults, but for `image`.
         asked = dict(found.record["request"])
         asked["options"] = describe_options(Options(), CHOICE) | asked["options"]
+        asked["options"]["match"] = matched(asked["options"]["match"])
         if asked == json.loads(json.dumps(wanted)):
             return found
     return None

@@ -34,9 +34,11 @@ from imgsubset.writing.destination import (
 from imgsubset.writing.folders import check_way
 from imgsubset.writing.holding import Held
 from imgsubset.writing.manifest import NAME
+from imgsubset.writing.packing import HeldTar, Packing, earlier
 from imgsubset.writing.staging import Stage, staging
 
 MODES = ("copy", "symlink", "hardlink")
+ROOM = 2048  # bytes of a tar archive that a member takes at most beside its own: headers, and what fills a block
 NAMED = 10  # files that a warning names
 
 
@@ -55,11 +57,13 @@ def export(
     ranked: bool = False,
     progress: Progress | bool = False,
 ) -> Export:
-    """Copy the chosen images, with their relative paths, into a folder, and write manifest.json there.
+    """Copy the chosen images, with their relative paths, into a folder or a tar archive, and write a manifest.json.
 
-    destination  absent or empty, or left by an export that did not finish, which is then cleaned up or completed
+    destination  absent or empty, or left by an export that did not finish, which is then cleaned up or completed. What
+                 ends in .tar, and is no folder, is the name of an archive, which appears when all of it is whole
     mode         copy; symlink, to the absolute path of the source; or hardlink, on the same file system
-    overwrite    replace what the manifest of an earlier export lists, once all new files are whole; other files stay
+    overwrite    replace what the manifest of an earlier export lists, once all new files are whole; other files stay,
+                 and an archive that has others is not replaced
     ranked       also write ranked.txt, the relative paths in the order of the selection's ranking, one a line
 
     Label files that belong to the images go with them, as options.sidecars says, and options.coco is cut to them.
@@ -88,22 +92,40 @@ def fill(
     beside, written = _labels(selection, labels, ranked)
     stamps |= beside
     paths = [*stamps, *written, NAME]
-    with output_errors(held.path), staging(held) as stage:
-        earlier = claims(held.folder) if overwrite else {}
-        check_folded(stage, paths)
-        check_way(held.folder, paths, earlier, held.path)
-        if mode == "copy":
-            _check_space(held, sum(stamp.size for stamp in stamps.values()), bool(earlier))
-        hashes = _place_all(selection, stage, stamps, mode, progress)
-        for number, content in enumerate(written.values(), len(stamps)):
-            stage.write(number, content)
+
+    def described(hashes: dict[str, str]) -> tuple[Export, bytes]:
         extras = {path: hashes.pop(path) for path in beside}
         extras |= {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
         count, seconds = len(labels.copied) + len(labels.written), time.perf_counter() - start
         left = _left_behind(labels.left)
         exported = Export(held.path, mode, hashes, extras, seconds, count, labels.unlabelled, left)
-        stage.write(len(paths) - 1, as_json(describe(selection, exported, ranked)))
-        stage.commit(paths, earlier)
+        return exported, as_json(describe(selection, exported, ranked))
+
+    if isinstance(held, HeldTar):
+        with output_errors(held.path):
+            replaced = earlier(held) if overwrite else None
+            _check_space(held, sum(stamp.size + ROOM for stamp in stamps.values()), replaced is not None)
+            packing = Packing(held)
+            hashes = packing.copy(selection.source, stamps, progress)
+            newest = max(stamp.mtime_ns for stamp in stamps.values())
+            for path, content in written.items():
+                packing.write(path, content, newest)
+            exported, manifest = described(hashes)
+            packing.write(NAME, manifest, newest)
+            packing.commit(replaced)
+        return exported
+    with output_errors(held.path), staging(held) as stage:
+        leaving = claims(held.folder) if overwrite else {}
+        check_folded(stage, paths)
+        check_way(held.folder, paths, leaving, held.path)
+        if mode == "copy":
+            _check_space(held, sum(stamp.size for stamp in stamps.values()), bool(leaving))
+        hashes = _place_all(selection, stage, stamps, mode, progress)
+        for number, content in enumerate(written.values(), len(stamps)):
+            stage.write(number, content)
+        exported, manifest = described(hashes)
+        stage.write(len(paths) - 1, manifest)
+        stage.commit(paths, leaving)
     return exported
 
 

@@ -40,9 +40,9 @@ def hold(path: Path) -> Iterator[Held]:
         for _ in range(TRIES):
             made = contextlib.ExitStack()
             try:
-                _make(path, made)
+                make(path, made)
                 folder = stack.enter_context(opened(path))
-                locked = _lock(folder, path)
+                locked = lock(folder, path)
                 if os.path.samestat(os.fstat(folder), path.stat()):
                     stack.enter_context(made)  # so that it is unmade under the lock
                     break
@@ -56,7 +56,7 @@ def hold(path: Path) -> Iterator[Held]:
         yield Held(path, folder, locked)
 
 
-def _make(path: Path, made: contextlib.ExitStack) -> None:
+def make(path: Path, made: contextlib.ExitStack) -> None:
     """Make a folder and those that lead to it; what is to unmake them goes to a stack."""
     for folder in (*reversed(path.parents), path):
         with contextlib.suppress(FileExistsError):
@@ -70,7 +70,7 @@ def _unmake(folder: Path) -> None:
         folder.rmdir()
 
 
-def _lock(folder: int, path: Path) -> bool:
+def lock(folder: int, path: Path) -> bool:
     """Whether a folder could be locked. Raises OutputError if it is locked."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,6 +15,7 @@ from imgsubset.declared import LOSS
 from imgsubset.errors import InputError
 from imgsubset.options import Options
 from imgsubset.results.as_json import FORMAT
+from imgsubset.writing.contents import contents, is_tar
 
 NAME = "manifest.json"
 # What a manifest of format 1 does not say: it speaks of one network, whose search saw the number that it records.
@@ -33,7 +34,7 @@ FIRST |= {"weights_file": None, "held_out": False, "match": {}, "match_columns":
 class Manifest:
     """What a manifest says.
 
-    path     of the manifest
+    path     of the manifest; of one in an archive, as if that were a folder
     record   all of it, as it was written
     hashes   SHA-256 of each chosen file, by its path relative to the source and to the manifest's folder alike; None
              where nothing was copied
@@ -49,16 +50,17 @@ class Manifest:
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Read a manifest, or the one in a folder.
+    """Read a manifest, or the one in a folder or a tar archive.
 
     Raises InputError if there is none or it is not one that this version understands.
     """
     file = Path(path)
-    file = file / NAME if os.path.isdir(file) else file  # noqa: PTH112 (Path raises for names too long)
+    packed = is_tar(file)
+    file = file / NAME if packed or os.path.isdir(file) else file  # noqa: PTH112 (Path raises for names too long)
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
+        if not packed and not stat.S_ISREG(file.stat().st_mode):
             raise InputError(f"manifest '{file}' is not a regular file")
-        record = json.loads(file.read_bytes())
+        record = json.loads(contents(path).open(NAME).read() if packed else file.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read manifest '{file}': {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -97,6 +99,7 @@ def _options(record: dict[str, Any]) -> Options:
         seed = 0 if record["request"]["embeddings"] else recorded["seed"]
         recorded |= FIRST | {"feature_seed": seed, "kernel_size": [recorded["kernel_size"]]}
     recorded |= _tables(record)
+    recorded["match"] = matched(recorded["match"])
     classes = _classes(record, recorded)
     defaults = Options().that_decide(LOSS)
     values = {name: recorded[name] for name in defaults}
@@ -112,6 +115,11 @@ def _options(record: dict[str, Any]) -> Options:
         if type(values[name]) not in wanted or not all(type(one) is int for one in inner):
             raise TypeError(f"{name} {values[name]!r} makes no sense")
     return Options(**values, **classes)
+
+
+def matched(recorded: dict[str, Any]) -> dict[str, Any]:
+    """The recorded terms of `match`; earlier versions matched `image` only where it is recorded."""
+    return {**recorded, "image": recorded.get("image", 0)}
 
 
 def _classes(record: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:

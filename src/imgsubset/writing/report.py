@@ -53,7 +53,7 @@ def write_report(
     else:
         evidence = _evidence(result)
         record = describe(result, exported) if isinstance(result, Selection) else describe_scored(result)
-        manifest = "" if exported is None else _address(exported.destination / MANIFEST_NAME, file)
+        manifest = "" if exported is None else _address(_manifest(exported.destination), file)
         page = selection_page(record, result.score, evidence, made, manifest)
     write_page(page, file)
 
@@ -94,6 +94,11 @@ def write_csv(result: Selection | Scored, file: str | os.PathLike[str]) -> None:
         rank = ranks.get(path)
         lines.writerow([path, name, int(rank is not None), rank, None if share is None else f"{share:.6g}"])
     _write(file, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _manifest(destination: Path) -> Path:
+    """The file with the manifest: of an archive itself."""
+    return destination if destination.is_file() else destination / MANIFEST_NAME
 
 
 def _address(manifest: Path, file: str | os.PathLike[str]) -> str:

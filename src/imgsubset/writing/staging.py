@@ -16,7 +16,7 @@ import platform
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from imgsubset.errors import OutputError
@@ -55,16 +55,16 @@ class Stage:
         known = prove(self.held.folder, earlier, self.held.path)
         self.write(len(paths), as_json({"new": list(paths), "earlier": recorded(earlier)}))
         sync_folder(self.folder)
-        os.rename(str(len(paths)), JOURNAL, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-        sync_folder(self.folder)
-        move = _Move(self, tuple(paths), earlier, known)
-        try:
-            move.run()
-        except Exception:
-            raise
-        except BaseException:  # a signal asks to leave: the end is near, and halfway is no place to stay
-            move.run()
-            raise
+        move, begun = _Move(self, tuple(paths), earlier, known), str(len(paths))
+
+        def forward() -> None:
+            if begun in names_in(self.folder):
+                os.rename(begun, JOURNAL, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+                sync_folder(self.folder)
+            if JOURNAL in names_in(self.folder):
+                move.run()
+
+        _to_the_end(forward)
 
 
 @contextlib.contextmanager
@@ -83,10 +83,21 @@ def staging(held: Held) -> Iterator[Stage]:
                         _check_dead(held, other)  # of two runs that begin at once, one sees the other's folder
                 yield stage
             finally:
-                _discard(stage)
+                _to_the_end(lambda: _discard(stage))
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(fresh, dir_fd=held.folder)
+
+
+def _to_the_end(work: Callable[[], object]) -> None:
+    """Do what can be begun anew, though a signal asks to leave amid it: the end is near, and halfway no place to be."""
+    try:
+        work()
+    except Exception:
+        raise
+    except BaseException:
+        work()
+        raise
 
 
 def _host() -> str:

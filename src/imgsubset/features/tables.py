@@ -1,0 +1,60 @@
+"""Room for the rows of a source's images: in memory, or in a file that has no name and that the system pages."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from imgsubset.errors import InputError
+from imgsubset.features.memory import IN_MEMORY, free_bytes
+
+if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+
+def in_memory(count: int, width: int) -> np.ndarray:
+    """An array (count, width) float32, not filled."""
+    import numpy as np
+
+    return np.empty((count, width), np.float32)
+
+
+def in_file(count: int, width: int) -> np.ndarray:
+    """The same, in a file: for rows that are looked at seldom, and not to take the memory of those that are searched.
+
+    Raises InputError if neither the folder of temporary files nor the memory has room for it.
+    """
+    import numpy as np
+
+    size = 4 * count * width
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would be met by a signal, at some later time
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.float32, "w+", shape=(count, width))
+    except OSError as error:
+        free = free_bytes()
+        if free is None or size < free:
+            return in_memory(count, width)
+        raise InputError(
+            f"{count:,} images need {size / 1e9:.1f} GB in the folder of temporary files, '{tempfile.gettempdir()}': "
+            f"{error.strerror or error}; TMPDIR names another one"
+        ) from None
+
+
+def place_of(count: int, measures: bool) -> Callable[[int, int], np.ndarray]:
+    """Where the rows of so many images go, in a space that only measures or in one that is searched."""
+    return in_file if measures and count > IN_MEMORY else in_memory
+
+
+def table(count: int, width: int, measures: bool, device: torch.device) -> Tensor:
+    """Room for rows (count, width); on this device, but for what goes to a file."""
+    import torch
+
+    if device.type != "cpu" and place_of(count, measures) is in_memory:
+        return torch.empty(count, width, device=device)
+    return torch.from_numpy(place_of(count, measures)(count, width))

@@ -1,0 +1,212 @@
+"""The winner to a tar archive in place of a folder: the same files under the same paths, the manifest last.
+
+The archive is written to a file beside its place, read back, and only then named. That file's name follows from the
+archive's, and it is locked: so it keeps other runs out, and what a killed one left is known and removed by the next.
+Headers hold nothing of the machine or the moment, and labels stand beside their images, as in a shard of a WebDataset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from imgsubset.errors import InputError, OutputError
+from imgsubset.files import PARTIAL, READERS, Stamp, sha256_of, sync_folder
+from imgsubset.progress import Progress
+from imgsubset.reading.archives import in_tar
+from imgsubset.reading.contents import Listing
+from imgsubset.reading.members import MOST_BYTES, Members
+from imgsubset.reading.tars import BLOCK
+from imgsubset.writing.claims import Seen, claimed, seen
+from imgsubset.writing.contents import contents
+from imgsubset.writing.copying import changed, still_readable
+from imgsubset.writing.folders import opened, status_in
+from imgsubset.writing.holding import TRIES, Held, lock, make
+from imgsubset.writing.manifest import NAME
+
+
+@dataclass(frozen=True)
+class HeldTar(Held):
+    """A destination that is a tar archive, and that no other run writes; `folder` is what it lies in.
+
+    name     in the folder
+    waiting  the file that waits for that name, and its own
+    """
+
+    name: str
+    waiting: str
+    file: BinaryIO = field(repr=False)
+
+
+@contextlib.contextmanager
+def hold_tar(path: Path) -> Iterator[HeldTar]:
+    """Make the file that is to be an archive, and keep other runs out. If it gets no name, it is gone in the end.
+
+    Raises OSError where that cannot be, and OutputError if another run holds it.
+    """
+    real = Path(os.path.realpath(path))  # of a link what it leads to
+    waiting = f"{PARTIAL}{hashlib.sha256(os.fsencode(real.name)).hexdigest()[:16]}"
+    with contextlib.ExitStack() as stack:
+        make(real.parent, stack)
+        folder = stack.enter_context(opened(real.parent))
+        file, locked = _waiting(folder, waiting, path)
+        with file:
+            held = HeldTar(path, folder, locked, real.name, waiting, file)
+            try:
+                yield held
+            finally:
+                if _is(folder, waiting, file):
+                    os.unlink(waiting, dir_fd=folder)
+
+
+def _waiting(folder: int, name: str, path: Path) -> tuple[BinaryIO, bool]:
+    """A new file, and whether others are kept out of it by a lock."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    for _ in range(TRIES):
+        made = True
+        try:
+            descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+        except FileExistsError:
+            made = False
+            try:
+                descriptor = os.open(name, flags, dir_fd=folder)
+            except FileNotFoundError:
+                continue
+        file = os.fdopen(descriptor, "w+b")
+        try:
+            locked = stat.S_ISREG(os.fstat(descriptor).st_mode) and lock(descriptor, path)
+            if not (made or locked):
+                raise OutputError(
+                    f"another run may be at work on '{path}'; if it is no more, remove '{name}' beside it"
+                )
+            if _is(folder, name, file):
+                status = os.fstat(descriptor)
+                if status.st_size == 0 and status.st_nlink == 1:
+                    return file, locked
+                os.unlink(name, dir_fd=folder)  # of a run that was killed
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+    raise OutputError(f"'{name}' beside destination '{path}' is changed by others all the time")
+
+
+def _is(folder: int, name: str, file: BinaryIO) -> bool:
+    """Whether a name in a folder is that of an open file."""
+    there = status_in(folder, name)
+    return there is not None and os.path.samestat(there, os.fstat(file.fileno()))
+
+
+def earlier(held: HeldTar) -> Seen:
+    """What an earlier selection's archive is, of which all is as its manifest says; None where there is none.
+
+    Raises OutputError if anything in it is not what was written, and would be lost.
+    """
+    before = seen(held.folder, held.name)
+    if before is None:
+        return None
+    try:
+        there = contents(held.path)
+        found = claimed(there.open(NAME).read())
+        odd = [*{*found} ^ {*(there.members or Members({})).found}, *(file.path for file in there.rejected)]
+        odd += [path for path, claim in found.items() if path not in odd and there.sha256(path) != claim.sha256]
+    except (InputError, OSError):
+        odd = [NAME]
+    if odd:
+        raise OutputError(
+            f"'{min(odd)}' in destination '{held.path}' is not as an earlier selection left it, and would be lost; "
+            "move the archive away first"
+        )
+    return before
+
+
+@dataclass(frozen=True)
+class Packing:
+    """An archive that is being written: where, and the SHA-256 of each member, by path in their order."""
+
+    held: HeldTar
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    def copy(self, source: Listing, stamps: Mapping[str, Stamp], progress: Progress) -> dict[str, str]:
+        """Append files of a source that still are what their stamps say. Returns their SHA-256."""
+        paths = sorted(stamps, key=os.fsencode)
+        with ThreadPoolExecutor(READERS) as readers:  # files from afar are fetched several at once
+            for first in range(0, len(paths), READERS):
+                some = paths[first : first + READERS]
+                files = map(source.open, some) if source.members is None else readers.map(source.open, some)
+                for path in some:
+                    with still_readable(source.locate(path)):
+                        file = next(files)
+                    with file:
+                        self._append(path, file, stamps[path].mtime_ns)
+                        if source.stamp_of(path, file) != stamps[path]:
+                            raise changed(source.locate(path))
+                    progress("copy", 1, len(paths))
+        return {path: self.hashes[path] for path in stamps}
+
+    def write(self, path: str, content: bytes, mtime_ns: int) -> None:
+        """Append a file of this content and time."""
+        self._append(path, io.BytesIO(content), mtime_ns)
+
+    def _append(self, path: str, content: BinaryIO, mtime_ns: int) -> None:
+        file, info = self.held.file, tarfile.TarInfo(path)  # of mode 644, of nobody
+        info.size, info.mtime = content.seek(0, os.SEEK_END), mtime_ns // 10**9
+        content.seek(0)
+        if info.size > MOST_BYTES:
+            raise OutputError(
+                f"'{path}' has {info.size:,} bytes, more than the {MOST_BYTES:,} that are read of a member of an "
+                "archive; choose a folder as destination"
+            )
+        file.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        start = file.tell()
+        self.hashes[path] = sha256_of(content, copy=file)
+        if file.tell() - start != info.size:
+            raise changed(path)
+        file.write(bytes(-info.size % BLOCK))
+
+    def commit(self, replaced: Seen) -> None:
+        """End the archive, read it back, and give it its name, in place of what was there before.
+
+        Raises OutputError if a member is not what was written, or if something else has that name now.
+        """
+        held, file = self.held, self.held.file
+        file.write(bytes(2 * BLOCK + -(file.tell() + 2 * BLOCK) % tarfile.RECORDSIZE))
+        file.flush()
+        os.fsync(file.fileno())
+        place = str(Path(os.path.realpath(held.path)).with_name(held.waiting))
+        found = dict(in_tar(place, file, os.fstat(file.fileno())))
+        if [*found] != [*self.hashes]:
+            raise OutputError(f"the members of '{held.path}' differ from what was written when read back")
+        for path, member in found.items():
+            if isinstance(member, str) or sha256_of(member.open()) != self.hashes[path]:
+                raise OutputError(f"the copy of '{path}' in '{held.path}' differs from it when read back")
+        if seen(held.folder, held.name) != replaced or (replaced is None and not _linked(held)):
+            raise OutputError(
+                f"'{held.path}' has appeared or changed meanwhile; move it away, and run the same command again"
+            )
+        if replaced is not None or status_in(held.folder, held.name) is None:
+            os.rename(held.waiting, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
+        sync_folder(held.folder)
+
+
+def _linked(held: HeldTar) -> bool:
+    """Give an archive its name, where the file system has links; whether nothing else has the name, which, unlike a
+    renamed file, a link never replaces."""
+    try:
+        os.link(held.waiting, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+    return True
