@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import ROUGH_DRAWS
 from PIL import Image
 
 import imgsubset as package
@@ -36,6 +37,7 @@ from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import LIBRARIES
 from imgsubset.results.scores import Measured, Score
 from imgsubset.statistics import neighbours, permutation
+from imgsubset.statistics.objective import objective
 from imgsubset.weights import DIVERGENCE_NAMES
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
@@ -48,6 +50,23 @@ NOBODY = 65534
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder of each test's own, so that none finds what another left."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / f"cache-{secrets.token_hex(8)}"))
+
+
+ACCURATE = objective.__defaults__
+MATHEMATICS = ("statistics", "search")
+
+
+@pytest.fixture(autouse=True)
+def rough_baselines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses in units of few random subsets, in an eighth of the time, but where losses themselves are tested."""
+    if request.path.parent.name not in MATHEMATICS:
+        monkeypatch.setattr(objective, "__defaults__", (None, ROUGH_DRAWS))
+
+
+@pytest.fixture
+def accurate_baselines(rough_baselines: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses as everybody has them."""
+    monkeypatch.setattr(objective, "__defaults__", ACCURATE)
 
 
 def noise(seed: int, width: int, height: int, channels: int = 3) -> np.ndarray:

@@ -6,12 +6,12 @@ import fcntl
 import os
 import pty
 import struct
-import subprocess
-import sys
 import termios
+import time
 from dataclasses import dataclass
 
 import pyte
+from forked import Forked
 
 LINES = 60
 # As a shell starts a program: the terminal is its own, so that a typed Ctrl-C reaches it.
@@ -60,20 +60,15 @@ class Ended:
 def on_terminal(columns: int, *arguments: object, ctrl_c_at: bytes | None = None, **environment: str) -> Ended:
     """Run the program on a terminal; type Ctrl-C when these bytes were written."""
     reader, end = open_terminal(columns)
-    process = subprocess.Popen(
-        [sys.executable, "-c", START, *map(str, arguments)],
-        stdin=end,
-        stdout=end,
-        stderr=end,
-        env={**os.environ, "TERM": "xterm", **environment},
-        start_new_session=True,
-    )
+    streams = {"stdin": end, "stdout": end, "stderr": end}
+    process = Forked(START, *arguments, env={**os.environ, "TERM": "xterm", **environment}, **streams)
     os.close(end)
     written = b""
     try:
         while block := os.read(reader, 1 << 16):
             written += block
             if ctrl_c_at and ctrl_c_at in written:
+                time.sleep(0.25)  # until that is written: a signal amid a write has nothing said
                 os.write(reader, b"\x03")
                 ctrl_c_at = None
     except OSError:  # Linux ends a terminal that nobody writes to by an error

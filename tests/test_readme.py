@@ -1,6 +1,7 @@
 """The README and the pages that it leads to say what the program does: their commands run as pasted.
 
-Only the searches are smaller than those of somebody who pastes: their length is no matter of the pages.
+Only the searches are smaller than those of somebody who pastes, and the comparisons: their length is no matter of the
+pages.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import imgsubset as package
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "examples").glob("*.md")))}
-SMALL = {"candidates": 64, "steps": 20}
+SMALL = {"candidates": 16, "steps": 4}
 SEARCHING = ("select", "split", "demo")
 
 
@@ -94,6 +95,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_deals")
 @pytest.mark.parametrize("page", [name for name in PAGES if blocks("console", name)])
 def test_the_command_lines_run_as_pasted(page: str, photos: Path, imgsubset: Callable[..., Run]) -> None:
     lines = [line[2:] for block in blocks("console", page) for line in block.splitlines() if line.startswith("$ ")]
@@ -112,6 +114,7 @@ def with_a_small_search(task: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_deals")
 @pytest.mark.parametrize("page", [name for name in PAGES if blocks("python", name)])
 def test_the_python_examples_run_as_pasted(page: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("select", "select_into", "split", "split_into"):

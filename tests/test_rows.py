@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run, create, noise, normal_user, png_bytes, selection_of, smooth, strict_json, tree
+from forked import Forked
 from PIL import Image
 from torch import Tensor
 
@@ -612,11 +613,10 @@ def test_row10_a_file_size_limit_leaves_nothing_half(imgsubset: Program, tmp_pat
         create(folder / f"{number}.bmp", encoded(Image.fromarray(noise(number, 40, 40)), "BMP"))
     create(folder / "large.bmp", encoded(Image.fromarray(noise(9, 300, 300)), "BMP"))
     arguments = ["select", folder, tmp_path / "out", "-n", "100%", *FAST, "--no-cache"]
-    run = subprocess.run(
-        [sys.executable, "-c", LIMITED, "100000", *map(str, arguments)], capture_output=True, check=False
-    )
-    assert (run.returncode, run.stdout) == (5, b"")
-    assert run.stderr.decode() == f"imgsubset: error: cannot write to '{tmp_path / 'out'}': File too large\n"
+    run = Forked(LIMITED, 100_000, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, complaint = run.communicate()
+    assert (run.returncode, said) == (5, b"")
+    assert complaint.decode() == f"imgsubset: error: cannot write to '{tmp_path / 'out'}': File too large\n"
     assert not (tmp_path / "out").exists()
     assert imgsubset(*arguments).code == 0
     assert len(tree(tmp_path / "out")) == 5
@@ -626,12 +626,11 @@ def test_row10_a_file_size_limit_leaves_nothing_half(imgsubset: Program, tmp_pat
 def test_row10_no_room_for_decoding_is_no_traceback(tmp_path: Path) -> None:
     smooth(0, 9, 9).save(create(tmp_path / "source" / "1.png"))
     arguments = ["select", tmp_path / "source", tmp_path / "out", "-n", 1, *SEARCH, "--no-cache", "--workers", 1]
-    run = subprocess.run(
-        [sys.executable, "-c", LIMITED, "1000", *map(str, arguments)], capture_output=True, check=False
-    )
-    assert (run.returncode, run.stdout) == (3, b"")
-    assert run.stderr.startswith(b"imgsubset: error: ")
-    assert run.stderr.count(b"\n") == 1
+    run = Forked(LIMITED, 1000, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, complaint = run.communicate()
+    assert (run.returncode, said) == (3, b"")
+    assert complaint.startswith(b"imgsubset: error: ")
+    assert complaint.count(b"\n") == 1
 
 
 @pytest.mark.slow
@@ -929,24 +928,6 @@ def test_row21_which_images_are_cached_and_so_the_batches(
     found = select(pictures, 9, options)
     assert found.ranked == usual
     assert select(pictures, 9, options).ranked == usual
-
-
-@pytest.mark.slow
-def test_row21_locale_time_zone_and_hash_seed(pictures: Path, usual: tuple[str, ...]) -> None:
-    code = (
-        "import sys; from imgsubset import select, Options; "
-        "options = Options(candidates=32, chains=1, steps=8, size=16, channels=(8, 8), device='cpu', workers=1); "
-        "print('\\n'.join(select(sys.argv[1], 9, options).ranked))"
-    )
-    environment = {"LC_ALL": "C", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "4711", "PYTHONUTF8": "0"}
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(pictures)],
-        capture_output=True,
-        check=True,
-        text=True,
-        env={**os.environ, **environment, "OMP_NUM_THREADS": "3"},
-    )
-    assert tuple(run.stdout.split()) == usual
 
 
 # Row 22: the source

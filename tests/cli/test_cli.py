@@ -14,6 +14,7 @@ from typing import Any
 import click
 import pytest
 from conftest import Run, create, noise, normal_user, smooth, strict_json, tree
+from forked import MAIN, Forked
 from PIL import Image
 
 import imgsubset as package
@@ -32,12 +33,6 @@ def files(run: Run) -> list[str]:
     """The chosen files that a run with --json names."""
     assert run.code == 0, run.err
     return [file["path"] for file in strict_json(run.out)["files"]]
-
-
-def spawn(*arguments: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the program as a process of its own, with its streams on pipes."""
-    command = [sys.executable, "-m", "imgsubset", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, check=False, env={**os.environ, **environment})
 
 
 # Before any work
@@ -403,11 +398,12 @@ def test_a_process_ends_with_its_exit_code_and_one_line(
     for number in range(4):
         Image.fromarray(noise(number, 9, 9)).save(tmp_path / "pictures" / f"{number}.png")
     create(tmp_path / "full" / "notes.txt")
-    run = spawn("select", *arguments)
-    assert (run.returncode, run.stdout) == (code, b"")
-    assert run.stderr.count(b"\n") == 1
-    assert run.stderr.startswith(b"imgsubset: error: ")
-    assert error in run.stderr
+    run = Forked(MAIN, "select", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, complaint = run.communicate()
+    assert (run.returncode, said) == (code, b"")
+    assert complaint.count(b"\n") == 1
+    assert complaint.startswith(b"imgsubset: error: ")
+    assert error in complaint
     assert not (tmp_path / "out").exists()
 
 
@@ -483,12 +479,15 @@ def test_one_seed_chooses_the_same_files_and_another_others(imgsubset: Program, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("accurate_baselines")
 def test_the_environment_and_the_place_change_nothing_and_streams_stay_clean(
     imgsubset: Program, pictures: Path, tmp_path: Path
 ) -> None:
     here = imgsubset("select", pictures, tmp_path / "x", "-n", 10, "--dry-run", "--json", *FAST)
-    environment = {"LC_ALL": "C", "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "40"}
-    run = spawn("select", pictures, tmp_path / "out", "-n", 10, *FAST, **environment)
+    environment = {"LC_ALL": "C", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "4711", "PYTHONUTF8": "0"}
+    environment |= {"OMP_NUM_THREADS": "3", "COLUMNS": "40"}
+    command = [sys.executable, "-m", "imgsubset", "select", pictures, tmp_path / "out", "-n", 10, *FAST]
+    run = subprocess.run(list(map(str, command)), capture_output=True, check=False, env={**os.environ, **environment})
     assert (run.returncode, run.stderr) == (0, b"")
     assert b"\r" not in run.stdout
     assert b"\x1b" not in run.stdout
@@ -660,14 +659,14 @@ def test_an_unreadable_folder_is_named_and_strict_fails(imgsubset: Program, open
 
 @pytest.mark.slow
 def test_a_reader_that_leaves_gets_no_traceback(pictures: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "imgsubset", "select", str(pictures), str(tmp_path / "out"), "-n", "3"]
-    command += map(str, FAST)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        error = process.stderr.read()
-    assert error == b""
+    arguments = ["select", pictures, tmp_path / "out", "-n", 3, *FAST]
+    process = Forked(MAIN, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.wait()
+    assert process.stderr is not None
+    with process.stderr:
+        assert process.stderr.read() == b""
     assert "manifest.json" in tree(tmp_path / "out")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from conftest import Run, create, smooth, strict_json, tree
+from forked import MAIN, Forked
 
 import imgsubset as package
 from imgsubset import InputError, cli
@@ -192,6 +193,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("accurate_baselines")
 def test_two_ranks_of_torchrun_choose_and_write_the_same(
     imgsubset: Callable[..., Run], source: Path, tmp_path: Path
 ) -> None:
@@ -231,10 +233,14 @@ def test_a_rank_of_srun_that_is_killed_ends_the_others(source: Path, tmp_path: P
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "imgsubset", "select", str(source), "-n", "6", "--mode", "none", *FAST]
+    path, command = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); ",
+        ["select", source, "-n", 6, "--mode", "none"],
+    )
     processes = [
-        subprocess.Popen(
-            [*command, "--features", "python:killer:maps"],
+        Forked(
+            path + MAIN,
+            *(*command, "--features", "python:killer:maps"),
             env=environment(
                 tmp_path,
                 MASTER_ADDR="localhost",

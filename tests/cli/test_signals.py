@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Run, noise, strict_json, tree
+from forked import Forked
 from PIL import Image
 from terminal import on_terminal
 
@@ -38,6 +39,7 @@ from imgsubset.writing import copying
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored, and nohup
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+sys.path.insert(0, sys.argv.pop(1))  # decoding processes have it in their command lines, by which they are found again
 stage, reached, seconds, ignored = sys.argv.pop(1), sys.argv.pop(1), float(sys.argv.pop(1)), sys.argv.pop(1)
 if ignored:
     signal.signal(getattr(signal, ignored), signal.SIG_IGN)
@@ -79,7 +81,7 @@ STEPS = {"search": 10_000_000}
 class Started:
     """A run in a folder of its own."""
 
-    process: subprocess.Popen[bytes]
+    process: Forked
     folder: Path
     source: dict[str, tuple[str, int, int]]
 
@@ -141,15 +143,8 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         source = make_source(folder)
         arguments = [stage, folder / "reached", SLOW[stage] if seconds is None else seconds, ignored, "select"]
         arguments += [folder / "source", folder / "out", *FAST, "--steps", STEPS.get(stage, 8)]
-        # The decoding processes have the path in their command lines, by which they are found again.
-        paths = [str(folder / "none"), os.environ.get("PYTHONPATH", "")]
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *map(str, arguments)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            start_new_session=True,
-        )
+        environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
+        process = Forked(PROGRAM, folder / "none", *arguments, stderr=subprocess.PIPE, env=environment)
         runs.append(Started(process, folder, source))
         return runs[-1]
 
@@ -244,8 +239,7 @@ def test_a_run_killed_while_it_decodes_decodes_little_again(imgsubset: Callable[
         Image.fromarray(noise(number, 9, 9)).save(tmp_path / "source" / f"{number}.png")
         os.utime(tmp_path / "source" / f"{number}.png", ns=(10**18, 10**18 + 1))
     where = (tmp_path / "source", tmp_path / "cache")
-    killed = subprocess.run([sys.executable, "-c", DYING, *map(str, (stored, decoded, *where))], check=False)
-    assert killed.returncode == 9
+    assert Forked(DYING, stored, decoded, *where).wait(SECONDS) == 9
     arguments = ("select", tmp_path / "source", "--mode", "none", "--json", *FAST, "--steps", 8)
     again, fresh = imgsubset(*arguments, "--cache", tmp_path / "cache"), imgsubset(*arguments, "--no-cache")
     assert (again.code, fresh.code) == (0, 0)
@@ -367,10 +361,9 @@ def test_help_that_nobody_reads_gets_no_traceback(argument: str) -> None:
     assert unread(argument) == (141, b"")
 
 
-@pytest.mark.parametrize("redirection", ["<&-", ">&- 2>&- <&-"])
-def test_decoding_works_whichever_streams_are_closed(finished: Path, tmp_path: Path, redirection: str) -> None:
+def test_decoding_works_though_all_streams_are_closed(finished: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    code, _, error = shell(redirection, "select", finished.with_name("few"), again, *SELECT, "--no-cache")
+    code, _, error = shell(">&- 2>&- <&-", "select", finished.with_name("few"), again, *SELECT, "--no-cache")
     assert (code, error) == (0, "")
     assert set(tree(again)) == set(tree(finished))
 

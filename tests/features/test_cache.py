@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from conftest import create, fill, normal_user, read, tree
+from forked import Forked
 
 from imgsubset import Options
 from imgsubset.errors import InputError, OutputError
@@ -476,7 +477,9 @@ while True:
         assert store.problem is None
 """
     for turn in range(8):
-        process = start(program, store, 0, 400)
+        process = Forked(PRELUDE + program, store, 0, 400, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
         time.sleep(0.01 + 0.0037 * turn)
         process.send_signal(signal.SIGKILL)
         process.communicate()

@@ -367,13 +367,13 @@ def test_a_file_at_which_a_process_is_stuck_is_refused(
     many: Path, started: Processes, misbehave: Misbehave, workers: int, how: str
 ) -> None:
     before = open_files()
-    names = ("033.png", "040.png", "138.png")  # two of one chunk
+    names = ("033.png", "040.png", "138.png")[: max(2, workers)]  # two of one chunk
     misbehave(f"if name in {names}: {how}")
     began = time.monotonic()
     chunks = collect(many, workers)
     assert time.monotonic() - began < 120
     check(many, chunks, refused=dict.fromkeys(names, "not decoded within 3 s"))
-    assert len(started) == workers + 3
+    assert len(started) == workers + len(names)
     assert_gone(started)
     assert open_files() == before
 
@@ -389,7 +389,7 @@ def test_a_stuck_file_among_few_is_refused(many: Path, misbehave: Misbehave) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_time_limit_is_of_each_file(many: Path, started: Processes, misbehave: Misbehave) -> None:
-    misbehave("time.sleep(2.0)", seconds=4.0)
+    misbehave("time.sleep(1.4)", seconds=4.0)  # all three together take longer
     with decoded(files(many)[:3], [SIDE], 1) as chunks:
         check(many, list(chunks))
     assert len(started) == 1

@@ -469,7 +469,6 @@ def test_keep_and_drop_from_the_current_folder(
     [
         {"group_by": r"(p\d+)_"},
         {"group_by": "parent"},
-        {"stratify": True},
         {"stratify": True, "keep": tuple(f"c/p12_6{number}.png" for number in range(5))},
         {"keep": ("a/p0_00.png", "a/p0_01.png"), "drop": ("b/p8_40.png",)},
         {"dedupe": True, "stratify": True, "stratify_as": "equal"},

@@ -119,20 +119,18 @@ def test_the_manifest_holds_the_score_that_is_found(source: Path, out: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
-@pytest.mark.parametrize("name", ["", "manifest.json"])
-def test_the_options_of_a_manifest_are_the_defaults(
-    source: Path, tmp_path: Path, change: dict[str, Any], name: str
-) -> None:
+def test_the_options_of_a_manifest_are_the_defaults(source: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     options = dataclasses.replace(OPTIONS, **change)
     selection = select(source, N, options)
     export(selection, tmp_path / "out")
-    found = score(source, tmp_path / "out" / name)
-    check_equal(found, selection)
     deciding = ("feature_seed", "size", "channels", "kernel_size", "weights")
     same = {field: getattr(options, field) for field in deciding}
-    assert has_manifest(tmp_path / "out" / name)
-    assert found.options == Options(**same, match={"image": 0.25})
-    other = score(source, tmp_path / "out" / name, OPTIONS).score
+    for name in ("", "manifest.json"):
+        found = score(source, tmp_path / "out" / name)
+        check_equal(found, selection)
+        assert has_manifest(tmp_path / "out" / name)
+        assert found.options == Options(**same, match={"image": 0.25})
+    other = score(source, tmp_path / "out", OPTIONS).score
     assert other.searched_loss != pytest.approx(found.score.searched_loss, rel=1e-6)
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Run, create, smooth, strict_json, tree
+from forked import Forked
 from PIL import Image
 
 from imgsubset import Options, export, score, select, split
@@ -435,9 +435,7 @@ def test_an_export_that_is_killed_among_its_labels_is_completed(
 ) -> None:
     source = voc(tmp_path / "voc")
     create(source / "VOC/JPEGImages/metadata.jsonl", b'{"file_name": "image_130.jpg"}\n')
-    arguments = [sys.executable, "-c", KILLED, str(source), str(out), call, str(count)]
-    run = subprocess.run(arguments, capture_output=True, timeout=240, check=False)
-    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert Forked(KILLED, source, out, call, count).wait(240) == -signal.SIGKILL
     for path in tree(out):
         if not path.startswith(PARTIAL):
             assert (out / path).read_bytes() == (source / path).read_bytes()
