@@ -15,7 +15,7 @@ from torch import Tensor
 
 # Rows of images gathered at once while subsets are summed up: what a cache holds; a GPU is given more at a time.
 GATHER_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
-BLOCK = 1 << 14  # rows
+BLOCK, CACHED = 1 << 14, 1 << 11  # rows; few enough that what is made of them, each by itself, stays in a cache
 DEAD_VARIANCE = 1e-6  # a channel whose variance is below this part of its mean square is constant but for rounding
 
 
@@ -164,7 +164,7 @@ class Standard:
         in_place = in_place and bool(self.kept.all())
         table = images.table if in_place else images.table.new_empty(len(images), 2 * len(self.center))
         # In blocks: float64 copies of the whole table would be most of the memory that an image takes.
-        for block, source in zip(torch.split(table, BLOCK), images.blocks(), strict=True):
+        for block, source in zip(torch.split(table, CACHED), torch.split(images.table, CACHED), strict=True):
             block.copy_(self.rows(source))
         return ImageMoments(table, images.positions)
 
