@@ -231,7 +231,7 @@ def test_paths_start_from_the_folder_of_the_file(
     assert imgsubset("batch", "../jobs.toml").code == 0
     assert not list(elsewhere.iterdir())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one", "two"]
-    assert len(list((tmp_path / "kept").iterdir())) == 4 + 3 + 1  # networks that are searched and that measure, and looks
+    assert len(list((tmp_path / "kept").iterdir())) == 4 + 3 + 1  # what is searched, what measures, and looks
     listed = (tmp_path / "lists.txt").read_text().splitlines()
     assert len(listed) == 3
     assert all(Path(line).is_file() for line in listed)

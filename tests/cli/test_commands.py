@@ -381,7 +381,7 @@ def test_no_cache_creates_nothing(look: Callable[..., Run], tmp_path: Path) -> N
 def test_the_cache_is_where_it_is_asked_to_be(look: Callable[..., Run], tmp_path: Path) -> None:
     assert cached(look("--cache", tmp_path / "kept")) == (0, 8)
     assert not (tmp_path / "cache").exists()
-    assert len(list((tmp_path / "kept").iterdir())) == 4 + 3 + 1  # networks that are searched and that measure, and looks
+    assert len(list((tmp_path / "kept").iterdir())) == 4 + 3 + 1  # what is searched, what measures, and looks
     assert cached(look()) == (0, 8)
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4 + 3 + 1
     assert cached(look("--cache", tmp_path / "kept")) == (8, 8)
