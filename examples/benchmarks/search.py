@@ -125,7 +125,7 @@ def load(folder: Path, n: int) -> tuple[Problem, Unseen]:
     with decoded([listing.locate(path) for path in listing.paths], [SIZE]) as chunks:
         ingested = ingest(chunks, places, Ingested.nothing(len(places)), [(RandomCNN(), SIZE)], torch.device("cpu"))
     (block,) = ingested.blocks([("random-cnn", 1.0)])
-    paths = tuple(listing.paths[place] for place in sorted(ingested.stamps))
+    paths = tuple(listing.paths[place] for place in ingested.usable.nonzero()[0])
     scale = standard(block.images)
     goal = objective([Block(block.name, scale.apply(block.images))], n, Weights())
     report("compute the unseen feature spaces")
