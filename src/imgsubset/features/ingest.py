@@ -18,7 +18,7 @@ from imgsubset.features.cache import Cached
 from imgsubset.features.custom import Foreign
 from imgsubset.features.random_cnn import Extractor, image_moments
 from imgsubset.features.reduction import narrowed
-from imgsubset.features.tables import in_file, place_of, table
+from imgsubset.features.tables import is_apart, table
 from imgsubset.files import Stamps
 from imgsubset.reading.processes import Chunk
 from imgsubset.statistics.moments import BLOCK, Block, ImageMoments
@@ -71,7 +71,7 @@ class Ingested:
         total, images = len(stamps), []
         for part, apart in zip(parts, measures, strict=True) if found.any() else ():
             rows = torch.from_numpy(part.rows)
-            kept = rows if place_of(total, apart) is in_file else rows.to(device)
+            kept = rows if is_apart(total, apart) else rows.to(device)
             images.append(ImageMoments(kept, part.positions))
         return cls(total, tuple(images), stamps, found.copy(), {}, measures)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from imgsubset.devices import single_threaded
 from imgsubset.features.embeddings import COMPONENTS, components
+from imgsubset.features.memory import PROJECTED
 from imgsubset.statistics.dice import dice
 from imgsubset.statistics.moments import Apart, ImageMoments, Standard, all_moments, subset_moments
 
-MOST, PROJECTED = COMPONENTS, 256  # channels
+MOST = COMPONENTS  # channels
 
 
 def narrowed(images: ImageMoments) -> ImageMoments:

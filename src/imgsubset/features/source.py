@@ -12,7 +12,7 @@ from imgsubset.errors import BadFilesError, InputError, UsageError, shortened
 from imgsubset.features.dealing import Files, Lazily, Task, caches_of, measuring, reduced
 from imgsubset.features.memory import IN_MEMORY, check_memory
 from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, resolution, shares
-from imgsubset.features.tables import place_of
+from imgsubset.features.tables import is_apart, place_of
 from imgsubset.files import Stamp, Stamps
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Extraction, Options
@@ -85,7 +85,7 @@ def _standardised(blocks: tuple[Block, ...], measures: bool = False) -> tuple[tu
     made, notes = [], []
     images: ImageMoments
     for block in blocks:
-        if measures and len(block.images) > IN_MEMORY:
+        if is_apart(len(block.images), measures):
             looked_at, scale = apart(block.images, IN_MEMORY)
             images, constant = looked_at, looked_at.whole.cov.diagonal() < DEAD_VARIANCE
         else:

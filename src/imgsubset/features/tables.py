@@ -46,15 +46,20 @@ def in_file(count: int, width: int) -> np.ndarray:
         ) from None
 
 
+def is_apart(count: int, measures: bool) -> bool:
+    """Whether the rows of so many images go to a file: in a space that only measures, not in one that is searched."""
+    return measures and count > IN_MEMORY
+
+
 def place_of(count: int, measures: bool) -> Callable[[int, int], np.ndarray]:
-    """Where the rows of so many images go, in a space that only measures or in one that is searched."""
-    return in_file if measures and count > IN_MEMORY else in_memory
+    """What makes room for them."""
+    return in_file if is_apart(count, measures) else in_memory
 
 
 def table(count: int, width: int, measures: bool, device: torch.device) -> Tensor:
     """Room for rows (count, width); on this device, but for what goes to a file."""
     import torch
 
-    if device.type != "cpu" and place_of(count, measures) is in_memory:
+    if device.type != "cpu" and not is_apart(count, measures):
         return torch.empty(count, width, device=device)
     return torch.from_numpy(place_of(count, measures)(count, width))
