@@ -14,13 +14,15 @@ import pytest
 from conftest import Run
 
 from imgsubset.cli import check
-from imgsubset.cli.scarce import FILES, MEMORY, SPACE, THREADS, scarcity
+from imgsubset.cli.scarce import FILES, MEMORY, SPACE, THREADS, check_room, scarcity
+from imgsubset.errors import ImgsubsetError
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 FOUND = [
     (MemoryError(), MEMORY),
     (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
     (RuntimeError(ALLOCATOR), MEMORY),
+    (RuntimeError("could not create a primitive"), MEMORY),
     (RuntimeError("can't start new thread"), THREADS),
     (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), THREADS),
     (OSError(errno.EMFILE, "Too many open files"), FILES),
@@ -68,9 +70,29 @@ def test_the_command_line_says_it_in_one_line(
     assert json.loads(run.out) == {"error": said, "exit_code": 1}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space")
+@pytest.mark.parametrize(("limit", "loads"), [(1 << 30, False), (2 << 30, True), (-1, True)])
+def test_whether_torch_can_be_loaded_is_tried_where_memory_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, loads: bool
+) -> None:
+    import resource
+
+    wants = "import os, resource\nresource.getrlimit(resource.RLIMIT_AS)[0] > 1 << 30 or os.abort()\n"
+    (tmp_path / "torch.py").write_text(wants)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda kind: (limit if kind == resource.RLIMIT_AS else resource.RLIM_INFINITY, -1)
+    )
+    if loads:
+        check_room()
+    else:
+        with pytest.raises(ImgsubsetError, match=r"torch cannot be loaded with the 1\.07 GB .* \(ulimit -v\)$"):
+            check_room()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space")
-@pytest.mark.parametrize("limit", ["ulimit -v 300000", "ulimit -v 3500000", "ulimit -n 8"])
+@pytest.mark.parametrize("limit", ["ulimit -v 300000", "ulimit -v 3300000", "ulimit -d 300000", "ulimit -n 8"])
 def test_a_run_with_hardly_anything_ends_in_one_line(pictures: Path, limit: str) -> None:
     command = f'{limit}; "$0" -m imgsubset select "$1" -n 9 --mode none --no-cache --device cpu'
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

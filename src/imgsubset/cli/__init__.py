@@ -54,7 +54,8 @@ def program() -> None:
 def main() -> None:
     """The entry point of the `imgsubset` command."""
     _open_streams()
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines about a damaged file name none
+    for library in ("PIL", "concurrent.futures"):  # their lines about a failure name no file, and it is told of here
+        logging.getLogger(library).addHandler(logging.NullHandler())
     try:
         with handled(leave, *FATAL):
             code = by_rank(_run)

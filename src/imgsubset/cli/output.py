@@ -18,6 +18,7 @@ import click
 from imgsubset.cli.bars import Bars
 from imgsubset.cli.help import WithHelp
 from imgsubset.cli.options import collect
+from imgsubset.cli.scarce import check_room
 from imgsubset.errors import ImgsubsetError, OutputError, VerdictError
 from imgsubset.options import REMOVED, unknown
 from imgsubset.results.lines import printable
@@ -70,7 +71,10 @@ class Command(WithHelp):
             raise click.UsageError("--fields goes with --json", ctx)
         assert self.callback is not None
         try:
-            return ctx.invoke(self.callback, out=out, **collect(arguments))
+            given = collect(arguments)
+            if ctx.command.name != "verify":  # which alone needs no torch
+                check_room()
+            return ctx.invoke(self.callback, out=out, **given)
         except ImgsubsetError as error:
             if out.as_json and not isinstance(error, VerdictError):  # whose result is printed already
                 say(json.dumps({"error": str(error), "exit_code": error.exit_code}))

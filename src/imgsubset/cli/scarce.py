@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
+from imgsubset.errors import ImgsubsetError
+
 MEMORY = "too little memory; a smaller --size, fewer --candidates or fewer --workers need less, and so do fewer images"
-THREADS = "no further thread or process can be started; raise the limit (ulimit -u), or use fewer --workers"
+THREADS = "no further thread or process can be started; raise the limit (ulimit -u or -v), or use fewer --workers"
 FILES = "too many open files; raise the limit (ulimit -n), or use fewer --workers"
 SPACE = "no space left on a disk, for temporary files or in /dev/shm"
 NUMBERS = {
@@ -20,10 +25,20 @@ NUMBERS = {
 }
 TEXTS = {  # of a RuntimeError, most of them torch's
     r"can't allocate memory|bad_alloc|[Cc]annot allocate memory": MEMORY,
+    r"could not (create|execute) a primitive": MEMORY,  # all that oneDNN says
     r"can't start new thread|thread initializer failed|Resource temporarily unavailable": THREADS,
     r"Too many open files": FILES,
     r"No space left on device": SPACE,
 }
+LIMITED = {"RLIMIT_AS": "-v", "RLIMIT_DATA": "-d"}  # what `ulimit` calls them
+PLENTY = 16 << 30  # bytes, in which torch can always be loaded
+MARGIN = 256 << 20  # bytes that torch is loaded with to spare, since less is not told from too little
+LOADED = """
+import resource, sys
+sys.path[:] = sys.argv[3:]
+resource.setrlimit(getattr(resource, sys.argv[1]), (int(sys.argv[2]),) * 2)
+import torch
+"""
 LIBRARY = r"shared object|cannot allocate memory|failed to map|\.so\b|DLL"  # of an ImportError
 
 
@@ -31,6 +46,28 @@ def scarcity(error: BaseException) -> str | None:
     """What there was too little of, and what to do, in one line; None if that is not why it failed."""
     first = reversed([*_with_causes(error)])  # others may wrap it in pages of advice, as numpy does
     return next((said for one in first if (said := _said(one))), None)
+
+
+def check_room() -> None:
+    """Raise ImgsubsetError if torch cannot be loaded within the limits of this process.
+
+    With too little of it torch, or the loader of libraries, may abort, which no program can catch. So another process
+    tries first, where there is a limit.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for name, letter in LIMITED.items():
+        limit = resource.getrlimit(getattr(resource, name))[0]
+        if limit in (resource.RLIM_INFINITY, -1) or limit >= PLENTY or importlib.util.find_spec("torch") is None:
+            continue
+        command = [sys.executable, "-c", LOADED, name, str(max(0, limit - MARGIN)), *sys.path]
+        if subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode:
+            raise ImgsubsetError(
+                f"torch cannot be loaded with the {limit / 1e9:.2f} GB of memory that this process may have; "
+                f"raise the limit (ulimit {letter})"
+            )
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
