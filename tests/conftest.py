@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forked import ROUGH_DRAWS
+from forked import ROUGH_DRAWS, shortened
 from PIL import Image
 
 import imgsubset as package
@@ -36,6 +36,7 @@ from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import LIBRARIES
 from imgsubset.results.scores import Measured, Score
+from imgsubset.search import find as finding
 from imgsubset.statistics import neighbours, permutation
 from imgsubset.statistics.objective import objective
 from imgsubset.weights import DIVERGENCE_NAMES
@@ -52,21 +53,30 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / f"cache-{secrets.token_hex(8)}"))
 
 
-ACCURATE = objective.__defaults__
-MATHEMATICS = ("statistics", "search")
+_within: Any = objective.__wrapped__  # type: ignore[attr-defined]  # its decorator hands on what it is given
+THOROUGH: dict[tuple[Any, str], Any] = {
+    (finding, "find"): finding.find,
+    (_within, "__defaults__"): _within.__defaults__,
+}
+ROUGH = dict(zip(THOROUGH, (shortened(finding.find), (None, ROUGH_DRAWS)), strict=True))
+MATHEMATICS = {"statistics", "search", "test_score"}
 
 
-@pytest.fixture(autouse=True)
-def rough_baselines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses in units of few random subsets, in an eighth of the time, but where losses themselves are tested."""
-    if request.path.parent.name not in MATHEMATICS:
-        monkeypatch.setattr(objective, "__defaults__", (None, ROUGH_DRAWS))
+@pytest.fixture(scope="module", autouse=True)
+def rough(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Losses in units of few random subsets, and short searches, but where these themselves are tested."""
+    exact = MATHEMATICS & {request.path.parent.name, request.path.stem} and request.path.stem != "test_smallest"
+    with pytest.MonkeyPatch.context() as patch:
+        for place, value in (THOROUGH if exact else ROUGH).items():
+            patch.setattr(*place, value)
+        yield
 
 
 @pytest.fixture
-def accurate_baselines(rough_baselines: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses as everybody has them."""
-    monkeypatch.setattr(objective, "__defaults__", ACCURATE)
+def accurate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses and searches as everybody has them."""
+    for place, value in THOROUGH.items():
+        monkeypatch.setattr(*place, value)
 
 
 def noise(seed: int, width: int, height: int, channels: int = 3) -> np.ndarray:
@@ -208,8 +218,13 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comparisons with a rough noise floor, in a fiftieth of the time."""
-    monkeypatch.setattr(permutation, "two_sample", functools.partial(permutation.two_sample, draws=20))
-    monkeypatch.setattr(neighbours, "overlap", functools.partial(neighbours.overlap, draws=20))
+    deal(monkeypatch, 20)
+
+
+def deal(patch: pytest.MonkeyPatch, draws: int) -> None:
+    """Have comparisons deal so often, in place of a thousand times."""
+    patch.setattr(permutation, "two_sample", functools.partial(permutation.two_sample, draws=draws))
+    patch.setattr(neighbours, "overlap", functools.partial(neighbours.overlap, draws=draws))
 
 
 class Installed:

@@ -479,7 +479,7 @@ def test_one_seed_chooses_the_same_files_and_another_others(imgsubset: Program, 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("accurate_baselines")
+@pytest.mark.usefixtures("accurate")
 def test_the_environment_and_the_place_change_nothing_and_streams_stay_clean(
     imgsubset: Program, pictures: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run, create, noise, normal_user, strict_json, tree
+from conftest import Run, create, deal, noise, normal_user, strict_json, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -611,7 +611,10 @@ def test_a_folder_is_no_distance_from_itself(imgsubset: Program, folder: Path) -
 
 
 @pytest.mark.slow
-def test_folders_that_differ_are_told_apart(imgsubset: Program, pictures: Path, tmp_path: Path) -> None:
+def test_folders_that_differ_are_told_apart(
+    imgsubset: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deal(monkeypatch, 120)
     for number in range(40):
         path = create(tmp_path / "noise" / f"{number}.png")
         Image.fromarray(noise(number, 12, 12)).save(path)

@@ -193,7 +193,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("accurate_baselines")
+@pytest.mark.usefixtures("accurate")
 def test_two_ranks_of_torchrun_choose_and_write_the_same(
     imgsubset: Callable[..., Run], source: Path, tmp_path: Path
 ) -> None:

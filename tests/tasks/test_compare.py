@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import create, noise, smooth, strict_json
+from conftest import create, deal, noise, smooth, strict_json
 from PIL import Image
 from reference import Array, five, set_moments
 from torch import Tensor
@@ -19,7 +18,6 @@ from torch import Tensor
 from imgsubset import Options, Overlap, Weights, compare
 from imgsubset.errors import BadFilesError, InputError
 from imgsubset.results.as_json import describe_comparison
-from imgsubset.statistics import neighbours
 from imgsubset.statistics import permutation as noisefloor
 from imgsubset.statistics.neighbours import NAMES
 from imgsubset.tasks.compare import Comparison, Distance
@@ -36,8 +34,7 @@ DEALS = 100
 def fewer_deals() -> Iterator[None]:
     """Comparisons with a rougher noise floor, in a fraction of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(noisefloor, "two_sample", functools.partial(noisefloor.two_sample, draws=DEALS))
-        patch.setattr(neighbours, "overlap", functools.partial(neighbours.overlap, draws=DEALS))
+        deal(patch, DEALS)
         yield
 
 
