@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forked import ROUGH_DRAWS, shortened
+from forked import roughly
 from PIL import Image
 
 import imgsubset as package
@@ -36,9 +36,7 @@ from imgsubset.reading.filters import list_candidates
 from imgsubset.reading.listing import AnySource, Listing
 from imgsubset.results.as_json import LIBRARIES
 from imgsubset.results.scores import Measured, Score
-from imgsubset.search import find as finding
 from imgsubset.statistics import neighbours, permutation
-from imgsubset.statistics.objective import objective
 from imgsubset.weights import DIVERGENCE_NAMES
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
@@ -53,21 +51,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / f"cache-{secrets.token_hex(8)}"))
 
 
-_within: Any = objective.__wrapped__  # type: ignore[attr-defined]  # its decorator hands on what it is given
-THOROUGH: dict[tuple[Any, str], Any] = {
-    (finding, "find"): finding.find,
-    (_within, "__defaults__"): _within.__defaults__,
-}
-ROUGH = dict(zip(THOROUGH, (shortened(finding.find), (None, ROUGH_DRAWS)), strict=True))
-MATHEMATICS = {"statistics", "search", "test_score"}
+ROUGH = roughly()
+THOROUGH = {place: getattr(*place) for place in ROUGH}
+MATHEMATICS = ("statistics", "search")
+
+
+def is_exact(path: Path) -> bool:
+    """Whether tests in this file are of losses or searches themselves."""
+    return path.stem == "test_score" or (path.parent.name in MATHEMATICS and path.stem != "test_smallest")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def rough(request: pytest.FixtureRequest) -> Iterator[None]:
     """Losses in units of few random subsets, and short searches, but where these themselves are tested."""
-    exact = MATHEMATICS & {request.path.parent.name, request.path.stem} and request.path.stem != "test_smallest"
     with pytest.MonkeyPatch.context() as patch:
-        for place, value in (THOROUGH if exact else ROUGH).items():
+        for place, value in (THOROUGH if is_exact(request.path) else ROUGH).items():
             patch.setattr(*place, value)
         yield
 

@@ -40,6 +40,15 @@ def shortened(find: Callable[..., Any]) -> Callable[..., Any]:
     return short
 
 
+def roughly() -> dict[tuple[Any, str], Any]:
+    """By owner and name what to put there, for losses in units of few random subsets and for short searches."""
+    from imgsubset.search import find as finding
+    from imgsubset.statistics.objective import objective
+
+    within: Any = objective.__wrapped__  # type: ignore[attr-defined]  # its decorator hands on what it is given
+    return {(finding, "find"): shortened(finding.find), (within, "__defaults__"): (None, ROUGH_DRAWS)}
+
+
 class Forked:
     """A process, with what a test asks of a `subprocess.Popen`."""
 
@@ -181,7 +190,6 @@ if __name__ == "__main__":
     for module in pkgutil.walk_packages(imgsubset.__path__, "imgsubset."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    sys.modules["imgsubset.statistics.objective"].objective.__wrapped__.__defaults__ = (None, ROUGH_DRAWS)
-    searching = sys.modules["imgsubset.search.find"]
-    searching.find = shortened(searching.find)
+    for place, value in roughly().items():
+        setattr(*place, value)
     exec(serve(socket.socket(fileno=int(sys.argv[1]))), {"__name__": "__main__"})

@@ -60,7 +60,7 @@ def check_room() -> None:
         return
     for name, letter in LIMITED.items():
         limit = resource.getrlimit(getattr(resource, name))[0]
-        if limit in (resource.RLIM_INFINITY, -1) or limit >= PLENTY or importlib.util.find_spec("torch") is None:
+        if limit == resource.RLIM_INFINITY or limit >= PLENTY or importlib.util.find_spec("torch") is None:
             continue
         command = [sys.executable, "-c", LOADED, name, str(max(0, limit - MARGIN)), *sys.path]
         if subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode:
