@@ -20,7 +20,7 @@ from imgsubset.cores import bounded, sharing
 from imgsubset.devices import torch_device, trouble
 from imgsubset.errors import ImgsubsetError, InputError
 from imgsubset.features.pieces import piece
-from imgsubset.features.spaces import JUDGE, Space, feature_spaces
+from imgsubset.features.spaces import MATCHED, Space, feature_spaces
 from imgsubset.files import SECOND, Stamp
 from imgsubset.options import Extraction, Options
 from imgsubset.progress import Clock
@@ -86,8 +86,8 @@ class Task:
 
 
 def measuring(spaces: Sequence[Space]) -> tuple[bool, ...]:
-    """Of each space whether it only measures."""
-    return tuple(space.role == JUDGE for space in spaces)
+    """Of each space whether it only measures, or is looked at once: no search goes through it."""
+    return tuple(space.role != MATCHED for space in spaces)
 
 
 def caches_of(task: Task, spaces: Sequence[Space]) -> list[Cache]:

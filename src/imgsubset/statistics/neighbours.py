@@ -72,7 +72,7 @@ def joined(spaces: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]) ->
     """
     parts: list[tuple[Tensor, Tensor]] = []
     for (first, second), weight in zip(spaces, weights, strict=True):
-        both = torch.cat([first, second]).double().cpu()
+        both = torch.cat([first.cpu(), second.cpu()]).double()
         ordered = both.sort(0).values  # so that the sums depend on no order of the images
         mean = ordered.mean(0)
         variance = (ordered - mean).square().mean(0)
