@@ -58,7 +58,7 @@ def slow_components(numbers: np.ndarray) -> np.ndarray:
     centred = numbers - numbers.mean(0)
     centred = centred[:, centred.std(0) > 1e-9]
     left, values, _ = linalg.svd(centred / centred.std(0), full_matrices=False)
-    return left[:, values**2 > 1e-6 * values[0] ** 2][:, :16] * np.sqrt(len(numbers))
+    return left[:, values**2 > 1e-6 * values[0] ** 2][:, :32] * np.sqrt(len(numbers))
 
 
 @pytest.mark.parametrize(("count", "classes", "apart"), [(90, 3, 0.5), (61, 2, 0.2), (200, 7, 1.0)])
@@ -92,11 +92,11 @@ def test_each_class_is_spread_evenly_over_the_folds_at_random() -> None:
     folds = spread(labels)
     assert torch.equal(folds, spread(labels))
     for name in range(4):
-        counts = torch.bincount(folds[labels == name], minlength=5)
+        counts = torch.bincount(folds[labels == name], minlength=10)
         assert int(counts.max() - counts.min()) <= 1
     assert not torch.equal(folds.sort(stable=True).indices, torch.arange(71))
     alike = spread(torch.zeros(1000, dtype=torch.int64))
-    assert 100 < int((alike[:-1] == alike[1:]).sum()) < 300  # 200 of independent ones
+    assert 50 < int((alike[:-1] == alike[1:]).sum()) < 150  # 100 of independent ones
 
 
 def test_another_classifier_errs_where_images_are_hard() -> None:
@@ -144,7 +144,7 @@ def test_few_images_and_small_classes_have_finite_numbers(labels: list[int]) -> 
     view, _ = made_up(len(labels), 1, 4, 1.0)
     numbers = hardness([view, torch.ones(len(labels), 2), torch.zeros(len(labels), 0)], torch.tensor(labels).long())
     assert numbers.shape[0] == len(labels)
-    assert numbers.shape[1] <= min(16, max(0, len(labels) - 1))
+    assert numbers.shape[1] <= min(32, max(0, len(labels) - 1))
     assert numbers.shape[1] == 0 or len({*labels}) > 1
     assert bool(numbers.isfinite().all())
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from imgsubset.features import spaces
 from imgsubset.features.colour import colour
-from imgsubset.features.views import VIEWS, Textures, colours, edges, layout
+from imgsubset.features.random_cnn import RandomCNN
+from imgsubset.features.views import VIEWS, Textures, Units, colours, edges, layout, products
 
 
 def random_pixels(count: int, side: int = 32, seed: int = 0) -> Tensor:
@@ -99,13 +100,49 @@ def test_a_slope_rises_in_its_own_direction_most(direction: int) -> None:
     assert float(vector[(direction + 4) % 8].max()) < 0.1
 
 
-def test_textures_are_the_answers_of_their_filters_on_both_sides_of_0() -> None:
-    pixels, extractor = random_pixels(2, 12), Textures()
+@pytest.mark.parametrize("whitened", [False, True])
+def test_textures_are_the_answers_of_their_filters_on_both_sides_of_0(whitened: bool) -> None:
+    pixels, extractor = random_pixels(2, 12), Textures(whitened=whitened)
     (weights,) = (np.asarray(layer, float) for layer in extractor.network.layers)
     assert weights.shape == (32, 3, 5, 5)
     for image, vector in zip(pixels, extractor(pixels), strict=True):
-        answers = convolve(colour_maps(image), weights, 2)
+        answers = convolve(colour_maps(image), weights, 2)[:, 1:-1, 1:-1]  # those of whole patches
         both = np.concatenate(
             [cells(np.maximum(answers, 0), 2).ravel(), 0.2 * cells(np.maximum(-answers, 0), 2).ravel()]
         )
         np.testing.assert_allclose(vector[:, 0, 0], np.sqrt(both), atol=1e-5)
+
+
+def test_whitened_filters_answer_patches_of_the_covariance_alike() -> None:
+    covariance = np.zeros((75, 75))
+    for one, (colour_1, y, x) in enumerate(np.ndindex(3, 5, 5)):
+        for other, (colour_2, v, u) in enumerate(np.ndindex(3, 5, 5)):
+            near = math.exp(-math.hypot(y - v, x - u) / 30)
+            covariance[one, other] = near * (1 if colour_1 == colour_2 else 0.9) + 0.01 * (one == other)
+    plain = RandomCNN((32,), 5, role="whitened textures", activation="leaky").layers[0].flatten(1).numpy()
+    whitened = Textures(whitened=True).network.layers[0].flatten(1).numpy()
+    np.testing.assert_allclose(whitened @ covariance @ whitened.T, plain @ plain.T, atol=1e-4)
+
+
+def test_products_are_those_of_cosine_waves_of_the_brightness() -> None:
+    pixels = random_pixels(2)
+    for image, vector in zip(pixels, products(pixels), strict=True):
+        grey = cells(np.einsum("chw,c->hw", colour_maps(image), [0.299, 0.587, 0.114]), 8)
+        waves = []
+        for row, column in np.ndindex(8, 8):
+            if row + column <= 4:
+                wave = np.outer(*(np.cos(math.pi * (np.arange(8) + 0.5) * order / 8) for order in (row, column)))
+                waves.append(float((grey * wave).sum()) / math.sqrt((wave**2).sum()))
+        pairs = [one * other for place, one in enumerate(waves) for other in waves[place:]]
+        np.testing.assert_allclose(vector[:, 0, 0], waves + pairs, atol=1e-4)
+
+
+def test_units_are_a_hidden_layer_of_normal_weights() -> None:
+    pixels, extractor = random_pixels(3), Units()
+    weights, offsets = extractor.weights.numpy(), extractor.offsets.numpy()
+    assert (weights.shape, offsets.shape) == ((192, 256), (256,))
+    assert float(weights.var()) == pytest.approx(4 / 192, rel=0.03)  # 4.7 standard errors
+    assert float(offsets.var()) == pytest.approx(1, abs=0.4)
+    for image, vector in zip(pixels, extractor(pixels), strict=True):
+        sums = cells(colour_maps(image), 8).ravel() @ weights + offsets
+        np.testing.assert_allclose(vector[:, 0, 0], np.maximum(sums, 0), atol=1e-5)

@@ -17,11 +17,11 @@ from imgsubset.devices import side_by_side, single_threaded
 from imgsubset.statistics.dice import dice
 from imgsubset.statistics.moments import DEAD_VARIANCE
 
-FOLDS = 5
+FOLDS = 10
 RIDGE = 0.03  # of the mean eigenvalue
 TEMPERATURES = range(2, 15)  # that scores, which are about 0 or 1, are multiplied by
 SAMPLE = 4096  # images, at least, that the temperature is chosen by
-NUMBERS, KEPT = 4, 16  # of a view; of all views
+NUMBERS, KEPT = 4, 32  # of a view; of all views
 LEAST_SHARE = 0.05  # of 1 / classes, in logarithms
 RANK = 1e-6  # of the largest eigenvalue: directions below it are rounding
 ENOUGH = 100  # images a class
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def hardness(views: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """How hard images are to tell by their classes: at most 16 numbers (N, K), float64, uncorrelated, of mean 0 and
+    """How hard images are to tell by their classes: at most 32 numbers (N, K), float64, uncorrelated, of mean 0 and
     variance 1. K is 0 where there is one class alone, or nothing that varies.
 
     views   numbers of the images, (N, D) each; a model of its own judges by each of them
@@ -38,7 +38,7 @@ def hardness(views: Sequence[Tensor], labels: Tensor) -> Tensor:
 
     The model is linear: ridge regression of 0 and 1 for each class on standardised numbers, penalty 0.03 of their
     mean eigenvalue (Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2009, 3.4.1, 4.2). It judges
-    images that it has not seen: of five folds, over which each class is spread evenly, at random. A softmax makes
+    images that it has not seen: of ten folds, over which each class is spread evenly, at random. A softmax makes
     probabilities of its scores, at that of the temperatures 2 to 14 with the least log-loss (Guo et al., ICML 2017).
     With p that of the image's class, each view has four numbers: whether p is the largest; p; log p, of at least a
     20th of 1 / classes, since images beyond hope are alike; the entropy of all, with a minus. The first principal

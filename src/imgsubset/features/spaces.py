@@ -43,7 +43,10 @@ VIEWS: dict[str, tuple[tuple[str, int | None, Callable[[], Extractor]], ...]] = 
     "image": (("image", None, lambda: module("appearance").Appearance()),),
     "fft": (("fft", None, lambda: make_extractor("fft")),),
     # At twice the size, what they see takes four times as long.
-    "hardness": tuple((name, 32, partial(_view, name)) for name in ("layout", "colours", "edges", "textures")),
+    "hardness": tuple(
+        (name, 32, partial(_view, name))
+        for name in ("layout", "colours", "edges", "textures", "whitened", "products", "units")
+    ),
 }
 """Of what may be matched the extractors that it needs: each one's name, its size (None: that of the run), what makes
 it."""

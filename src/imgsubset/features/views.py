@@ -1,30 +1,37 @@
 """Pixels to vectors in which even a linear model tells classes apart to some extent: the views that hardness is of.
 
 They see different things on purpose: what is hard in all of them is hard for most classifiers. None is learnt, so
-that there is nothing to download, and all of them together take as long as one or two random CNNs.
+that there is nothing to download, and all of them together take as long as two or three random CNNs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from scipy.fft import dct
 from torch import Tensor
 
 from imgsubset.features.colour import colour
 from imgsubset.features.pixels import grey_maps, pixel_maps
 from imgsubset.features.random_cnn import Extractor, RandomCNN
+from imgsubset.statistics.dice import dice
 
-FILTERS = 32
+SIDE = 8  # pixels
+FILTERS, KERNEL = 32, 5  # number, side in pixels
+NEAR, ALIKE, NOISE = 30, 0.9, 0.01  # of patches: pixels to a correlation of 1 / e, that of colours, variance added
+UNITS = 256
+WAVES = 4  # half periods, across and down together
 DIRECTIONS, CELLS = 8, 4
 LEAST_NORM = 0.02  # added, so that the noise of flat pictures is not taken for edges; see features.hog
 
 
 def layout(pixels: Tensor) -> Tensor:
     """Mean colours as a vector (B, 192, 1, 1) of uint8 pixels (B, H, W, 3): an 8 x 8 picture, colour by colour."""
-    return _vector(F.adaptive_avg_pool2d(pixel_maps(pixels), 8))
+    return _vector(F.adaptive_avg_pool2d(pixel_maps(pixels), SIDE))
 
 
 def colours(pixels: Tensor) -> Tensor:
@@ -52,23 +59,75 @@ def edges(pixels: Tensor) -> Tensor:
     return _vector((cells / (cells.square().sum(1, keepdim=True) + LEAST_NORM**2).sqrt()).sqrt())
 
 
+def products(pixels: Tensor) -> Tensor:
+    """A vector (B, 135, 1, 1) of uint8 pixels (B, H, W, 3): the longest waves of the brightness, and their products.
+
+    The waves are the coefficients (row, column) of the discrete cosine transform (type II, orthonormal) of the mean
+    brightness in 8 x 8 cells with row + column of at most 4: about the first principal components of photographs. So
+    a linear model is a quadratic one of these, as the rule for normal classes of unequal covariances is (Hastie,
+    Tibshirani & Friedman, The Elements of Statistical Learning, 2009, 4.3). First the 15 waves row by row, then the
+    120 products of two, squares among them.
+    """
+    few = F.adaptive_avg_pool2d(grey_maps(pixels), SIDE)[:, 0]
+    basis = torch.from_numpy(dct(torch.eye(SIDE, dtype=torch.float64).numpy(), axis=0, norm="ortho")).to(few)
+    place = torch.arange(SIDE, device=few.device)
+    waves = (basis @ few @ basis.mT)[:, place[:, None] + place <= WAVES]
+    one, other = torch.triu_indices(waves.shape[1], waves.shape[1], device=few.device)
+    return _vector(torch.cat([waves, waves[:, one] * waves[:, other]], 1))
+
+
+class Units(torch.nn.Module):
+    """What a random hidden layer makes of the layout: a linear model of it is a network whose last layer alone learns
+    (random kitchen sinks; Rahimi & Recht, NIPS 2008)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = dice(torch.device("cpu"), "units")
+        inputs = 3 * SIDE**2
+        weights = torch.randn(inputs, UNITS, generator=generator) * (2 / inputs**0.5)
+        self.weights = torch.nn.Parameter(weights, requires_grad=False)
+        self.offsets = torch.nn.Parameter(torch.randn(UNITS, generator=generator), requires_grad=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """A vector (B, 256, 1, 1) of uint8 pixels (B, H, W, 3)."""
+        return _vector(torch.addmm(self.offsets, layout(pixels).flatten(1), self.weights).relu())
+
+
 class Textures(torch.nn.Module):
     """What seeded random filters of 5 x 5 pixels answer in each quarter of a picture.
 
     Pooled answers of one layer of filters, random ones too, are much of what a trained network knows (Coates, Lee &
     Ng, AISTATS 2011), once those above and those below 0 are pooled apart.
+
+    whitened  whether the filters are those of whitened patches, which see what is fine as well as what is coarse. The
+              covariance is not of the images at hand but one that fits most photographs: exp(-distance / 30 pixels)
+              times 0.9 for two colours, and 0.01 more for each pixel
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, whitened: bool = False) -> None:
         super().__init__()
-        self.network = RandomCNN((FILTERS,), 5, role="textures", activation="leaky")
+        role = "whitened textures" if whitened else "textures"
+        self.network = RandomCNN((FILTERS,), KERNEL, role=role, activation="leaky")
+        if whitened:
+            (filters,) = self.network.layers
+            filters.copy_((filters.flatten(1).double() @ _whitening()).view(filters.shape))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """A vector (B, 256, 1, 1) of uint8 pixels (B, H, W, 3): roots of the mean of what is above 0, then of what is
-        below, of each filter in each quarter."""
-        maps = self.network(pixels)
+        below, of each filter in each quarter, where it lies wholly inside the picture."""
+        maps = self.network(pixels)[:, :, 1:-1, 1:-1]
         both = [F.adaptive_avg_pool2d(side.relu(), 2) for side in (maps, -maps)]
         return _vector(torch.cat(both, 1).sqrt())
+
+
+def _whitening() -> Tensor:
+    """The inverse root (75, 75) of the covariance of patches, colour by colour, row by row."""
+    place = torch.cartesian_prod(torch.arange(KERNEL), torch.arange(KERNEL)).double()
+    near = (-torch.cdist(place, place) / NEAR).exp()
+    alike = torch.full((3, 3), ALIKE, dtype=torch.float64).fill_diagonal_(1)
+    values, vectors = torch.linalg.eigh(torch.kron(alike, near))
+    inverse_root: Tensor = vectors @ (vectors / (values + NOISE).sqrt()).mT
+    return inverse_root
 
 
 def _vector(maps: Tensor) -> Tensor:
@@ -80,5 +139,8 @@ VIEWS: dict[str, Callable[[], Extractor]] = {
     "colours": lambda: colours,
     "edges": lambda: edges,
     "textures": Textures,
+    "whitened": partial(Textures, whitened=True),
+    "products": lambda: products,
+    "units": Units,
 }
 """By name what makes each of them; `features.spaces` names them too, at 32 pixels a side, without importing torch."""
