@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy import linalg, special
+from scipy import linalg, special, stats
 from torch import Tensor
 
 from imgsubset.features import hardness as module
-from imgsubset.features.hardness import hardness, spread, too_few
+from imgsubset.features.hardness import hardness, too_few
 
 RIDGE = 0.03
 
@@ -22,21 +22,21 @@ def made_up(count: int, classes: int, width: int, apart: float, seed: int = 0) -
     return torch.randn(count, width, generator=generator) + centers[labels], labels
 
 
-def slow_numbers(view: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """The four numbers of each image, an image and a fold at a time."""
+def slow_numbers(view: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The three numbers of each image, by a fit to all others."""
     names = np.unique(labels)
     scores = np.zeros((len(view), len(names)))
-    for fold in np.unique(folds):
-        train = folds != fold
-        mean, scale = view[train].mean(0), view[train].std(0)
-        live = scale > 1e-9
-        x = (view[train][:, live] - mean[live]) / scale[live]
-        hot = (labels[train][:, None] == names).astype(float)
-        # Ridge regression is least squares with rows of the penalty below the others.
-        penalty = np.sqrt(RIDGE * len(x)) * np.eye(x.shape[1])
-        target = np.concatenate([hot - hot.mean(0), np.zeros((x.shape[1], len(names)))])
-        weights = linalg.lstsq(np.concatenate([x, penalty]), target)[0]
-        scores[~train] = (view[~train][:, live] - mean[live]) / scale[live] @ weights + hot.mean(0)
+    scale = view.std(0)
+    x = view[:, scale > 1e-9] / scale[scale > 1e-9]
+    hot = (labels[:, None] == names).astype(float)
+    # Ridge regression is least squares with rows of the penalty below the others.
+    penalty = np.sqrt(RIDGE * len(x)) * np.eye(x.shape[1])
+    for image in range(len(view)):
+        others = np.arange(len(view)) != image
+        mean, share = x[others].mean(0), hot[others].mean(0)
+        target = np.concatenate([hot[others] - share, np.zeros((x.shape[1], len(names)))])
+        weights = linalg.lstsq(np.concatenate([x[others] - mean, penalty]), target)[0]
+        scores[image] = (x[image] - mean) @ weights + share
     place = np.searchsorted(names, labels)
 
     def log_loss(temperature: int) -> float:
@@ -47,18 +47,16 @@ def slow_numbers(view: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.
     for image, own in enumerate(place):
         p = special.softmax(best * scores[image])
         right = p[own] > np.delete(p, own).max()
-        rows.append(
-            [float(right), p[own], np.log(max(p[own], 0.05 / len(p))), sum(share * np.log(share) for share in p)]
-        )
+        rows.append([float(right), p[own], np.log(max(p[own], 0.05 / len(p)))])
     return np.array(rows)
 
 
 def slow_components(numbers: np.ndarray) -> np.ndarray:
-    """The principal components of standardised columns, scaled to variance 1, by singular values."""
-    centred = numbers - numbers.mean(0)
-    centred = centred[:, centred.std(0) > 1e-9]
-    left, values, _ = linalg.svd(centred / centred.std(0), full_matrices=False)
-    return left[:, values**2 > 1e-6 * values[0] ** 2][:, :32] * np.sqrt(len(numbers))
+    """The principal components, scaled to variance 1, by singular values; logarithms have twice the length."""
+    live = numbers.std(0) > 1e-9
+    scores = stats.zscore(numbers[:, live], 0) * np.where(np.arange(len(live)) % 3 == 2, 2, 1)[live]
+    left, values, _ = linalg.svd(scores, full_matrices=False)
+    return left[:, values**2 > 1e-6 * values[0] ** 2][:, :16] * np.sqrt(len(numbers))
 
 
 @pytest.mark.parametrize(("count", "classes", "apart"), [(90, 3, 0.5), (61, 2, 0.2), (200, 7, 1.0)])
@@ -66,8 +64,7 @@ def test_hardness_is_what_a_slow_program_makes_of_it(count: int, classes: int, a
     first, labels = made_up(count, classes, 6, apart)
     second = torch.cat([first[:, :3] ** 2, torch.full((count, 1), 7.0)], 1)  # one of them constant
     found = np.asarray(hardness([first, second], labels))
-    folds = np.asarray(spread(labels))
-    numbers = [slow_numbers(np.asarray(view, float), np.asarray(labels), folds) for view in (first, second)]
+    numbers = [slow_numbers(np.asarray(view, float), np.asarray(labels)) for view in (first, second)]
     expected = slow_components(np.concatenate(numbers, 1))
     assert found.shape == expected.shape
     np.testing.assert_allclose(np.abs((found * expected).mean(0)), 1, atol=1e-6)  # but for the sign
@@ -78,25 +75,11 @@ def test_hardness_is_what_a_slow_program_makes_of_it(count: int, classes: int, a
 def test_images_beyond_hope_are_alike() -> None:
     view, labels = made_up(400, 2, 6, 3.0)
     labels[:3] = 1 - labels[:3]
-    numbers = slow_numbers(np.asarray(view, float), np.asarray(labels), np.asarray(spread(labels)))
+    numbers = slow_numbers(np.asarray(view, float), np.asarray(labels))
     least = np.isclose(numbers[:, 2], np.log(0.025))
     assert least.sum() == 3
     found, expected = np.asarray(hardness([view], labels)), slow_components(numbers)
     np.testing.assert_allclose(np.abs((found * expected).mean(0)), 1, atol=1e-6)
-
-
-def test_each_class_is_spread_evenly_over_the_folds_at_random() -> None:
-    labels = torch.tensor([0] * 10 + [1] * 3 + [2] * 57 + [3])[
-        torch.randperm(71, generator=torch.Generator().manual_seed(0))
-    ]
-    folds = spread(labels)
-    assert torch.equal(folds, spread(labels))
-    for name in range(4):
-        counts = torch.bincount(folds[labels == name], minlength=10)
-        assert int(counts.max() - counts.min()) <= 1
-    assert not torch.equal(folds.sort(stable=True).indices, torch.arange(71))
-    alike = spread(torch.zeros(1000, dtype=torch.int64))
-    assert 50 < int((alike[:-1] == alike[1:]).sum()) < 150  # 100 of independent ones
 
 
 def test_another_classifier_errs_where_images_are_hard() -> None:
@@ -144,7 +127,7 @@ def test_few_images_and_small_classes_have_finite_numbers(labels: list[int]) -> 
     view, _ = made_up(len(labels), 1, 4, 1.0)
     numbers = hardness([view, torch.ones(len(labels), 2), torch.zeros(len(labels), 0)], torch.tensor(labels).long())
     assert numbers.shape[0] == len(labels)
-    assert numbers.shape[1] <= min(32, max(0, len(labels) - 1))
+    assert numbers.shape[1] <= min(16, max(0, len(labels) - 1))
     assert numbers.shape[1] == 0 or len({*labels}) > 1
     assert bool(numbers.isfinite().all())
 

@@ -161,7 +161,7 @@ def test_looks_are_those_of_the_files(pictures: Path, tmp_path: Path) -> None:
 def test_hardness_is_of_the_classes_that_are_known(pictures: Path, tmp_path: Path) -> None:
     found = select(pictures, N, match="hardness", stratify=True, **SMALL)
     columns = block(found, "hardness").columns
-    assert len(columns) == 28  # four of each of seven views
+    assert len(columns) == 16
     assert all(column.source == pytest.approx(0, abs=1e-9) for column in columns)
     assert any("hardness is weaker for few images a class: there are 40" in note for note in found.warnings)
     labels = {str(path.relative_to(pictures)): path.stem[-1] for path in pictures.rglob("*.png")}

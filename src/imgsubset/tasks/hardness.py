@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def hardness(views: Any, labels: Any) -> np.ndarray:
-    """How hard each image is to tell by its class, whichever classifier tries: at most 32 numbers, (N, K) float64.
+    """How hard each image is to tell by its class, whichever classifier tries: at most 16 numbers, (N, K) float64.
 
     They are uncorrelated, of mean 0 and variance 1. A subset that has the means of all images in them says more of the
     accuracy and of the loss of a classifier than a random one, though no classifier had a part in it. `select` with
