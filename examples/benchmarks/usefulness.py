@@ -1,6 +1,6 @@
 """What does a subset say of classifiers, and of pictures? Subsets of many kinds against simple random ones.
 
-    python examples/benchmarks/usefulness.py cifar10k -n 500 --subsets 100
+    python examples/benchmarks/usefulness.py cifar10k -n 500 --subsets 400
 
 FOLDER holds class folders of small pictures. Thirteen classifiers of all kinds (`classifiers.py`) are trained on a
 random half of it; the other half is the source. Of each subset the means of the source are read off: of each
@@ -8,7 +8,7 @@ classifier's accuracy and log-loss, of the classes, of looks of the pictures. "A
 would be as far off in the mean square: n / (error over that of simple random subsets)^2, the mean over quantities. One
 classifier is the user's own, whose scores some of the methods know; it is judged by itself, and the others without it.
 Training takes five minutes and is kept in the cache folder; each searched subset takes two seconds, on two cores.
-The table of 2026-11-26 stands in README.md, beside the others. Classifiers need pip install 'imgsubset[bench]'.
+The tables of 2026-11-27 stand in README.md, beside the others. Classifiers need pip install 'imgsubset[bench]'.
 """
 
 from __future__ import annotations

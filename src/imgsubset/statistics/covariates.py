@@ -22,8 +22,8 @@ def covariates(blocks: Sequence[Block]) -> Tensor:
 
     Of what is known of the images they are its channels, of features of pixels the first principal components, whose
     variances over all blocks sum to 1. Pictures explain little of what models make of them, and a ridge holds back what
-    varies little: with hardness known of 10,000 CIFAR images, 500 estimate accuracies like 700 random ones, and with
-    components of variance 1 each like 645.
+    varies little: with hardness known of 10,000 CIFAR images, 500 estimate accuracies like 766 random ones, and with
+    components of variance 1 each like 707.
     """
     pictures = [block.images.mean.cpu() for block in blocks if not block.numbers]
     numbers = [block.images.mean.cpu() for block in blocks if block.numbers]
