@@ -45,7 +45,7 @@ VIEWS: dict[str, tuple[tuple[str, int | None, Callable[[], Extractor]], ...]] = 
     # At twice the size, what they see takes four times as long.
     "hardness": tuple(
         (name, 32, partial(_view, name))
-        for name in ("layout", "colours", "edges", "textures", "whitened", "products", "units")
+        for name in ("layout", "colours", "edges", "plain textures", "whitened textures", "products", "units")
     ),
 }
 """Of what may be matched the extractors that it needs: each one's name, its size (None: that of the run), what makes

@@ -138,8 +138,8 @@ VIEWS: dict[str, Callable[[], Extractor]] = {
     "layout": lambda: layout,
     "colours": lambda: colours,
     "edges": lambda: edges,
-    "textures": Textures,
-    "whitened": partial(Textures, whitened=True),
+    "plain textures": Textures,
+    "whitened textures": partial(Textures, whitened=True),
     "products": lambda: products,
     "units": Units,
 }
