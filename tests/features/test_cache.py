@@ -415,8 +415,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 store.put(names, stamps, rows, 49)
 print(store.problem)
 """
-    process = start(program, store, 0, 800)
-    said, _ = process.communicate()
+    with start(program, store, 0, 800) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()  # communicate() loses what came along with the first line
     assert process.returncode == 0
     assert "nothing is cached" in said
     assert whole(get(store, 800), 10)
