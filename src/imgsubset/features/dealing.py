@@ -86,7 +86,7 @@ class Task:
 
 
 def measuring(spaces: Sequence[Space]) -> tuple[bool, ...]:
-    """Of each space whether it only measures, or is looked at once: no search goes through it."""
+    """Of each space whether no search goes through it: it only measures, or is looked at once."""
     return tuple(space.role != MATCHED for space in spaces)
 
 

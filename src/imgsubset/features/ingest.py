@@ -40,7 +40,7 @@ class Ingested:
     stamps   what each usable file was when it was decoded
     usable   (total,) bool, which are
     reasons  why others are not
-    measures of each network whether it only measures; () is none
+    measures of each network whether no search goes through it; () is none
     """
 
     total: int

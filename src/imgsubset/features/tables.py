@@ -47,7 +47,7 @@ def in_file(count: int, width: int) -> np.ndarray:
 
 
 def is_apart(count: int, measures: bool) -> bool:
-    """Whether the rows of so many images go to a file: in a space that only measures, not in one that is searched."""
+    """Whether the rows of so many images go to a file: in a space that only measures or is looked at once."""
     return measures and count > IN_MEMORY
 
 
