@@ -48,7 +48,7 @@ CASES = {
     "one-thread": Case("select photos OUT -n 24 --workers 1"),
     "two-threads": Case("select photos OUT -n 10% --workers 2 --seed 3"),
     "ordered": Case("select photos OUT -n 12 --ranked"),
-    "auto": Case("select photos OUT -n auto --target-loss 0.1"),
+    "auto": Case("select photos OUT -n auto --target-loss 0.2"),
     "classes": Case("select photos OUT -n 30 --stratify"),
     "balanced": Case("select photos OUT -n 30 --stratify --stratify-as equal --seed 1"),
     "groups": Case("select photos OUT -n 24 --group-by 'g([0-9]+)'"),
