@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import Run, tree
 
+from imgsubset.declared import LOSS
 from imgsubset.errors import InputError
 from imgsubset.options import Options
 from imgsubset.reading.listing import list_images
@@ -130,10 +131,21 @@ def test_the_one_seed_of_the_old_version_was_the_network_s_too(
     newer = record | {"format": 2, "options": record["options"] | added}
     manifest.write_text(json.dumps(newer))
     assert read_manifest(manifest).options.feature_seed == 3
-    del newer["options"]["feature_seed"]
-    manifest.write_text(json.dumps(newer))
-    with pytest.raises(InputError, match="KeyError 'feature_seed'"):
-        read_manifest(manifest)
+    for name in Options().that_decide(LOSS):
+        manifest.write_text(json.dumps(newer | {"options": {k: v for k, v in newer["options"].items() if k != name}}))
+        assert getattr(read_manifest(manifest).options, name) == getattr(Options(match="image=0"), name)
+
+
+def test_a_manifest_that_lacks_an_option_still_answers_the_request(
+    imgsubset: Program, folder: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "out" / "manifest.json"
+    assert imgsubset("select", folder, tmp_path / "out", "-n", 2).code == 0
+    record = json.loads(manifest.read_text())
+    del record["options"]["held_out"], record["request"]["options"]["held_out"]
+    manifest.write_text(json.dumps(record))
+    assert imgsubset("score", folder, tmp_path / "out").code == 0
+    assert "nothing to do" in imgsubset("select", folder, tmp_path / "out", "-n", 2).out
 
 
 def test_what_the_old_version_wrote_is_verified_and_never_replaced_unasked(
@@ -159,7 +171,7 @@ def test_what_the_old_version_wrote_is_verified_and_never_replaced_unasked(
         ("files", [{"path": "a\0"}], "which is no path in a folder"),
         ("files", [{"path": ""}], "which is no path in a folder"),
         ("extras", [{"path": "x"}], "KeyError 'sha256'"),
-        ("options", {}, "KeyError"),
+        ("options", None, "TypeError"),
         ("options", {**ASKED, "size": "0"}, "size '0' is not"),
         ("options", {**ASKED, "channels": [8, "8"]}, "channels .* makes no sense"),
         ("options", {**ASKED, "include": "*.png"}, "include .* makes no sense"),

@@ -215,7 +215,7 @@ def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str
         # Options that are newer than the manifest are at their defaults, but for `image`.
         asked = dict(found.record["request"])
         asked["options"] = describe_options(Options(), CHOICE) | asked["options"]
-        asked["options"]["match"] = matched(asked["options"]["match"])
+        asked["options"]["match"] = matched(asked["options"].get("match", {}))
         if asked == json.loads(json.dumps(wanted)):
             return found
     return None

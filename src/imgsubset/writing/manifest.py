@@ -99,11 +99,13 @@ def _options(record: dict[str, Any]) -> Options:
         seed = 0 if record["request"]["embeddings"] else recorded["seed"]
         recorded |= FIRST | {"feature_seed": seed, "kernel_size": [recorded["kernel_size"]]}
     recorded |= _tables(record)
-    recorded["match"] = matched(recorded["match"])
+    recorded["match"] = matched(recorded.get("match", {}))
     classes = _classes(record, recorded)
     defaults = Options().that_decide(LOSS)
-    values = {name: recorded[name] for name in defaults}
+    values = {name: recorded[name] for name in defaults if name in recorded}  # of options newer than it, the defaults
     for name, default in defaults.items():
+        if name not in values:
+            continue
         wanted: tuple[type, ...] = (type(default),)
         if name == "size":
             wanted = (int, str)
@@ -129,12 +131,12 @@ def _classes(record: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]
     words = {"coco": labels["path"]} if labels else {}
     if "hardness" not in recorded["match"]:
         return words
-    if isinstance(recorded["labels"], dict):  # they were in memory
+    if isinstance(recorded.get("labels"), dict):  # they were in memory
         recorded["match"] = {name: weight for name, weight in recorded["match"].items() if name != "hardness"}
         return words
-    if recorded["labels"] is not None:
+    if recorded.get("labels") is not None:
         return words | {"labels": record["request"]["files"]["labels"]["path"]}
-    return words | {"stratify_by": recorded["stratify_by"]}
+    return words | {"stratify_by": recorded.get("stratify_by", "first")}
 
 
 def _tables(record: dict[str, Any]) -> dict[str, Any]:
