@@ -772,3 +772,17 @@ def test_links_whose_source_is_gone_are_not_taken_for_the_same(
     before = tree(tmp_path / "out")
     check_failure(imgsubset(*arguments), 5, "is not empty")
     assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("name", ["out", "out.tar"])
+def test_a_finished_destination_is_the_same_bytes_in_every_run(
+    imgsubset: Program, folder: Path, tmp_path: Path, name: str
+) -> None:
+    found = []
+    for run, workers in (("cold", 1), ("warm", 2)):
+        out = tmp_path / run / name
+        out.parent.mkdir()
+        assert imgsubset("select", folder, out, "-n", 4, "--ranked", "--workers", workers).code == 0
+        files = [out] if out.is_file() else [path for path in sorted(out.rglob("*")) if path.is_file()]
+        found.append({path.relative_to(out): path.read_bytes() for path in files})
+    assert found[0] == found[1]

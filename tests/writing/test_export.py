@@ -130,7 +130,7 @@ def test_the_manifest_says_what_was_done(folder: Path, chosen: Selection, tmp_pa
     record = strict_json((tmp_path / "out" / "manifest.json").read_bytes())
     assert record["source"] == str(folder)
     assert record["n"] == 6
-    nothing = dict.fromkeys(("rejected", "ignored", "cached", "copies", "labels"), 0)
+    nothing = dict.fromkeys(("rejected", "ignored", "copies", "labels"), 0)
     assert record["counts"] == {"usable": 8, "chosen": 6, "unlabelled": 6, **nothing}
     assert record["options"]["weights"] == {"kl": 1, "js": 1, "wasserstein": 1, "hellinger": 1, "frechet": 1}
     assert record["options"]["seed"] == 0

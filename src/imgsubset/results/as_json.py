@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.declared import CHOICE, NOTHING
 from imgsubset.files import identity
 from imgsubset.inputs import Labels
-from imgsubset.options import KNOWN, Options
+from imgsubset.options import FIELDS, KNOWN, Options
 from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.estimates import Estimate, Estimated
@@ -34,6 +34,7 @@ KEYS = {  # of the records that the functions below make
     "embedded": (*_ANY, "source", "shard", "cache", "counts", "rejected"),
     "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
 }  # fmt: skip
+RUNNING = [name for name, option in FIELDS.items() if option.metadata["decides"] == NOTHING]
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
 
 
@@ -103,9 +104,21 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
     }
 
 
+def manifest_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the record of a selection that is the same in every run of one command on one machine: without times,
+    the state of the cache, and options that affect nothing."""
+    return {
+        **{key: value for key, value in record.items() if key != "seconds"},
+        "options": {name: value for name, value in record["options"].items() if name not in RUNNING},
+        "counts": {name: count for name, count in record["counts"].items() if name != "cached"},
+        "trace": [{key: value for key, value in point.items() if key != "seconds"} for point in record["trace"]],
+    }
+
+
 def describe_placed(placed: Placed) -> dict[str, Any]:
     """The record of a selection and of where it is, for json.dumps."""
-    return {**placed.record, "destination": None if placed.destination is None else str(placed.destination)}
+    where = None if placed.destination is None else str(placed.destination)
+    return {"seconds": {}, **placed.record, "destination": where}
 
 
 def _describe_any(result: Result, size: int | None = None) -> dict[str, Any]:

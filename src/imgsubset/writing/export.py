@@ -18,7 +18,7 @@ from imgsubset.errors import OutputError, UsageError, shown
 from imgsubset.files import READERS, Stamp, as_json
 from imgsubset.inputs import of_kind
 from imgsubset.progress import Progress, silent, teller
-from imgsubset.results.as_json import describe
+from imgsubset.results.as_json import describe, manifest_of
 from imgsubset.results.records import Export, Selection
 from imgsubset.writing.claims import claims
 from imgsubset.writing.copying import place, still_readable
@@ -99,7 +99,7 @@ def fill(
         count, seconds = len(labels.copied) + len(labels.written), time.perf_counter() - start
         left = _left_behind(labels.left)
         exported = Export(held.path, mode, hashes, extras, seconds, count, labels.unlabelled, left)
-        return exported, as_json(describe(selection, exported, ranked))
+        return exported, as_json(manifest_of(describe(selection, exported, ranked)))
 
     if isinstance(held, HeldTar):
         with output_errors(held.path):
