@@ -66,7 +66,7 @@ def test_wrong_weights_are_usage_errors_that_name_the_culprit(text: str, culprit
 
 
 @pytest.mark.parametrize("name", DIVERGENCE_NAMES)
-@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, -math.inf, pytest.param(10**400, id="400 digits")])
 def test_weights_are_checked_when_constructed(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"{name}="):
         Weights(**{name: value})
@@ -224,6 +224,11 @@ def test_a_word_that_is_no_option_is_a_usage_error(word: str, text: str) -> None
         ({"dedupe": True, "group_by": "parent"}, "dedupe True is not possible with group_by"),
         ({"target_loss": 0.5, "target_size": 9}, "target_size 9 is not to be given together with a target_loss"),
         ({"weights": {"kl": 1, "fid": 2}}, "unknown divergence 'fid' in weights"),
+        ({"weights": {"kl": 10**400}}, f"weight kl=1{99 * '0'}... is not a finite number"),
+        ({"weights": {"kl": 10**5000}}, "weight kl=(a number of too many digits to show) is not a finite number"),
+        ({"features": {"hog": 10**400}}, "weight 'hog=1000"),
+        ({"match": {"image": 10**400}}, "weight 'image=1000"),
+        ({"steps": 10**5000}, "steps (a number of too many digits to show) is not a whole number"),
     ],
 )
 def test_options_that_do_not_go_together_are_usage_errors(words: dict[str, Any], text: str) -> None:

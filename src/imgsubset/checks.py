@@ -5,6 +5,7 @@ Values are of the right kind by then, see `imgsubset.inputs.of_kind`.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -12,6 +13,14 @@ from typing import Any
 
 Check = tuple[Callable[[Any], bool], str]
 """Whether a value makes sense, and what does."""
+
+
+def as_float(value: Any) -> float:
+    """Return the value as a float: infinity for a whole number that is too large. Raises what `float` does else."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def whole(least: int, most: int) -> Check:

@@ -46,7 +46,10 @@ def said(error: BaseException) -> str:
 
 def shown(value: object) -> str:
     """What a caller gave, for a message: on one line, and not all of something long."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # a whole number, or what holds one, of more digits than Python writes
+        text = "(a number of too many digits to show)"
     return text if len(text) <= 120 else f"{text[:100]}..."
 
 

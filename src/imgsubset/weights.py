@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from imgsubset.checks import as_float
 from imgsubset.errors import UsageError, shown
 
 
@@ -28,11 +29,11 @@ class Weights:
     def __post_init__(self) -> None:
         for name, value in [(name, getattr(self, name)) for name in self.__dataclass_fields__]:
             try:
-                good = math.isfinite(value) and value >= 0
+                good = math.isfinite(as_float(value)) and value >= 0
             except (TypeError, ValueError, RuntimeError):
                 raise UsageError(f"weight {name}={shown(value)} is not a number") from None
             if not good:
-                raise UsageError(f"weight {name}={value:g} is not a finite number of at least 0")
+                raise UsageError(f"weight {name}={shown(value)} is not a finite number of at least 0")
             object.__setattr__(self, name, float(value))  # of a number of numpy's, for one
         if not any(dataclasses.astuple(self)):
             raise UsageError("all weights are 0; at least one divergence must count")
@@ -43,13 +44,13 @@ class Weights:
 
         Raises UsageError naming what it does not understand.
         """
-        of_what = f" in weights '{text or dict(given)}'"
+        of_what = f" in weights '{text or shown(dict(given))}'"
         values = dict.fromkeys(DIVERGENCE_NAMES, 0.0)
         for name, number in given.items():
             if name not in values:
                 raise UsageError(f"unknown divergence '{name}'{of_what}; known: {', '.join(DIVERGENCE_NAMES)}")
             try:
-                values[name] = float(number)
+                values[name] = number if isinstance(number, int) else float(number)
             except (TypeError, ValueError):
                 raise UsageError(f"weight '{name}={number}' is not a number") from None
         return cls(**values)
@@ -109,11 +110,12 @@ def named_weights(
         if name in values:
             raise UsageError(f"'{name}' is named twice in {what} '{_spelt(pairs)}'")
         try:
-            values[name] = float(number)
+            values[name] = as_float(number)
         except (TypeError, ValueError):
             values[name] = math.nan
         if not (math.isfinite(values[name]) and values[name] >= 0):
-            raise UsageError(f"weight '{name}={number}' in {what} is not a finite number of at least 0")
+            written = shown(number) if isinstance(number, int) else number
+            raise UsageError(f"weight '{name}={written}' in {what} is not a finite number of at least 0")
     left = tuple((name, value) for name, value in values.items() if value or name in kept)
     if not left:
         raise UsageError(f"{what} '{_spelt(pairs)}' name nothing with a weight above 0")

@@ -64,6 +64,13 @@ def test_numbers_are_finite(tmp_path: Path, number: str) -> None:
         columns(tmp_path, f"path,age\na.png,1\nx/b.png,{number}\nx/c.png,\n")
 
 
+@pytest.mark.parametrize("number", ["9" * 309, "-" + "9" * 4300])
+def test_whole_numbers_that_no_float_holds_are_not_finite(tmp_path: Path, number: str) -> None:
+    content = f'{{"path": "a.png", "age": 1}}\n{{"path": "x/b.png", "age": {number}}}\n'
+    with pytest.raises(InputError, match=r"line 2, column 'age': '-?9{200,}.* is not finite"):
+        columns(tmp_path, content, name="t.jsonl")
+
+
 def test_a_word_among_numbers_makes_texts_of_them_and_is_told(tmp_path: Path) -> None:
     (age,), notes = columns(tmp_path, "path,age\na.png,1\nx/b.png,unknown\nx/c.png,2\n")
     assert age.texts == (("1",), ("unknown",), ("2",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_bad_values_are_usage_errors(given: Any, message: str) -> None:
         read_outcomes(given)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "x", [1], 1j])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None, "x", [1], 1j, pytest.param(10**400, id="huge")])
 def test_bad_numbers_in_memory_are_named(bad: Any) -> None:
     with pytest.raises(InputError, match="the results, element 1, column 'loss'"):
         read_outcomes({"loss": [1, bad]})

@@ -176,6 +176,7 @@ def test_what_the_old_version_wrote_is_verified_and_never_replaced_unasked(
         ("options", {**ASKED, "channels": [8, "8"]}, "channels .* makes no sense"),
         ("options", {**ASKED, "include": "*.png"}, "include .* makes no sense"),
         ("options", {**ASKED, "weights": [1, 1, 1, 1, 1]}, "weights .* makes no sense"),
+        ("options", {**ASKED, "weights": {"kl": 10**400}}, r"weight kl=10{50,}\.\.\. is not a finite number"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_an_input_error(

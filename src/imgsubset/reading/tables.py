@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from imgsubset.checks import as_float
 from imgsubset.errors import InputError, UsageError, shortened
 from imgsubset.files import read_named
 from imgsubset.options import TABLES
@@ -172,7 +173,7 @@ def number_of(entry: Any) -> float | None:
     if is_empty(entry):
         return math.nan
     if isinstance(entry, (int, float, bool)):
-        return float(entry)
+        return as_float(entry)
     try:
         return float(entry) if isinstance(entry, str) and "_" not in entry else None
     except ValueError:

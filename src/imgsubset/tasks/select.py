@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.checks import as_float
 from imgsubset.devices import or_on_cpu
 from imgsubset.features.source import Source, read_source
 from imgsubset.inputs import AnyEmbeddings, Embeddings, of_kind
@@ -117,7 +118,7 @@ def select_into(
     destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
     ranked = of_kind("ranked", "bool", ranked)
     max_loss, min_size = (
-        None if least is None else of_kind(name, "float", least)
+        None if least is None else as_float(of_kind(name, "float", least))
         for name, least in (("max_loss", max_loss), ("min_size", min_size))
     )
     listing, options, embeddings = given(source, options, embeddings)

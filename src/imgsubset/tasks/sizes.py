@@ -26,7 +26,7 @@ def check_size(n: int | str, options: Search) -> None:
 
 def is_auto(n: int | str) -> bool:
     """Whether n follows from a target."""
-    return str(n).strip() == AUTO
+    return isinstance(n, str) and n.strip() == AUTO
 
 
 def subset_size(n: int | str, usable: int) -> int:
