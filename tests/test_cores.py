@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 
 from imgsubset import cores
 from imgsubset.cores import bounded, threads, torch_threads, usable_cores
@@ -140,3 +142,30 @@ def test_two_that_overlap_leave_what_each_thread_had() -> None:
 def test_fewer_threads_are_not_made_more() -> None:
     with torch_set_to(2), torch_threads(3):
         assert torch.get_num_threads() == 2
+
+
+FORK = """
+import os, signal, sys
+from imgsubset import select
+def chosen():
+    return select(sys.argv[1], 5, candidates=8, chains=1, steps=2, device="cpu").chosen
+before = chosen()
+if child := os.fork():
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(60)
+os._exit(int(chosen() != before))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_forked_after_a_selection_selects_too(pictures: Path) -> None:
+    assert Forked(FORK, pictures).wait(120) == 0
+
+
+def test_a_process_forked_from_one_with_threads_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "usable_cores", lambda: 4)
+    monkeypatch.setattr(cores, "_has_threads", None)
+    for process, count, expected in ((1, 1, 1), (2, None, 4), (2, 2, 2), (3, None, 1), (3, 4, 1)):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        with bounded(count):
+            assert threads() == expected

@@ -51,6 +51,7 @@ def test_a_gpu_that_was_asked_for_is_not_left() -> None:
 
 
 MEMORY, TAKEN = "the GPU has too little memory for this", "other programs have the GPU for themselves"
+FORKED = "this process was forked from one that uses the GPU, which cannot be shared; start it by spawn"
 
 
 @pytest.mark.slow
@@ -66,6 +67,7 @@ MEMORY, TAKEN = "the GPU has too little memory for this", "other programs have t
         (RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate`"), MEMORY),
         (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), TAKEN),
         (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), TAKEN),
+        (RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing"), FORKED),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), None),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: out of memory"), None),
         (ValueError("CUDA out of memory"), None),

@@ -81,12 +81,21 @@ def _quotas() -> Iterator[float]:
 
 
 _limit: ContextVar[int | None] = ContextVar("limit", default=None)
+_has_threads: int | None = None  # the process in which torch may have started threads first, by its number
 
 
 @contextlib.contextmanager
 def bounded(count: int | None) -> Iterator[None]:
-    """A context in which sums take no more threads than this, but at least one; None is one for each usable core."""
+    """A context in which sums take no more threads than this, but at least one; None is one for each usable core.
+
+    A process that was forked from one whose sums took several takes one: it has none of the threads that the OpenMP
+    of torch still counts on, and would wait for them for ever.
+    """
+    global _has_threads
     count = usable_cores() if count is None else max(1, min(count, usable_cores()))
+    if count > 1:
+        _has_threads = _has_threads or os.getpid()
+        count = count if _has_threads == os.getpid() else 1
     token = _limit.set(count)
     try:
         # Else torch takes no more by itself, and its import can wait until the decoding processes have begun.

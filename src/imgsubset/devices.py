@@ -27,6 +27,9 @@ _TROUBLES = {
     r"(CUDA|HIP)[^\n]*out of memory|CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)": (
         "the GPU has too little memory for this"
     ),
+    "Cannot re-initialize CUDA in forked subprocess": (
+        "this process was forked from one that uses the GPU, which cannot be shared; start it by spawn"
+    ),
     r"devices?(\(s\))? (is/)?are busy or unavailable": "other programs have the GPU for themselves",
 }
 
