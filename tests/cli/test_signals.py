@@ -374,6 +374,7 @@ def test_decoding_works_though_all_streams_are_closed(finished: Path, tmp_path: 
     [
         (">&-", 0, ""),
         (">/dev/full", 5, "imgsubset: error: cannot write to stdout: No space left on device\n"),
+        ("1</dev/null", 5, "imgsubset: error: cannot write to stdout: Bad file descriptor\n"),
     ],
 )
 def test_help_gets_no_traceback(argument: str, redirection: str, code: int, expected: str) -> None:

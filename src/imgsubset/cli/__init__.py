@@ -5,11 +5,11 @@ May import: everything.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import sys
+import traceback
 
 import click
 
@@ -88,8 +88,8 @@ def _run() -> int:
         complain("interrupted")
         return 130
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-            discard_stdout()  # help is printed by click itself
+        if isinstance(error, OSError) and _is_of_echo(error):  # help is printed by click itself
+            discard_stdout()
             complain(f"error: cannot write to stdout: {error.strerror}")
             return OutputError.exit_code
         lacking = scarcity(error)
@@ -99,6 +99,11 @@ def _run() -> int:
             say(json.dumps({"error": lacking, "exit_code": ImgsubsetError.exit_code}))
         complain(f"error: {printable(lacking)}")
         return ImgsubsetError.exit_code
+
+
+def _is_of_echo(error: BaseException) -> bool:
+    """Whether an error was raised while click printed."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _open_streams() -> None:
