@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import NOBODY, Run, fill
+from forked import Forked
 
 from imgsubset.cli import check
 from imgsubset.cli.scarce import FILES, MEMORY, SPACE, THREADS, check_room, scarcity
@@ -99,4 +100,43 @@ def test_a_run_with_hardly_anything_ends_in_one_line(pictures: Path, limit: str)
     run = subprocess.run(["bash", "-c", command, sys.executable, str(pictures)],
                          capture_output=True, text=True, env=environment, check=False)  # fmt: skip
     lines = run.stderr.splitlines()
-    assert (run.returncode, len(lines)) in [(1, 1), (3, 1), (0, 0)], run.stderr
+    assert (run.returncode, len(lines)) in [(1, 1), (0, 0)], run.stderr
+
+
+WITHOUT_PROCESSES = f"""
+import os, resource
+from imgsubset.cli import main
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+os.geteuid() or os.setuid({NOBODY})  # root has no such limit
+main()
+"""
+WITHOUT_THREADS = """
+import signal, threading
+from imgsubset.cli import check, main
+def fail(*arguments):
+    raise RuntimeError("can't start new thread")
+def interrupted(*arguments):  # as OpenBLAS does where a thread cannot be started
+    threading.Thread.start = fail
+    signal.raise_signal(signal.SIGINT)
+check.verify = interrupted
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "arguments", "said"),
+    [
+        (WITHOUT_PROCESSES, ("select", "-n", 1, "--mode", "none", "--no-cache"), "no decoding process can be started"),
+        (WITHOUT_THREADS, ("verify",), THREADS),
+    ],
+)
+def test_where_nothing_can_be_started_that_is_told(
+    open_folder: Path, program: str, arguments: tuple[object, ...], said: str
+) -> None:
+    command, *others = arguments
+    run = Forked(program, command, fill(open_folder), *others, stderr=subprocess.PIPE)
+    complaint = run.communicate()[1].decode()
+    assert (run.returncode, complaint.count("\n")) == (1, 1), complaint
+    assert complaint.startswith(f"imgsubset: error: {said}")
+    assert "; raise the limit (ulimit " in complaint

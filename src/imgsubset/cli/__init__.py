@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 
@@ -22,7 +23,7 @@ from imgsubset.cli.estimate import estimate_command
 from imgsubset.cli.help import WithHelpGroup
 from imgsubset.cli.output import complain, discard_stdout, say
 from imgsubset.cli.ranks import by_rank
-from imgsubset.cli.scarce import scarcity
+from imgsubset.cli.scarce import THREADS, lacks_threads, scarcity
 from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave
 from imgsubset.cli.split import split_command
@@ -60,8 +61,12 @@ def main() -> None:
         with handled(leave, *FATAL):
             code = by_rank(_run)
     except EndedBySignal as ended:
-        complain("interrupted")
-        os._exit(ended.exit_code)  # without waiting for threads in the middle of a long sum
+        code = ended.exit_code
+        if code == 128 + signal.SIGINT and lacks_threads():
+            code = _lacking(THREADS)
+        else:
+            complain("interrupted")
+        os._exit(code)  # without waiting for threads in the middle of a long sum
     sys.exit(code)
 
 
@@ -95,10 +100,15 @@ def _run() -> int:
         lacking = scarcity(error)
         if lacking is None:
             raise
-        if "--json" in sys.argv[1:]:
-            say(json.dumps({"error": lacking, "exit_code": ImgsubsetError.exit_code}))
-        complain(f"error: {printable(lacking)}")
-        return ImgsubsetError.exit_code
+        return _lacking(lacking)
+
+
+def _lacking(what: str) -> int:
+    """Tell what there is too little of; the exit code."""
+    if "--json" in sys.argv[1:]:
+        say(json.dumps({"error": what, "exit_code": ImgsubsetError.exit_code}))
+    complain(f"error: {printable(what)}")
+    return ImgsubsetError.exit_code
 
 
 def _is_of_echo(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 from imgsubset.errors import ImgsubsetError
@@ -46,6 +47,15 @@ def scarcity(error: BaseException) -> str | None:
     """What there was too little of, and what to do, in one line; None if that is not why it failed."""
     first = reversed([*_with_causes(error)])  # others may wrap it in pages of advice, as numpy does
     return next((said for one in first if (said := _said(one))), None)
+
+
+def lacks_threads() -> bool:
+    """Whether no further thread can be started. OpenBLAS, as numpy loads it, raises SIGINT then."""
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        return True
+    return False
 
 
 def check_room() -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imgsubset.cores import usable_cores
-from imgsubset.errors import InputError
+from imgsubset.errors import ImgsubsetError, InputError
 from imgsubset.files import READERS, Stamp
 from imgsubset.reading.decoding import Facts, decode, reason, square_bytes
 from imgsubset.reading.members import AnyFile, Extent, Held, Sent, described, ready, recalled
@@ -171,7 +171,10 @@ class _Worker:
                 # In a session of its own: Ctrl-C reaches the parent alone, which then kills it.
                 self.process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=memory, start_new_session=True)
         except OSError as error:
-            raise InputError(f"no decoding process can be started: {reason(error, sys.executable)}") from error
+            raise ImgsubsetError(
+                f"no decoding process can be started: {reason(error, sys.executable)}; raise the limit (ulimit -n or "
+                "-u), or use --workers 0, which needs none"
+            ) from error
 
     def decode(self, start: int, files: Sequence[AnyFile]) -> Chunk:
         """Have a chunk decoded. A file at which the process is lost is refused, and another process goes on."""
