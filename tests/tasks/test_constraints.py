@@ -241,9 +241,13 @@ def test_contradictions_name_the_image(options: Options, culprit: str) -> None:
         constraints(source, options.constraints)
 
 
-def test_what_is_dropped_need_not_be_there() -> None:
+def test_what_is_dropped_need_not_be_there_but_is_told() -> None:
     source = source_of(["a.png", "b.png"], [RejectedFile("bad.png", "cut off")])
-    assert constraints(source, Options(drop=("gone.png", "bad.png", "b.png")).constraints).barred == {1}
+    allowed = constraints(source, Options(drop=("bad.png", "b.png")).constraints)
+    assert (allowed.barred, allowed.notes) == ({1}, ())
+    allowed = constraints(source, Options(drop=("gone.png", "bad.png", "b.png", "x/../bb.png")).constraints)
+    assert allowed.barred == {1}
+    assert allowed.notes == ("--drop names 2 paths not among the images of the source, or excluded: 'gone.png'",)
 
 
 @pytest.mark.slow

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from imgsubset.errors import InputError, UsageError
+from imgsubset.errors import InputError, UsageError, shortened
 from imgsubset.features.source import Source
 from imgsubset.inputs import Labels
 from imgsubset.options import Constraints
@@ -192,8 +192,12 @@ def constraints(source: Source, options: Constraints) -> Allowed:
     if options.group_by is not None:
         order: dict[str, int] = {}
         groups = tuple(order.setdefault(name, len(order)) for name in group_names(paths, options.group_by))
-    keep = _rows(options.keep, source, "keep")
-    drop = _rows(options.drop, source, "drop", must_be_there=False)
+    keep, unknown = _rows(options.keep, source)
+    if unknown:
+        unusable = {file.path: file.reason for file in source.rejected}
+        why = unusable.get(next(iter(unknown.values())), "it is not among the images of the source, or excluded")
+        raise UsageError(f"'{next(iter(unknown))}' is to be kept, but {why}")
+    drop, unknown = _rows(options.drop, source)
     if both := sorted(keep & drop):
         raise UsageError(f"'{paths[both[0]]}' is both to be kept and to be dropped")
     if groups is not None:
@@ -212,7 +216,11 @@ def constraints(source: Source, options: Constraints) -> Allowed:
         example=paths[min(keep)] if keep else "",
         copies=sum(len(rows) - 1 for rows in twins),
         twins=tuple(twins),
-        notes=(_one_class(paths, names[0], options) if len(names) == 1 else ()) + _no_group(groups, options),
+        notes=(
+            *(_one_class(paths, names[0], options) if len(names) == 1 else ()),
+            *_no_group(groups, options),
+            *_not_dropped(unknown, source),
+        ),
     )
 
 
@@ -240,6 +248,16 @@ def _no_group(groups: Sequence[int] | None, options: Constraints) -> tuple[str, 
     return (f"--group-by '{options.group_by}' finds no two images of one group, so that it does nothing",)
 
 
+def _not_dropped(unknown: Mapping[str, str], source: Source) -> tuple[str, ...]:
+    """What to know where --drop names what is neither an image of the source nor an unusable one."""
+    rejected = {file.path for file in source.rejected}
+    others = [path for path, named in unknown.items() if named not in rejected]
+    if not others:
+        return ()
+    paths = f"{len(others):,} path{'s' if len(others) > 1 else ''}"
+    return (f"--drop names {paths} not among the images of the source, or excluded: '{shortened(others[0])}'",)
+
+
 def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: Sequence[str]) -> None:
     kept = {groups[row]: row for row in sorted(keep, reverse=True)}
     for row in sorted(drop):
@@ -249,22 +267,21 @@ def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: 
             )
 
 
-def _rows(wanted: Collection[str], source: Source, option: str, must_be_there: bool = True) -> set[int]:
-    """Rows of the images that an option names, by paths from the source or from the current folder."""
+def _rows(wanted: Collection[str], source: Source) -> tuple[set[int], dict[str, str]]:
+    """Rows of the images that are named, by paths from the source or from the current folder; and of other paths what
+    they are relative to the source."""
     if not wanted:
-        return set()
+        return set(), {}
     place = {path: row for row, path in enumerate(source.paths)}
     known = set(source.listing.paths)
-    unusable = {file.path: file.reason for file in source.rejected}
-    rows = set()
+    rows, others = set(), {}
     for path in wanted:
         named = relative(path, source.listing, known)
         if named in place:
             rows.add(place[named])
-        elif must_be_there:
-            why = unusable.get(named, "it is not among the images of the source, or excluded")
-            raise UsageError(f"'{path}' is to be kept, but {why}")
-    return rows
+        else:
+            others[path] = named
+    return rows, others
 
 
 def _without_copies(source: Source, keep: set[int], drop: set[int]) -> set[int]:
