@@ -198,6 +198,8 @@ def test_whatever_fails_in_a_job_ends_that_job_alone(
         job('destination = "out/\\u0000one"'),
         job('destination = "out/one"\ncache = "a\\u0000b"'),
         job('destination = "out/one"').replace('"source"', '"a\\u0000b"'),
+        job('destination = "out/one"').replace('"source"', '""'),
+        job('destination = ""'),
     ],
 )
 def test_what_no_file_can_be_called_is_refused_before_any_work(batch: Batch, tmp_path: Path, text: str) -> None:

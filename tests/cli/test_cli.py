@@ -182,6 +182,25 @@ def test_a_command_line_that_cannot_be_parsed_is_exit_code_2(
 
 
 @pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        (["select", "", "out"], "'SRC'"),
+        (["select", "in", ""], "'[DST]'"),
+        (["select", "in", "--list", ""], "'--list'"),
+        (["select", "in", "--keep="], "'--keep'"),
+        (["select", "in", "--cache", ""], "'--cache'"),
+        (["verify", ""], "'DST'"),
+        (["compare", "in", ""], "'B'"),
+        (["estimate", "in", "in", ""], "'RESULTS'"),
+    ],
+    ids=str,
+)
+def test_an_empty_path_is_not_the_current_folder(imgsubset: Program, words: list[str], culprit: str) -> None:
+    more = ("-n", 3) if words[0] == "select" else ()
+    check_failure(imgsubset(*words, *more), 2, f"Invalid value for {culprit}: the path is empty")
+
+
+@pytest.mark.parametrize(
     "words", [["-n", "3", "--seed", "9" * 100_000], ["-n", "3", "--" + "x" * 100_000]], ids=["value", "name"]
 )
 def test_an_endless_word_is_cut_in_the_message(imgsubset: Program, pictures: Path, words: list[str]) -> None:

@@ -191,7 +191,8 @@ def _words(key: str, value: Any, what: str, folder: Path) -> list[str]:
         texts = [",".join(map(str, value))]
     is_path = isinstance(parameter.type, click.Path)
     for text in texts:
-        if isinstance(text, bool) or not isinstance(text, str if is_path else (str, int, float)) or "\0" in str(text):
+        wrong = isinstance(text, bool) or not isinstance(text, str if is_path else (str, int, float))
+        if wrong or "\0" in str(text) or (is_path and not text):
             raise UsageError(f"{what} = {text!r} is not {'a path' if is_path else 'a text or a number'}")
     texts = [str(folder / text) if is_path and url_of(text) is None else str(text) for text in texts]
     if parameter.multiple:

@@ -27,9 +27,21 @@ from imgsubset.reading.contents import Listing
 from imgsubset.reading.listing import list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
 
-PATH = click.Path(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
-NAME = click.Path(readable=False)  # of a file, as a text
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class AnyPath(click.Path):
+    """A path, whatever is there, but for an empty one, which would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty path."""
+        if value == "":
+            self.fail("the path is empty (an unset shell variable?)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = AnyPath(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
+NAME = AnyPath(readable=False)  # of a file, as a text
 
 
 def numbers(name: str) -> Callable[[str], tuple[int, ...]]:
