@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -327,11 +328,49 @@ def test_names_are_those_of_the_lists_if_these_agree(tmp_path: Path) -> None:
         ('train: a\nnames:\n  3: dog\n  5: "a: b"\nnc: 2\n', {"3": "dog", "5": "a: b"}),
         ("train: a\nnames: [dog,\n  cat]\n", {"0": "dog", "1": "cat"}),
         ("train: a\n", {}),
+        ('names: ["bear, black", "bear, brown"]\ntrain: a\n', {"0": "bear, black", "1": "bear, brown"}),
+        ("train: a\nnames: {0: no, 1: 3, '2': 'it''s', 03: 2020-01-01, 4: , 5: ~}\n",
+         {"0": "no", "1": "3", "2": "it's", "3": "2020-01-01"}),
+        ('{"val": "a", "names": ["on", "off"]}', {"0": "on", "1": "off"}),
+        ('%YAML 1.2\n---\n  "names": # two\n  - &x "a\\tb"\n  - >-\n    c\n    d\n  - *x\n  ? train\n  : x\n',
+         {"0": "a\tb", "1": "c d", "2": "a\tb"}),
     ],
-)
+)  # fmt: skip
 def test_names_of_classes(tmp_path: Path, content: str, expected: dict[str, str]) -> None:
     create(tmp_path / "data.yaml", content.encode())
     assert class_list(listing_of(tmp_path, ())) == expected
+
+
+LAUGHS = "".join(f"a{level}: &a{level} {{<<: [{f'*a{level - 1}, ' * 9}]}}\n" for level in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("train: a\nnames: [a\n", r"'data\.yaml' .* as YAML: line 3: expected ',' or '\]'"),
+        ("train: a\nnames: [a: b: c]\n", "as YAML: line 2: "),
+        ("train: a\nnames: a\n---\nb\n", "as YAML: line 3: but found another document"),
+        ("train: !!timestamp a\nnames: [a]\n", "as YAML: "),
+        ("train: a\nnames: !!python/object:os.system [a]\n", "as YAML: line 2: could not determine a constructor"),
+        ("train: a\nnames: " + "[" * 5000, "nested too deeply"),
+        ("a0: &a0 {x: 1}\n" + LAUGHS + "train: a\nnames: [a]\n", "more than 10 aliases"),
+        pytest.param(
+            "train: a\nnames: [" + 60_000 * "a," + "]\n", "more than 50,000 entries", marks=pytest.mark.slow, id="many"
+        ),
+        ("train: a\nnames: [a]\n#" + (1 << 20) * "x", "more than 1 MB"),
+        ("train: a\nnames: coco.names\n", "'names' in 'data.yaml' .* is neither a list of class names nor"),
+        ("train: a\nnames: {cat: 0, dog: 1}\n", "'names' in 'data.yaml' .* is neither"),
+        ("train: a\nnames: [[a, b], c]\n", "'names' in 'data.yaml' .* is neither"),
+    ],
+)
+def test_where_names_cannot_be_read_classes_go_by_their_numbers(tmp_path: Path, content: str, why: str) -> None:
+    files = {"a.txt": "1 0.5 0.5 0.1 0.1\n", "classes.txt": "dog\ncat\n", "data.yaml": content}
+    columns, notes = found(tmp_path, files, ("a.jpg",))
+    assert columns["object"] == [("1",)]
+    (note,) = notes
+    assert re.search(why, note)
+    assert note.endswith("; classes of objects go by their numbers")
+    assert "\n" not in note
 
 
 def test_keypoints_of_a_description(tmp_path: Path) -> None:
@@ -339,6 +378,8 @@ def test_keypoints_of_a_description(tmp_path: Path) -> None:
     assert number_of_keypoints(listing) is None
     create(tmp_path / "data.yaml", b"train: a\nkpt_shape: [17, 3]\nnames: [person]\n")
     assert number_of_keypoints(listing) == 51
+    create(tmp_path / "data.yaml", b"train: a\nkpt_shape:\n- 2\n- 3\nnames: [person]\n")
+    assert number_of_keypoints(listing) == 6
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 
 from imgsubset.errors import InputError, shortened
 from imgsubset.options import Reading
-from imgsubset.reading.boxes import Box, coco_boxes, voc_boxes, yolo_boxes
+from imgsubset.reading.boxes import NAMELESS, Box, coco_boxes, voc_boxes, yolo_boxes
 from imgsubset.reading.columns import Column
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.sidecars import sidecars, upwards
@@ -102,12 +102,16 @@ def _suffix(path: str) -> str:
 
 def _read_beside(found: _Found, listing: Listing, labels: Mapping[str, Sequence[str]]) -> None:
     """Read the label files of each image; of those that say the same in several ways only one kind."""
-    described = number_of_keypoints(listing), class_list(listing)
+    keypoints, names = None, NAMELESS
+    try:
+        keypoints, names = number_of_keypoints(listing), class_list(listing)
+    except InputError as error:
+        found.notes.append(f"{error}; classes of objects go by their numbers")
     by_kind: dict[str, dict[tuple[bool, str], list[Box]]] = {}
     for path, files in labels.items():
         kinds = by_kind.setdefault(path, {})
         for file in files:
-            boxes = READERS[_suffix(file)](found, listing, file, *described)
+            boxes = READERS[_suffix(file)](found, listing, file, keypoints, names)
             if boxes:
                 kind = dirname(file) == dirname(path), _suffix(file)
                 kinds.setdefault(kind, []).extend(boxes)

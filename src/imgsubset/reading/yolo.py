@@ -10,8 +10,15 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from posixpath import dirname, join
+from types import NoneType
+from typing import Any
 
+import yaml
+
+from imgsubset.errors import InputError, said, shortened
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.sidecars import SIBLINGS, upwards
 
@@ -21,8 +28,10 @@ HEADER = "# Written by imgsubset for the images in this folder."
 _PLACES = ("path", "train", "val", "test", "download")  # keys of the source's description that are not true of a subset
 _KEY = re.compile(r"([A-Za-z_][\w-]*)\s*:")
 _PART = re.compile(r"(train|val|test)(?:ing|id|idation)?[0-9]*", re.IGNORECASE)
-_KEYPOINTS = re.compile(r"kpt_shape\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]")
 _MOST = 1 << 20  # bytes of a description: what is longer is some other file
+_MOST_NODES = 50_000  # of a description: it takes seconds to read them
+_MOST_ALIASES = 10  # merged into each other, they multiply what they stand for
+_STRING, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 
 
 def class_files(source: Listing, chosen: Sequence[str]) -> list[str]:
@@ -69,10 +78,15 @@ def description(source: Listing, parts: Mapping[str, Sequence[str]]) -> tuple[st
     return name, os.fsencode("\n".join(lines) + "\n")
 
 
+def _description_files(source: Listing) -> list[str]:
+    """The names of files that may be the source's description."""
+    files = [name for name in source.names("") if name.lower().endswith((".yaml", ".yml"))]
+    return sorted(files, key=lambda name: (name != DESCRIPTION, os.fsencode(name)))
+
+
 def _described(source: Listing) -> tuple[str, list[str]] | None:
     """The name of the source's description, and its lines but for where the images are."""
-    files = [name for name in source.names("") if name.lower().endswith((".yaml", ".yml"))]
-    for name in sorted(files, key=lambda name: (name != DESCRIPTION, os.fsencode(name))):
+    for name in _description_files(source):
         lines, keys, keep = [], set(), True
         for line in _text(source, name).splitlines():
             if match := _KEY.match(line):
@@ -102,52 +116,120 @@ def _listed(source: Listing, path: str) -> list[str]:
 
 def _text(source: Listing, path: str) -> str:
     """A small text file of the source; empty if there is none."""
+    content = _content(source, path)
+    return os.fsdecode(content).removeprefix("\ufeff") if len(content) <= _MOST else ""
+
+
+def _content(source: Listing, path: str) -> bytes:
+    """A small file of the source, the beginning of one that is not small; empty if there is none."""
     try:
-        if source.stamp(path).size > _MOST:
-            return ""
         with source.open(path) as file:
-            return os.fsdecode(file.read()).removeprefix("\ufeff")
+            return file.read(_MOST + 1)
     except OSError:
-        return ""
+        return b""
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that stops at documents that are too large."""
+
+    nodes = aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.nodes += 1
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.nodes > _MOST_NODES or self.aliases > _MOST_ALIASES:
+            most = f"{_MOST_ALIASES} aliases" if self.aliases > _MOST_ALIASES else f"{_MOST_NODES:,} entries"
+            raise yaml.YAMLError(f"it has more than {most}")
+        return super().compose_node(parent, index)
+
+
+def read_description(source: Listing) -> tuple[str, dict[Any, Any]] | None:
+    """Read the description of the source: the name of the file and what it holds; None if there is none.
+
+    The names of classes are as they are written: `no` is a name, not a Boolean.
+
+    Raises InputError if the only one is not valid YAML.
+    """
+    problem = ""
+    for name in _description_files(source):
+        content = _content(source, name)
+        words = {*re.findall(rb"\w+", content.replace(b"\0", b""))}  # of UTF-16
+        if b"names" not in words or words.isdisjoint((b"train", b"val")):
+            continue
+        try:
+            found = _parse(content)
+        except Exception as error:  # of many kinds, all from damaged files
+            problem = problem or f"'{name}' of source '{source.name}' is not readable as YAML: {_why(error)}"
+            continue
+        if isinstance(found, dict) and "names" in found and ("train" in found or "val" in found):
+            return name, found
+    if problem:
+        raise InputError(problem)
+    return None
+
+
+@lru_cache(maxsize=1)  # it takes seconds, and is asked for several times in a row
+def _parse(content: bytes) -> Any:
+    """The document in a YAML file, with the names of classes as texts. Raises exceptions of many kinds."""
+    if len(content) > _MOST:
+        raise ValueError(f"more than {_MOST >> 20} MB are no description")
+    loader = _Loader(content)
+    try:
+        root = loader.get_single_node()
+        for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+            if key.value == "names" and isinstance(value, yaml.CollectionNode):
+                value.value = [
+                    (one[0], _as_text(one[1])) if isinstance(one, tuple) else _as_text(one) for one in value.value
+                ]
+        return None if root is None else loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _as_text(node: yaml.Node) -> yaml.Node:
+    """A node, whose value is as it is written if it is a scalar but null."""
+    if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL:
+        return node
+    return yaml.ScalarNode(_STRING, node.value, node.start_mark, node.end_mark)
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a YAML file, on one line."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return shortened(said(error), 300)
 
 
 def class_list(source: Listing) -> dict[str, str]:
     """The names of classes by their number, as the description of the source or its lists of names have them; none if
-    the lists differ."""
-    _, lines = _described(source) or (DESCRIPTION, [])
-    start = next((place for place, line in enumerate(lines) if line.startswith("names:")), None)
-    if start is None:
+    the lists differ.
+
+    Raises InputError for a description that cannot be read.
+    """
+    described = read_description(source)
+    if described is None:
         lists = {tuple(_listed(source, path)) for path in class_files(source, source.paths)} - {()}
         return {str(number): name for number, name in enumerate(lists.pop())} if len(lists) == 1 else {}
-    inline = lines[start].partition(":")[2].strip()
-    if inline.startswith("["):
-        listed = " ".join([inline, *(line for line in lines[start + 1 :] if not _KEY.match(line))]).partition("]")[0]
-        names = [_bare(word) for word in listed.strip("[").split(",")]
-        return {str(number): name for number, name in enumerate(names) if name}
-    found: dict[str, str] = {}
-    for line in lines[start + 1 :]:
-        word = line.strip()
-        if word and not word.startswith("#"):
-            if not (line[0].isspace() or word.startswith("-")):
-                break
-            number, colon, name = word.partition(":")
-            if word.startswith("-"):
-                found[str(len(found))] = _bare(word[1:])
-            elif colon:
-                found[number.strip()] = _bare(name)
-    return found
-
-
-def _bare(word: str) -> str:
-    """A name of YAML without quotes and comment."""
-    word = word.strip()
-    if word[:1] in ("'", '"') and word[:1] in word[1:]:
-        return word[1 : word.index(word[0], 1)]
-    return word.partition(" #")[0].strip()
+    file, content = described
+    names = content["names"]
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    with suppress(AttributeError, TypeError, ValueError, OverflowError):
+        if all(isinstance(name, (str, NoneType)) for name in names.values()):
+            return {str(int(number)): name for number, name in names.items() if name}
+    raise InputError(
+        f"'names' in '{file}' of source '{source.name}' is neither a list of class names nor class names by number"
+    )
 
 
 def number_of_keypoints(source: Listing) -> int | None:
-    """How many numbers the keypoints of an object are, if the description of the source says so."""
-    _, lines = _described(source) or ("", [])
-    match = next((found for line in lines if (found := _KEYPOINTS.match(line))), None)
-    return match and int(match[1]) * int(match[2])
+    """How many numbers the keypoints of an object are, if the description of the source says so.
+
+    Raises InputError for a description that cannot be read.
+    """
+    _, content = read_description(source) or ("", {})
+    shape = content.get("kpt_shape")
+    if isinstance(shape, list) and len(shape) == 2 and all(type(one) is int for one in shape):
+        return int(shape[0] * shape[1])
+    return None
