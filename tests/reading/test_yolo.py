@@ -3,23 +3,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import create
 
 from imgsubset.reading.listing import list_images
 from imgsubset.reading.yolo import class_files, description, part_of, parts_of
 
 OLD = """\
+%YAML 1.1
+---
 # Pets
-path: ../datasets/pets
+"path": ../datasets/pets
 train:
   - images/train
   - images/more
-val: images/val  # 20
+val: &val images/val  # 20
+minival: *val
 test:
 
 names:
-  0: cat
-  1: dog
+  0: no
+  1: 'dög, big'
 download: |
   import os
 kpt_shape: [17, 3]
@@ -56,19 +60,36 @@ def test_the_description_of_a_source_is_kept_but_for_its_places(tmp_path: Path) 
     assert found is not None
     name, content = found
     assert name == "pets.yaml"
-    assert content.decode().splitlines() == [
-        "# Written by imgsubset for the images in this folder.",
-        'train: "images/train"',
-        'val: "images/train"',
-        'test: ["t", "u\\""]',
-        "# Pets",
-        "names:",
-        "  0: cat",
-        "  1: dog",
-        "kpt_shape: [17, 3]",
-    ]
+    assert content.startswith(b"# Written by imgsubset for the images in this folder.\ntrain: images/train\n")
+    assert "dög, big" in content.decode()
+    written = yaml.safe_load(content)
+    assert written == {
+        "train": "images/train",
+        "val": "images/train",
+        "test": ["t", 'u"'],
+        "minival": "images/val",
+        "names": {0: "no", 1: "dög, big"},
+        "kpt_shape": [17, 3],
+    }
+    assert list(written)[-3:] == ["minival", "names", "kpt_shape"]
     create(tmp_path / "again/pets.yaml", content)  # of a subset of the subset
     assert description(list_images(tmp_path / "again"), {"train": ["images/train"], "test": ["t", 'u"']}) == found
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\"names\": [cat]\n'val': x",
+        "  names: [cat]\n  val: x\n",
+        "{names: [cat],\nval: x}",
+        '{"names": ["cat"], "val": 3}',
+    ],
+)
+def test_a_description_may_be_any_mapping(tmp_path: Path, content: str) -> None:
+    create(tmp_path / "data.yaml", content.encode())
+    found = description(list_images(tmp_path), {"train": ["\udcff"]})
+    assert found is not None
+    assert yaml.safe_load(found[1]) == {"train": "\udcff", "val": "\udcff", "names": ["cat"]}
 
 
 def test_without_a_description_the_names_are_those_of_the_classes(tmp_path: Path) -> None:
@@ -78,7 +99,7 @@ def test_without_a_description_the_names_are_those_of_the_classes(tmp_path: Path
     assert description(list_images(tmp_path), {"train": ["images"]}) == (
         "data.yaml",
         b"# Written by imgsubset for the images in this folder.\n"
-        b'train: "images"\nval: "images"\n' + 'names: ["cat", "\\"dög\\""]\n'.encode(),
+        b"train: images\nval: images\n" + "names:\n- cat\n- '\"dög\"'\n".encode(),
     )
 
 
@@ -86,7 +107,7 @@ def test_a_source_that_is_no_yolo_set_has_no_description(tmp_path: Path) -> None
     create(tmp_path / "x/a.jpg")
     create(tmp_path / "classes.txt", b"cat\n")
     create(tmp_path / "config.yaml", b"names: x\nseed: 1\n")
-    create(tmp_path / "big.yaml", b"names: x\ntrain: y\n" + b"#" * (1 << 20))
+    create(tmp_path / "big.yaml", b"names: x\ntrail: y\n" + b"#" * (1 << 20))
     create(tmp_path / "odd.yaml", bytes(range(256)))
     assert description(list_images(tmp_path), {"train": ["x"]}) is None
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import Run, create, smooth, strict_json, tree
 from forked import Forked
 from PIL import Image
@@ -590,24 +591,36 @@ def test_a_batch_names_what_makes_no_sense(imgsubset: Program, tmp_path: Path) -
 # What trainers read
 
 
-def yaml(file: Path) -> dict[str, object]:
-    """The lines `key: value` of a description."""
-    pairs = (line.split(": ", 1) for line in file.read_text().splitlines() if ": " in line)
-    return {key: json.loads(value) for key, value in pairs}
-
-
 @pytest.mark.slow
 def test_a_yolo_subset_describes_itself(imgsubset: Program, tmp_path: Path, out: Path) -> None:
     source = yolo(tmp_path / "yolo")
     (source / "labels/val/image_13.txt").unlink()
     run = imgsubset("select", source, out, "-n", 19, *ARGUMENTS)
     images = chosen(out)
-    assert yaml(out / "data.yaml") == {"train": "images/train", "val": "images/val", "names": ["cat", "dog"]}
+    described = yaml.safe_load((out / "data.yaml").read_bytes())
+    assert described == {"train": "images/train", "val": "images/val", "names": ["cat", "dog"]}
     lacking = sum(path == "images/val/image_13.jpg" for path in images)
     tail = "; 1 images have none of their own" if lacking else ""
     assert f"\nLabels: {19 - lacking + 2} files went along{tail}.\n" in run.out
     counts = strict_json((out / "manifest.json").read_bytes())["counts"]
     assert (counts["labels"], counts["unlabelled"]) == (21 - lacking, lacking)
+
+
+@pytest.mark.slow
+def test_a_description_that_cannot_be_read_is_named(imgsubset: Program, tmp_path: Path, out: Path) -> None:
+    source = yolo(tmp_path / "yolo")
+    create(source / "data.yaml", b"train: x\nnames: [a\n")
+    note = (
+        f"'data.yaml' of source '{source}' cannot be read as YAML: line 3: expected ',' or ']', but got '<stream end>'"
+        "; the subset gets no data.yaml"
+    )
+    run_select(imgsubset, source, out)
+    assert "data.yaml" not in extras(out)
+    assert strict_json((out / "manifest.json").read_bytes())["warnings"] == [note]
+    run = imgsubset("split", source, tmp_path / "sets", "train=50%", "val=50%", *ARGUMENTS)
+    assert run.code == 0
+    assert run.out.count(f"\nNote: {note}.\n") == 1
+    assert not list((tmp_path / "sets").rglob("data.yaml"))
 
 
 @pytest.mark.slow
@@ -620,7 +633,7 @@ def test_a_split_of_a_yolo_set_is_described_beside_its_parts(imgsubset: Program,
     assert "data.yaml' is there already" in refused.err
     (sets / "data.yaml").unlink()
     assert imgsubset(*words, *ARGUMENTS).code == 0
-    found = yaml(sets / "data.yaml")
+    found = yaml.safe_load((sets / "data.yaml").read_bytes())
     for key, name in (("train", "train"), ("val", "valid")):
         folders = found[key] if isinstance(found[key], list) else [found[key]]
         assert set(chosen(sets / name)) == {

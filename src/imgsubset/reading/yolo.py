@@ -6,7 +6,6 @@ Paths are relative to the source, with `/`. Labels are found by the trainers the
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +25,6 @@ NAMES = ("classes.txt", "obj.names")  # of files with a class a line
 DESCRIPTION = "data.yaml"  # where the source has none under another name
 HEADER = "# Written by imgsubset for the images in this folder."
 _PLACES = ("path", "train", "val", "test", "download")  # keys of the source's description that are not true of a subset
-_KEY = re.compile(r"([A-Za-z_][\w-]*)\s*:")
 _PART = re.compile(r"(train|val|test)(?:ing|id|idation)?[0-9]*", re.IGNORECASE)
 _MOST = 1 << 20  # bytes of a description: what is longer is some other file
 _MOST_NODES = 50_000  # of a description: it takes seconds to read them
@@ -65,59 +63,36 @@ def description(source: Listing, parts: Mapping[str, Sequence[str]]) -> tuple[st
 
     parts  folders by train, val and test; trainers insist on the first two, so one of them stands for the other
 
-    The description of the source is kept but for where its images are; without one the names are those of classes.txt
-    beside `images`.
+    The description of the source is kept but for comments and where its images are; without one the names are those of
+    classes.txt beside `images`.
+
+    Raises InputError for a description of the source that cannot be read.
     """
-    name, lines = _described(source) or (DESCRIPTION, _from_names(source))
-    if not lines:
+    name, content = read_description(source) or (DESCRIPTION, _from_names(source))
+    if not content:
         return None
     train = parts.get("train") or parts.get("val") or parts.get("test") or ["."]
     places = {"train": train, "val": parts.get("val") or train} | ({"test": parts["test"]} if "test" in parts else {})
-    values = {part: folders[0] if len(folders) == 1 else list(folders) for part, folders in places.items()}
-    lines = [HEADER, *(f"{part}: {json.dumps(value, ensure_ascii=False)}" for part, value in values.items()), *lines]
-    return name, os.fsencode("\n".join(lines) + "\n")
+    written = {part: folders[0] if len(folders) == 1 else list(folders) for part, folders in places.items()}
+    written |= {key: value for key, value in content.items() if key not in _PLACES}
+    return name, f"{HEADER}\n{yaml.safe_dump(written, sort_keys=False, allow_unicode=True)}".encode()
 
 
-def _description_files(source: Listing) -> list[str]:
-    """The names of files that may be the source's description."""
-    files = [name for name in source.names("") if name.lower().endswith((".yaml", ".yml"))]
-    return sorted(files, key=lambda name: (name != DESCRIPTION, os.fsencode(name)))
-
-
-def _described(source: Listing) -> tuple[str, list[str]] | None:
-    """The name of the source's description, and its lines but for where the images are."""
-    for name in _description_files(source):
-        lines, keys, keep = [], set(), True
-        for line in _text(source, name).splitlines():
-            if match := _KEY.match(line):
-                keys.add(match[1])
-                keep = match[1] not in _PLACES
-            if (keep or line.startswith("#")) and line not in (HEADER, "---"):
-                lines.append(line)
-        if "names" in keys and not keys.isdisjoint(("train", "val")):
-            return name, lines
-    return None
-
-
-def _from_names(source: Listing) -> list[str]:
-    """The lines of a description from the names of classes beside the source's folder `images`."""
+def _from_names(source: Listing) -> dict[str, list[str]]:
+    """A description from the names of classes beside the source's folder `images`; empty if there are none."""
     if not any("images" in dirname(path).split("/") for path in source.paths):
-        return []
+        return {}
     for path in (join(folder, name) for folder in ("", *SIBLINGS["images"]) for name in NAMES):
         if names := _listed(source, path):
-            return [f"names: {json.dumps(names, ensure_ascii=False)}"]
-    return []
+            return {"names": names}
+    return {}
 
 
 def _listed(source: Listing, path: str) -> list[str]:
     """The names in a file with a class a line."""
-    return [line.strip() for line in _text(source, path).splitlines() if line.strip()]
-
-
-def _text(source: Listing, path: str) -> str:
-    """A small text file of the source; empty if there is none."""
     content = _content(source, path)
-    return os.fsdecode(content).removeprefix("\ufeff") if len(content) <= _MOST else ""
+    text = os.fsdecode(content).removeprefix("\ufeff") if len(content) <= _MOST else ""
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _content(source: Listing, path: str) -> bytes:
@@ -151,7 +126,8 @@ def read_description(source: Listing) -> tuple[str, dict[Any, Any]] | None:
     Raises InputError if the only one is not valid YAML.
     """
     problem = ""
-    for name in _description_files(source):
+    files = [name for name in source.names("") if name.lower().endswith((".yaml", ".yml"))]
+    for name in sorted(files, key=lambda name: (name != DESCRIPTION, os.fsencode(name))):
         content = _content(source, name)
         words = {*re.findall(rb"\w+", content.replace(b"\0", b""))}  # of UTF-16
         if b"names" not in words or words.isdisjoint((b"train", b"val")):
@@ -159,7 +135,7 @@ def read_description(source: Listing) -> tuple[str, dict[Any, Any]] | None:
         try:
             found = _parse(content)
         except Exception as error:  # of many kinds, all from damaged files
-            problem = problem or f"'{name}' of source '{source.name}' is not readable as YAML: {_why(error)}"
+            problem = problem or f"'{name}' of source '{source.name}' cannot be read as YAML: {_why(error)}"
             continue
         if isinstance(found, dict) and "names" in found and ("train" in found or "val" in found):
             return name, found

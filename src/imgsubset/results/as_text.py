@@ -66,7 +66,8 @@ def split_summary(placed: Mapping[str, Placed], verbose: bool = False) -> str:
         lines += ["size: so many random images are as close, in networks the search did not see."]
     shared = [note for note in some.warnings if all(note in part.warnings for part in parts.values())]
     own = [f"{printable(name)}: {note}" for name, part in parts.items() for note in part.warnings if note not in shared]
-    lines += [*notes([*shared, *own]), *_copies(some), *_classes_table(parts, verbose)]
+    exported = dict.fromkeys(note for one in exports for note in one.warnings)
+    lines += [*notes([*shared, *own, *exported]), *_copies(some), *_classes_table(parts, verbose)]
     seconds: dict[str, float] = {}
     for part in parts.values():  # each tells the time until it was found
         seconds |= part.seconds

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from posixpath import join, normpath
 
-from imgsubset.errors import OutputError
+from imgsubset.errors import InputError, OutputError
 from imgsubset.files import read_whole, write_whole
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.yolo import HEADER, description, part_of, parts_of
@@ -28,7 +28,10 @@ def split_description(
         if part := part_of(name):
             inside = {normpath(join(name, folder)) for found in parts_of(chosen).values() for folder in found}
             folders.setdefault(part, []).extend(sorted(inside))
-    found = description(source, folders) if "train" in folders else None
+    try:
+        found = description(source, folders) if "train" in folders else None
+    except InputError:  # the exports of the parts say so
+        found = None
     if found is None:
         return None
     file = Path(destination, found[0])

@@ -23,7 +23,7 @@ from imgsubset.reading.metadata import filtered_metadata, metadata_files
 from imgsubset.reading.remote import url_of
 from imgsubset.reading.sidecars import leads_out, sidecars
 from imgsubset.reading.unpacking import COMPRESSED
-from imgsubset.reading.yolo import class_files, description, parts_of
+from imgsubset.reading.yolo import DESCRIPTION, class_files, description, parts_of
 from imgsubset.results.as_json import describe_options
 from imgsubset.writing.claims import claimed, claims
 from imgsubset.writing.contents import contents, is_called_tar
@@ -131,12 +131,14 @@ class Companions:
     written     the content of files made for them, by path
     unlabelled  how many images have no label file
     left        label files that are links out of the source and stay behind, sorted
+    notes       what a user should know
     """
 
     copied: list[str]
     written: dict[str, bytes]
     unlabelled: int
     left: list[str]
+    notes: tuple[str, ...] = ()
 
 
 def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading) -> Companions:
@@ -157,16 +159,20 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
         left = {label for path, labels in beside.items() for label in labels if leads_out(source, label, path)}
         left.update(path for path in (*alone, *named) if leads_out(source, path, path))
     written: dict[str, bytes] = {}
+    notes: tuple[str, ...] = ()
     if options.sidecars != "none":
         written = filtered_metadata(source, chosen, left)
-        if described := description(source, parts_of(chosen)):
-            written[described[0]] = described[1]
+        try:
+            if described := description(source, parts_of(chosen)):
+                written[described[0]] = described[1]
+        except InputError as error:
+            notes = (f"{error}; the subset gets no {DESCRIPTION}",)
     if options.coco is not None:
         if (name := f"annotations/{Path(options.coco).name}") in written:
             names = ", ".join(sorted(written))
             raise UsageError(f"two files of labels would have one name in the destination: {names}")
         written[name] = filtered_coco(options.coco, chosen, images)
-    return Companions(sorted(copied - left), written, sum(not paths for paths in beside.values()), sorted(left))
+    return Companions(sorted(copied - left), written, sum(not paths for paths in beside.values()), sorted(left), notes)
 
 
 def finished(

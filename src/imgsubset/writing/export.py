@@ -97,8 +97,8 @@ def fill(
         extras = {path: hashes.pop(path) for path in beside}
         extras |= {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
         count, seconds = len(labels.copied) + len(labels.written), time.perf_counter() - start
-        left = _left_behind(labels.left)
-        exported = Export(held.path, mode, hashes, extras, seconds, count, labels.unlabelled, left)
+        warnings = _left_behind(labels.left) + labels.notes
+        exported = Export(held.path, mode, hashes, extras, seconds, count, labels.unlabelled, warnings)
         return exported, as_json(manifest_of(describe(selection, exported, ranked)))
 
     if isinstance(held, HeldTar):
