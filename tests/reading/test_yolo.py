@@ -7,7 +7,7 @@ import yaml
 from conftest import create
 
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.yolo import class_files, description, part_of, parts_of
+from imgsubset.reading.yolo import class_files, class_list, description, part_of, parts_of
 
 OLD = """\
 %YAML 1.1
@@ -101,6 +101,16 @@ def test_without_a_description_the_names_are_those_of_the_classes(tmp_path: Path
         b"# Written by imgsubset for the images in this folder.\n"
         b"train: images\nval: images\n" + "names:\n- cat\n- '\"dög\"'\n".encode(),
     )
+
+
+def test_an_empty_line_in_a_list_of_classes_has_a_number(tmp_path: Path) -> None:
+    create(tmp_path / "images/a.jpg")
+    create(tmp_path / "classes.txt", b"\ncat\n \ndog\n\n\n")
+    listing = list_images(tmp_path)
+    assert class_list(listing) == {"1": "cat", "3": "dog"}
+    found = description(listing, {"train": ["images"]})
+    assert found is not None
+    assert yaml.safe_load(found[1])["names"] == ["0", "cat", "2", "dog"]
 
 
 def test_a_source_that_is_no_yolo_set_has_no_description(tmp_path: Path) -> None:

@@ -84,15 +84,15 @@ def _from_names(source: Listing) -> dict[str, list[str]]:
         return {}
     for path in (join(folder, name) for folder in ("", *SIBLINGS["images"]) for name in NAMES):
         if names := _listed(source, path):
-            return {"names": names}
+            return {"names": [name or str(number) for number, name in enumerate(names)]}
     return {}
 
 
 def _listed(source: Listing, path: str) -> list[str]:
-    """The names in a file with a class a line."""
+    """The names in a file with a class a line, empty where a line is; empty lines at the end are no classes."""
     content = _content(source, path)
     text = os.fsdecode(content).removeprefix("\ufeff") if len(content) <= _MOST else ""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.rstrip().splitlines()]
 
 
 def _content(source: Listing, path: str) -> bytes:
@@ -187,7 +187,7 @@ def class_list(source: Listing) -> dict[str, str]:
     described = read_description(source)
     if described is None:
         lists = {tuple(_listed(source, path)) for path in class_files(source, source.paths)} - {()}
-        return {str(number): name for number, name in enumerate(lists.pop())} if len(lists) == 1 else {}
+        return {str(number): name for number, name in enumerate(lists.pop()) if name} if len(lists) == 1 else {}
     file, content = described
     names = content["names"]
     names = dict(enumerate(names)) if isinstance(names, list) else names
