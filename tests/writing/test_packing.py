@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import tar_of
+from archives import png, tar_of
 from conftest import create, selection_of, tree
 
 from imgsubset import Selection, export, score, select, select_into, split_into, verify
@@ -26,6 +27,8 @@ from imgsubset.reading.listing import list_images
 from imgsubset.writing import packing
 from imgsubset.writing.destination import held_for
 
+MANIFEST = "imgsubset-manifest"
+NAMES = {"manifest.json": MANIFEST, "ranked.txt": "imgsubset-ranked"}
 CHOSEN = ("6.bmp", "a/1.jpg", "a/deep/er/3.webp", "b/1.jpg", "b/4.gif", "b/5.TIFF")
 FAST: dict[str, Any] = {
     **{"candidates": 8, "chains": 1, "steps": 1, "size": 16, "channels": (4,), "networks": 1, "held_out": False},
@@ -59,18 +62,20 @@ def alone(file: Path, *others: Path) -> bool:
 def test_an_archive_holds_what_a_folder_would_and_the_manifest_last(chosen: Selection, tmp_path: Path) -> None:
     placed = export(chosen, tmp_path / "new" / "out", ranked=True)
     packed = export(chosen, file := tmp_path / "packed" / "out.tar", ranked=True)
-    assert (packed.hashes, packed.extras, packed.labels) == (placed.hashes, placed.extras, placed.labels)
+    extras = {NAMES.get(path, path): digest for path, digest in placed.extras.items()}
+    assert (packed.hashes, packed.extras, packed.labels) == (placed.hashes, extras, placed.labels)
     assert packed.destination == file
     found = in_tar(file)
     assert [*found] == [
         *("6.bmp", "6.txt", "a/1.jpg", "a/1.txt", "a/deep/er/3.txt", "a/deep/er/3.webp"),
-        *("b/1.jpg", "b/1.txt", "b/4.gif", "b/4.txt", "b/5.TIFF", "b/5.txt", "ranked.txt", "manifest.json"),
+        *("b/1.jpg", "b/1.txt", "b/4.gif", "b/4.txt", "b/5.TIFF", "b/5.txt", "imgsubset-ranked", MANIFEST),
     ]
     folder = tmp_path / "new" / "out"
-    for path in {*found} - {"manifest.json"}:
-        assert found[path] == (folder / path).read_bytes()
-    ours, other = json.loads(found["manifest.json"]), json.loads((folder / "manifest.json").read_bytes())
-    assert (ours["files"], ours["extras"], ours["request"]) == (other["files"], other["extras"], other["request"])
+    assert {NAMES.get(path, path) for path in tree(folder)} == {*found}
+    for path in {*tree(folder)} - {"manifest.json"}:
+        assert found[NAMES.get(path, path)] == (folder / path).read_bytes()
+    ours, other = json.loads(found[MANIFEST]), json.loads((folder / "manifest.json").read_bytes())
+    assert (ours["files"], ours["request"]) == (other["files"], other["request"])
     assert verify(file).good
     assert alone(file)
 
@@ -81,7 +86,7 @@ def test_headers_say_size_and_time_and_nothing_of_who_or_when(chosen: Selection,
     with tarfile.open(file) as archive:
         for one in archive:
             assert (one.uid, one.gid, one.uname, one.gname, one.mode, one.isreg()) == (0, 0, "", "", 0o644, True)
-            if one.name != "manifest.json":
+            if one.name != MANIFEST:
                 status = (source / one.name).stat()
                 assert (one.size, one.mtime) == (status.st_size, int(status.st_mtime))
     assert file.stat().st_size % tarfile.RECORDSIZE == 0
@@ -94,7 +99,7 @@ def test_the_same_request_gives_the_same_bytes(
     first = export(chosen, tmp_path / "1.tar")
     export(chosen, tmp_path / "2.tar")
     one, two = in_tar(tmp_path / "1.tar"), in_tar(tmp_path / "2.tar")
-    end = sum(512 + -(-len(content) // 512) * 512 for path, content in one.items() if path != "manifest.json")
+    end = sum(512 + -(-len(content) // 512) * 512 for path, content in one.items() if path != MANIFEST)
     assert (tmp_path / "1.tar").read_bytes()[:end] == (tmp_path / "2.tar").read_bytes()[:end]
     assert [*one] == [*two]
     assert first.hashes.keys() == {*CHOSEN}
@@ -105,7 +110,7 @@ def test_long_and_odd_names(tmp_path: Path) -> None:
     for number, name in enumerate(names):
         create(tmp_path / "source" / name, bytes([number]) * 600)
     export(selection_of(tmp_path / "source", names), file := tmp_path / "out.tar")
-    assert {*in_tar(file)} == {*names, "manifest.json"}
+    assert {*in_tar(file)} == {*names, MANIFEST}
     assert verify(file).good
     assert {*list_images(file).paths} == {*names}
 
@@ -120,7 +125,7 @@ def test_it_is_a_source_again_and_a_shard(chosen: Selection, tmp_path: Path) -> 
     few = select(file, 3, **FAST)
     export(few, other := tmp_path / "few.tar")
     labels = {str(Path(path).with_suffix(".txt")) for path in few.chosen}
-    assert {*in_tar(other)} == {*few.chosen, *labels, "manifest.json"}
+    assert {*in_tar(other)} == {*few.chosen, *labels, MANIFEST}
 
 
 def test_members_of_one_sample_are_beside_each_other(tmp_path: Path) -> None:
@@ -137,6 +142,82 @@ def test_members_of_one_sample_are_beside_each_other(tmp_path: Path) -> None:
     assert len([*groupby(keys)]) == len({*keys}) == 6
 
 
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """An archive of 200 samples, with a ranking."""
+    for number in range(210):
+        create(tmp_path / f"source/{number:03}.png", png(number % 7))
+    chosen = selection_of(tmp_path / "source", [f"{number:03}.png" for number in range(5, 205)])
+    for number in range(210):
+        create(tmp_path / f"source/{number:03}.cls", b"%d" % (number % 7))
+    export(chosen, tmp_path / "shard-0.tar", ranked=True)
+    return tmp_path / "shard-0.tar"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_webdataset_finds_the_samples_and_nothing_else(shard: Path) -> None:
+    library = pytest.importorskip("webdataset")
+    samples = library.WebDataset(str(shard), shardshuffle=False)
+    pairs = [*samples.to_tuple("png", "cls")]
+    assert pairs == [(png(number % 7), b"%d" % (number % 7)) for number in range(5, 205)]
+    batches = [*samples.decode("pil").to_tuple("png", "cls").batched(40, partial=False)]
+    assert [len(classes) for _, classes in batches] == [40] * 5
+    assert {*batches[0][1]} == {*range(7)}
+    del samples
+    gc.collect()  # the library leaves files open
+
+
+@pytest.mark.slow
+def test_hugging_face_finds_the_samples_and_nothing_else(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    library = pytest.importorskip("datasets")
+    words: dict[str, Any] = {"data_files": str(shard), "split": "train", "cache_dir": str(shard.parent / "cache")}
+    rows = library.load_dataset("webdataset", **words)
+    assert {*rows.column_names} == {"png", "cls", "__key__", "__url__"}
+    assert rows["cls"][:] == [number % 7 for number in range(5, 205)]
+    assert [picture.size for picture in rows["png"]] == [(9, 8)] * 200
+    streamed = [*library.load_dataset("webdataset", streaming=True, **words)]
+    assert [row["__key__"] for row in streamed] == [f"{number:03}" for number in range(5, 205)]
+
+
+LAYOUTS = {
+    "classes.txt": ("a.png", "classes.txt"),
+    "data.yaml": ("images/train/a.png", "images/train/a.txt", "data.yaml"),
+    "labels/train/a.txt": ("images/train/a.png", "labels/train/a.txt"),
+    "Annotations/a.xml": ("JPEGImages/a.png", "Annotations/a.xml"),
+    "metadata.jsonl": ("a.png", "metadata.jsonl"),
+    "x/metadata.csv": ("x/a.png", "x/metadata.csv"),
+    "annotations/coco.json": ("a.png",),
+}
+
+
+@pytest.mark.parametrize("at", LAYOUTS)
+def test_labels_that_would_be_samples_of_their_own_are_refused_at_once(tmp_path: Path, at: str) -> None:
+    contents = {
+        "data.yaml": b"train: images/train\nnames: [x]\n",
+        "metadata.jsonl": b'{"file_name": "a.png"}\n',
+        "x/metadata.csv": b"file_name\na.png\n",
+    }
+    for path in LAYOUTS[at]:
+        create(tmp_path / "source" / path, contents.get(path, png(1) if path.endswith("png") else b"x"))
+    coco = create(tmp_path / "coco.json", b'{"images": [{"id": 1, "file_name": "a.png"}]}')
+    words = FAST | ({"coco": str(coco)} if at == "annotations/coco.json" else {})
+    with pytest.raises(UsageError, match=rf"would take '{at}' for a sample without a picture; choose a folder$"):
+        select_into(tmp_path / "source", 1, tmp_path / "out.tar", stop=pytest.fail, **words)
+    assert not (tmp_path / "out.tar").exists()
+    assert select_into(tmp_path / "source", 1, tmp_path / "out", **words).chosen
+
+
+def test_an_archive_of_an_earlier_version_is_read_and_replaced(chosen: Selection, tmp_path: Path) -> None:
+    export(chosen, file := tmp_path / "to" / "out.tar")
+    content = in_tar(file)
+    file.write_bytes(tar_of(content | {"manifest.json": content.pop(MANIFEST)}))
+    assert verify(file).good
+    export(chosen, file, overwrite=True)
+    assert {*in_tar(file)} == {*content, MANIFEST}
+
+
 def test_selecting_into_it_twice_does_nothing_and_score_reads_it(pictures: Path, tmp_path: Path) -> None:
     file = tmp_path / "out.tar"
     first = select_into(pictures, 5, file, **FAST)
@@ -151,7 +232,7 @@ def test_selecting_into_it_twice_does_nothing_and_score_reads_it(pictures: Path,
     with pytest.raises(OutputError, match=r"out\.tar' exists; choose another"):
         select_into(pictures, 6, file, **FAST)
     more = select_into(pictures, 6, file, overwrite=True, **FAST)
-    assert {*in_tar(file)} == {*more.chosen, "manifest.json"}
+    assert {*in_tar(file)} == {*more.chosen, MANIFEST}
     assert len(more.chosen) == 6
     assert alone(file)
 
@@ -159,9 +240,9 @@ def test_selecting_into_it_twice_does_nothing_and_score_reads_it(pictures: Path,
 def test_the_best_so_far_of_the_same_request_gives_way(pictures: Path, tmp_path: Path) -> None:
     file = tmp_path / "out.tar"
     select_into(pictures, 5, file, stop=lambda: True, **FAST | {"steps": 50})
-    assert json.loads(in_tar(file)["manifest.json"])["interrupted"]
+    assert json.loads(in_tar(file)[MANIFEST])["interrupted"]
     assert not select_into(pictures, 5, file, **FAST | {"steps": 50}).done
-    assert not json.loads(in_tar(file)["manifest.json"])["interrupted"]
+    assert not json.loads(in_tar(file)[MANIFEST])["interrupted"]
 
 
 def test_from_the_command_line_and_a_batch(pictures: Path, tmp_path: Path, imgsubset: Callable[..., Any]) -> None:
@@ -185,7 +266,7 @@ def test_from_the_command_line_and_a_batch(pictures: Path, tmp_path: Path, imgsu
 def test_parts_of_a_split_are_archives_if_they_are_called_so(pictures: Path, tmp_path: Path) -> None:
     parts = split_into(pictures, {"train.tar": 6, "test.tar": 3}, tmp_path / "sets", **FAST)
     for name, part in parts.items():
-        assert {*in_tar(tmp_path / "sets" / name)} == {*part.chosen, "manifest.json"}
+        assert {*in_tar(tmp_path / "sets" / name)} == {*part.chosen, MANIFEST}
     again = split_into(pictures, {"train.tar": 6, "test.tar": 3}, tmp_path / "sets", **FAST)
     assert all(part.done for part in again.values())
     with pytest.raises(UsageError, match=r"a split is several subsets: choose a folder, .* as in train\.tar=80%"):
@@ -294,7 +375,7 @@ def test_an_archive_that_is_cut_off_is_no_subset(chosen: Selection, tmp_path: Pa
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(OutputError, match="none of imgsubset's"):
         export(chosen, file, overwrite=True)
-    with pytest.raises(InputError, match=r"cannot read manifest '.*/out\.tar/manifest\.json': No such file"):
+    with pytest.raises(InputError, match=r"cannot read manifest '.*/out\.tar/imgsubset-manifest': No such file"):
         verify(file)
 
 

@@ -20,8 +20,8 @@ from imgsubset.reading.filters import candidates
 from imgsubset.reading.given import AnySource, list_source
 from imgsubset.tasks.given import given, pixels_needed
 from imgsubset.tasks.matching import Matched, match_files, match_manifest
-from imgsubset.writing.contents import contents, is_tar
-from imgsubset.writing.manifest import NAME, Manifest, read_manifest
+from imgsubset.writing.contents import contents
+from imgsubset.writing.manifest import NAME, Manifest, name_in, read_manifest
 
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor
@@ -204,8 +204,9 @@ def _recorded(subset: AnySource) -> tuple[Manifest | None, tuple[str, ...]]:
     if _is_manifest(subset):
         return read_manifest(subset), ()
     try:  # a folder may well hold somebody else's manifest.json
-        there = contents(subset).has(NAME) if is_tar(subset) else os.path.lexists(Path(subset, NAME))
-        return read_manifest(subset) if there else None, ()
+        there = contents(subset)
+        has = os.path.lexists(Path(subset, NAME)) if there.members is None else there.has(name_in(there))
+        return read_manifest(subset) if has else None, ()
     except InputError as error:
         return None, (f"{error}; the options in it are not used",)
 

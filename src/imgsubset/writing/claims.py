@@ -42,8 +42,8 @@ def claims(root: int) -> dict[str, Claim]:
         return {}
 
 
-def claimed(content: bytes) -> dict[str, Claim]:
-    """Like `claims`, of a manifest with this content."""
+def claimed(content: bytes, name: str = NAME) -> dict[str, Claim]:
+    """Like `claims`, of a manifest with this content and name."""
     try:
         record = json.loads(content)
         if record["program"]["name"] != "imgsubset":
@@ -55,7 +55,7 @@ def claimed(content: bytes) -> dict[str, Claim]:
             )
             for entry in (*record["files"], *record["extras"])
         }
-        return found | {NAME: Claim(hashlib.sha256(content).hexdigest())}
+        return found | {name: Claim(hashlib.sha256(content).hexdigest())}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 

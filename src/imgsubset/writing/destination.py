@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,19 +30,22 @@ from imgsubset.writing.claims import claimed, claims
 from imgsubset.writing.contents import contents, is_called_tar
 from imgsubset.writing.folders import status_in
 from imgsubset.writing.holding import Held, hold
-from imgsubset.writing.manifest import NAME, Manifest, matched, read_manifest
+from imgsubset.writing.manifest import NAME, Manifest, matched, name_in, read_manifest
 from imgsubset.writing.packing import HeldTar, hold_tar
 from imgsubset.writing.staging import Stage, recover
 
 RANKED = "ranked.txt"
+RANKED_IN_TAR = "imgsubset-ranked"  # see NAME_IN_TAR
+_SAMPLE = re.compile(r"((?:.*/)?[^.]+)\.[^/]*")  # how readers of a WebDataset find a member's sample
 
 
 @contextlib.contextmanager
 def held_for(source: Listing, destination: str | os.PathLike[str], mode: str = "copy") -> Iterator[Held]:
     """Keep all other runs out of a destination, after what a killed one has left there is finished or removed.
 
-    Raises UsageError if source and destination overlap, or if the mode is to link to what is no file; OutputError if
-    the destination cannot be a folder or another run is at work there. None of these changes anything.
+    Raises UsageError if source and destination overlap, if the mode is to link to what is no file, or if labels would
+    be samples of their own in an archive; OutputError if the destination cannot be a folder or another run is at work
+    there. None of these changes anything.
     """
     source.check_links(mode)
     if url := url_of(destination):
@@ -53,6 +57,8 @@ def held_for(source: Listing, destination: str | os.PathLike[str], mode: str = "
         raise UsageError(f"destination '{destination}' is of a kind of archive that is not written; .tar is")
     if overlap := _overlap(source, destination):
         raise UsageError(f"destination '{destination}' {overlap}")
+    if tar:
+        _check_samples(source, destination)
     with contextlib.ExitStack() as stack:
         with output_errors(destination):
             if not (tar or folder) and os.path.lexists(destination):
@@ -93,7 +99,8 @@ def _check_free_tar(held: HeldTar, overwrite: bool) -> None:
             f"destination '{held.path}' exists; choose another, or pass --overwrite to replace an earlier selection"
         )
     try:
-        ours = bool(claimed(contents(held.path).open(NAME).read()))
+        there = contents(held.path)
+        ours = bool(claimed(there.open(name_in(there)).read()))
     except (InputError, FileNotFoundError):
         ours = False
     if not ours:
@@ -121,6 +128,24 @@ def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     if real_source in real.parents:
         return f"lies inside the source '{source.name}'"
     return f"contains the source '{source.name}'" if real in real_source.parents else ""
+
+
+def _check_samples(source: Listing, destination: str | os.PathLike[str]) -> None:
+    """Raise UsageError for labels that readers of a WebDataset would take for samples without a picture."""
+    labels = companions(source, source.paths, source.paths, source.reading or Reading())
+    samples = {None, *map(_sample, source.paths)}
+    odd = [*labels.written, *(path for path in labels.copied if _sample(path) not in samples)]
+    if odd:
+        raise UsageError(
+            f"destination '{destination}' is a tar archive, in which readers of a WebDataset would take '{min(odd)}' "
+            "for a sample without a picture; choose a folder"
+        )
+
+
+def _sample(path: str) -> str | None:
+    """What the members of one sample of a WebDataset have in common; None for a member that its readers skip."""
+    match = _SAMPLE.fullmatch(path)
+    return match and match[1]
 
 
 @dataclass(frozen=True)
@@ -232,7 +257,8 @@ def _same_labels(source: Listing, chosen: Sequence[str], options: Reading, recor
     labels = companions(source, source.paths, chosen, options)
     now = {path: source.sha256(path) for path in labels.copied}
     now |= {path: hashlib.sha256(content).hexdigest() for path, content in labels.written.items()}
-    return now == {path: digest for path, digest in recorded.items() if path in now or path != RANKED}
+    rankings = (RANKED, RANKED_IN_TAR)
+    return now == {path: digest for path, digest in recorded.items() if path in now or path not in rankings}
 
 
 def folds_case(folder: int, name: str) -> bool:

@@ -24,6 +24,7 @@ from imgsubset.writing.claims import claims
 from imgsubset.writing.copying import place, still_readable
 from imgsubset.writing.destination import (
     RANKED,
+    RANKED_IN_TAR,
     Companions,
     check_folded,
     check_free,
@@ -33,7 +34,7 @@ from imgsubset.writing.destination import (
 )
 from imgsubset.writing.folders import check_way
 from imgsubset.writing.holding import Held
-from imgsubset.writing.manifest import NAME
+from imgsubset.writing.manifest import NAME, NAME_IN_TAR
 from imgsubset.writing.packing import HeldTar, Packing, earlier
 from imgsubset.writing.staging import Stage, staging
 
@@ -66,11 +67,15 @@ def export(
                  and an archive that has others is not replaced
     ranked       also write ranked.txt, the relative paths in the order of the selection's ranking, one a line
 
+    In an archive, a shard of a WebDataset, these two are called imgsubset-manifest and imgsubset-ranked, which its
+    readers skip.
+
     Label files that belong to the images go with them, as options.sidecars says, and options.coco is cut to them.
 
-    Raises UsageError if source and destination overlap; OutputError if the destination is in use by another run or
-    holds files that no earlier export can be shown to have written, if it has too little space, or if a file changed
-    since it was decoded or cannot be copied. The destination then is as it was.
+    Raises UsageError if source and destination overlap, or if labels would be samples of their own in an archive;
+    OutputError if the destination is in use by another run or holds files that no earlier export can be shown to have
+    written, if it has too little space, or if a file changed since it was decoded or cannot be copied. The destination
+    then is as it was.
     """
     check_mode(mode)
     tell = teller(progress)
@@ -89,9 +94,10 @@ def fill(
     check_free(held, overwrite)
     stamps = {selection.paths[row]: selection.stamps[row] for row in selection.rows}
     labels = companions(selection.source, selection.paths, selection.chosen, selection.options.reading)
-    beside, written = _labels(selection, labels, ranked)
+    name, ranking = (NAME_IN_TAR, RANKED_IN_TAR) if isinstance(held, HeldTar) else (NAME, RANKED)
+    beside, written = _labels(selection, labels, name, ranking if ranked else None)
     stamps |= beside
-    paths = [*stamps, *written, NAME]
+    paths = [*stamps, *written, name]
 
     def described(hashes: dict[str, str]) -> tuple[Export, bytes]:
         extras = {path: hashes.pop(path) for path in beside}
@@ -111,7 +117,7 @@ def fill(
             for path, content in written.items():
                 packing.write(path, content, newest)
             exported, manifest = described(hashes)
-            packing.write(NAME, manifest, newest)
+            packing.write(name, manifest, newest)
             packing.commit(replaced)
         return exported
     with output_errors(held.path), staging(held) as stage:
@@ -143,18 +149,23 @@ def _left_behind(left: Sequence[str]) -> tuple[str, ...]:
     return (said + names,) if left else ()
 
 
-def _labels(selection: Selection, labels: Companions, ranked: bool) -> tuple[dict[str, Stamp], dict[str, bytes]]:
-    """What goes with the images: the stamps of label files to copy, and the content of files to write, by path."""
+def _labels(
+    selection: Selection, labels: Companions, manifest: str, ranking: str | None
+) -> tuple[dict[str, Stamp], dict[str, bytes]]:
+    """What goes with the images: the stamps of label files to copy, and the content of files to write, by path.
+
+    manifest  its name; that of the ranking is None if there is to be none
+    """
     chosen, source = selection.chosen, selection.source
     copied, written = labels.copied, labels.written
     for name in written:
-        if name == NAME:
+        if name == manifest:
             raise UsageError(f"a file of labels may not be called '{name}'")
-        if ranked and name == RANKED:
-            raise UsageError(f"a file of labels may not be called '{RANKED}' where --ranked writes one")
-    if ranked:
-        written = written | {RANKED: os.fsencode("".join(f"{path}\n" for path in selection.ranked))}
-    taken = {NAME, *written}
+        if name == ranking:
+            raise UsageError(f"a file of labels may not be called '{name}' where --ranked writes one")
+    if ranking is not None:
+        written = written | {ranking: os.fsencode("".join(f"{path}\n" for path in selection.ranked))}
+    taken = {manifest, *written}
     for path in (*chosen, *copied):
         if path in taken:
             raise OutputError(f"'{path}' of the source would take the name of a file that is written; rename it there")

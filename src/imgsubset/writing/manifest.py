@@ -14,10 +14,12 @@ from typing import Any
 from imgsubset.declared import LOSS
 from imgsubset.errors import InputError
 from imgsubset.options import Options
+from imgsubset.reading.contents import Listing
 from imgsubset.results.as_json import FORMAT
-from imgsubset.writing.contents import contents, is_tar
+from imgsubset.writing.contents import contents
 
 NAME = "manifest.json"
+NAME_IN_TAR = "imgsubset-manifest"  # without a dot, for readers of a WebDataset take no such member for a sample
 # What a manifest of format 1 does not say: it speaks of one network, whose search saw the number that it records.
 FIRST = {
     "features": {"random-cnn": 1.0},
@@ -55,12 +57,14 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     Raises InputError if there is none or it is not one that this version understands.
     """
     file = Path(path)
-    packed = is_tar(file)
-    file = file / NAME if packed or os.path.isdir(file) else file  # noqa: PTH112 (Path raises for names too long)
     try:
+        there = contents(file)
+        packed = there.members is not None
+        if packed or os.path.isdir(file):  # noqa: PTH112 (Path raises for names too long)
+            file = file / name_in(there)
         if not packed and not stat.S_ISREG(file.stat().st_mode):
             raise InputError(f"manifest '{file}' is not a regular file")
-        record = json.loads(contents(path).open(NAME).read() if packed else file.read_bytes())
+        record = json.loads(there.open(file.name).read() if packed else file.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read manifest '{file}': {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -75,6 +79,12 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         return Manifest(file, record, hashes, extras, _options(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"manifest '{file}' is not one of imgsubset's: {type(error).__name__} {error}") from None
+
+
+def name_in(there: Listing) -> str:
+    """What the manifest in a folder or an archive is called; archives of earlier versions have it as a folder has."""
+    members = there.members
+    return NAME if members is None or (NAME in members and NAME_IN_TAR not in members) else NAME_IN_TAR
 
 
 def inside(path: object) -> str:

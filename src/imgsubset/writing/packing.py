@@ -32,7 +32,7 @@ from imgsubset.writing.contents import contents
 from imgsubset.writing.copying import changed, still_readable
 from imgsubset.writing.folders import opened, status_in
 from imgsubset.writing.holding import TRIES, Held, lock, make
-from imgsubset.writing.manifest import NAME
+from imgsubset.writing.manifest import NAME_IN_TAR, name_in
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,12 @@ def earlier(held: HeldTar) -> Seen:
         return None
     try:
         there = contents(held.path)
-        found = claimed(there.open(NAME).read())
+        name = name_in(there)
+        found = claimed(there.open(name).read(), name)
         odd = [*{*found} ^ {*(there.members or Members({})).found}, *(file.path for file in there.rejected)]
         odd += [path for path, claim in found.items() if path not in odd and there.sha256(path) != claim.sha256]
     except (InputError, OSError):
-        odd = [NAME]
+        odd = [NAME_IN_TAR]
     if odd:
         raise OutputError(
             f"'{min(odd)}' in destination '{held.path}' is not as an earlier selection left it, and would be lost; "
