@@ -469,7 +469,7 @@ def test_a_file_of_labels_is_labels_or_refused(folder: Path, content: bytes) -> 
 def test_a_coco_file_is_cut_or_refused(folder: Path, content: bytes) -> None:
     file = create(folder / "coco.json", content)
     try:
-        kept = json.loads(filtered_coco(file, IMAGES[:2], IMAGES))
+        kept = json.loads(filtered_coco(file, IMAGES[:2], IMAGES)[0])
     except InputError as error:
         one_line(error, content.decode(errors="replace"))
     else:

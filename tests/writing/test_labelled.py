@@ -178,6 +178,8 @@ def test_metadata_of_an_imagefolder_is_cut_to_the_chosen(imgsubset: Program, tmp
     source = imagefolder(tmp_path / "data")
     images = run_select(imgsubset, source, out)
     assert extras(out) == {f"{path.split('/')[0]}/metadata.jsonl" for path in images}
+    counts = strict_json((out / "manifest.json").read_bytes())["counts"]
+    assert (counts["labels"], counts["unlabelled"]) == (0, 0)
     for part in ("train", "test"):
         rows = (source / part / "metadata.jsonl").read_bytes().splitlines(keepends=True)
         kept = [row for row in rows if f"{part}/{json.loads(row)['file_name']}" in images]
@@ -212,6 +214,36 @@ def test_a_coco_file_is_cut_to_the_chosen(imgsubset: Program, tmp_path: Path, ou
     assert len(ids) == 4
     assert kept["annotations"] == [note for note in whole["annotations"] if note["image_id"] in ids]
     assert (kept["info"], kept["categories"]) == (whole["info"], whole["categories"])
+
+
+@pytest.mark.slow
+def test_annotations_that_are_matched_go_along(imgsubset: Program, tmp_path: Path, out: Path) -> None:
+    source, file = coco(tmp_path), "annotations/instances_val.json"
+    record = strict_json((tmp_path / "instances.json").read_bytes())
+    record["annotations"] = [note | {"category_id": 1} for note in record["annotations"][:-7]]
+    lacking = record["images"].pop()["file_name"]
+    record["annotations"] = [note for note in record["annotations"] if note["image_id"] != NUMBERS[-1]]
+    create(source / file, json.dumps(record).encode())
+    create(source / "annotations/instances_train.json", b'{"images": []}')  # about no image that is chosen
+    keep = create(tmp_path / "keep", f"val/{lacking}\n".encode())
+    images = run_select(imgsubset, source, out, "--match", "objects", "--keep", keep, n=4)
+    assert extras(out) == {file}
+    written = strict_json((out / file).read_bytes())["images"]
+    assert {f"val/{image['file_name']}" for image in written} == {*images} - {f"val/{lacking}"}
+    counts = strict_json((out / "manifest.json").read_bytes())["counts"]
+    assert (counts["labels"], counts["unlabelled"]) == (0, 1)
+    words = ("--match", "objects", "--keep", keep, *ARGUMENTS)
+    assert "nothing to do" in imgsubset("select", source, out, "-n", 4, *words).out
+    run = imgsubset("select", source, out, "-n", 4, *words, "--seed", 1, "--overwrite")
+    assert f"\nLabels: {file} went along; 1 image has no label.\n" in run.out
+    run_select(imgsubset, source, out, "--match", "objects", "--sidecars", "none", "--overwrite", n=4)
+    assert extras(out) == set()
+    for number in NUMBERS:
+        create(source / f"val/image_{number}.txt", f"{number % 3} 0.5 0.5 0.{number}1 0.2\n".encode())
+    create(source / file, b"{")
+    run_select(imgsubset, source, out, "--match", "objects", "--overwrite", n=4)
+    (note,) = (one for one in strict_json((out / "manifest.json").read_bytes())["warnings"] if file in one)
+    assert note.endswith("; the subset gets no part of it")
 
 
 @pytest.mark.slow
@@ -600,10 +632,10 @@ def test_a_yolo_subset_describes_itself(imgsubset: Program, tmp_path: Path, out:
     described = yaml.safe_load((out / "data.yaml").read_bytes())
     assert described == {"train": "images/train", "val": "images/val", "names": ["cat", "dog"]}
     lacking = sum(path == "images/val/image_13.jpg" for path in images)
-    tail = "; 1 images have none of their own" if lacking else ""
-    assert f"\nLabels: {19 - lacking + 2} files went along{tail}.\n" in run.out
+    tail = "; 1 image has no label" if lacking else ""
+    assert f"\nLabels: {19 - lacking} label files, classes.txt and data.yaml went along{tail}.\n" in run.out
     counts = strict_json((out / "manifest.json").read_bytes())["counts"]
-    assert (counts["labels"], counts["unlabelled"]) == (21 - lacking, lacking)
+    assert (counts["labels"], counts["unlabelled"]) == (19 - lacking, lacking)
 
 
 @pytest.mark.slow

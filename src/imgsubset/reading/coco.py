@@ -16,16 +16,18 @@ from imgsubset.errors import InputError
 from imgsubset.files import read_named
 
 
-def filtered_coco(file: str | os.PathLike[str], chosen: Collection[str], everything: Collection[str]) -> bytes:
-    """A COCO file with only the chosen images and their annotations; ids, order and other entries are kept.
+def filtered_coco(
+    file: str | os.PathLike[str], chosen: Collection[str], everything: Collection[str], content: bytes | None = None
+) -> tuple[bytes, frozenset[str]]:
+    """A COCO file with only the chosen images and their annotations, and which of them it names.
 
-    See `named_images`, which says what it raises too.
+    Ids, order and other entries are kept. See `named_images`, which says what it raises too.
     """
-    record, ids = named_images(file, chosen, everything)
+    record, ids = named_images(file, chosen, everything, content)
     record["images"] = [image for image in record["images"] if image["id"] in ids]
     if "annotations" in record:
         record["annotations"] = [entry for entry in record["annotations"] if entry["image_id"] in ids]
-    return json.dumps(record).encode()
+    return json.dumps(record).encode(), frozenset(ids.values())
 
 
 def named_images(

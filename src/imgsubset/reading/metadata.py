@@ -52,6 +52,13 @@ def filtered_metadata(source: Listing, chosen: Sequence[str], but: Collection[st
     return filtered
 
 
+def images_in(path: str, content: bytes) -> set[str]:
+    """The images that the rows of a metadata file are about."""
+    body = content.removeprefix(BOM_UTF8)
+    rows = _csv_rows(body, path) if path.endswith(".csv") else _jsonl_rows(body, path)
+    return {normpath(join(dirname(path), name)) for line, _, row in rows if line for name in _file_names(row) or ()}
+
+
 def _kept_rows(content: bytes, where: str, folder: str, wanted: Collection[str]) -> bytes:
     """The rows of a metadata file that are about wanted images, after its header; empty if there are none."""
     body = content.removeprefix(BOM_UTF8)

@@ -64,7 +64,7 @@ def objects(listing: Listing, paths: Sequence[str], reading: Reading) -> tuple[t
         labels = {path: [one for one in some if _suffix(one) in READERS] for path, some in beside.items()}
         if any(labels.values()):
             _read_beside(found, listing, labels)
-        if not any(found.boxes.values()) and (files := _coco_files(listing, paths)):
+        if not any(found.boxes.values()) and (files := coco_files(listing, paths)):
             found = _read_coco(listing, paths, files)
         elif not any(labels.values()):
             raise InputError(_nothing(listing))
@@ -170,7 +170,7 @@ READERS: dict[str, Callable[..., list[Box]]] = {".txt": _yolo, ".xml": _voc}
 # COCO files in the source
 
 
-def _coco_files(listing: Listing, paths: Sequence[str]) -> list[str]:
+def coco_files(listing: Listing, paths: Sequence[str]) -> list[str]:
     """The COCO files beside or above images of a source, and in folders named so there."""
     above = {up for path in paths for up in upwards(dirname(path))}
     folders = sorted(above | {join(up, FOLDER) for up in above}, key=os.fsencode)
@@ -184,11 +184,8 @@ def _read_coco(listing: Listing, paths: Sequence[str], files: Sequence[str]) -> 
     """Read the COCO files in a source. Raises InputError for two about one image."""
     found, origin = _Found(), dict[str, str]()
     for file in files:
-        folder = dirname(file)
-        home = dirname(folder) if basename(folder) == FOLDER else folder
-        inside = [path for path in listing.paths if not home or path.startswith(f"{home}/")]
-        where, wanted = listing.locate(file), {*paths}.intersection(inside)
-        for path, boxes in coco_boxes(where, wanted, inside, _whole(listing, file)).items():
+        where, inside, content = open_coco(listing, file)
+        for path, boxes in coco_boxes(where, {*paths}.intersection(inside), inside, content).items():
             if (first := origin.setdefault(path, file)) != file:
                 raise InputError(
                     f"match 'objects': which of '{first}' and '{file}'? both name '{path}'; --coco says so"
@@ -198,12 +195,19 @@ def _read_coco(listing: Listing, paths: Sequence[str], files: Sequence[str]) -> 
     return found
 
 
-def _whole(listing: Listing, file: str) -> bytes:
+def open_coco(listing: Listing, file: str) -> tuple[str, list[str], bytes]:
+    """Read a COCO file in a source: where it is, the images that it can be about, and its content.
+
+    Raises InputError.
+    """
+    folder, where = dirname(file), listing.locate(file)
+    home = dirname(folder) if basename(folder) == FOLDER else folder
+    inside = [path for path in listing.paths if not home or path.startswith(f"{home}/")]
     try:
         with listing.open(file) as opened:
-            return opened.read()
+            return where, inside, opened.read()
     except OSError as error:
-        raise InputError(f"cannot read '{listing.locate(file)}': {error.strerror or error}") from None
+        raise InputError(f"cannot read '{where}': {error.strerror or error}") from None
 
 
 def _nothing(listing: Listing) -> str:

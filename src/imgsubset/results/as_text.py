@@ -42,9 +42,7 @@ def summary(selection: Selection, exported: Export | None, verbose: bool = False
     lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", *_cut_off(selection), ""]
     lines += [*score_lines(selection.score, n, verbose), *known_lines(selection.score, verbose)]
     lines += [*notes((*selection.warnings, *(exported.warnings if exported else ())))]
-    if exported and exported.labels:
-        lacking = f"; {exported.unlabelled:,} images have none of their own" if exported.unlabelled else ""
-        lines += [f"Labels: {exported.labels:,} file{'s' * (exported.labels > 1)} went along{lacking}."]
+    lines += _labels([exported] if exported else [])
     lines += [*_copies(selection), *_shares(selection, verbose), *_ending(selection, seconds, verbose)]
     return "\n".join(lines)
 
@@ -67,13 +65,26 @@ def split_summary(placed: Mapping[str, Placed], verbose: bool = False) -> str:
     shared = [note for note in some.warnings if all(note in part.warnings for part in parts.values())]
     own = [f"{printable(name)}: {note}" for name, part in parts.items() for note in part.warnings if note not in shared]
     exported = dict.fromkeys(note for one in exports for note in one.warnings)
-    lines += [*notes([*shared, *own, *exported]), *_copies(some), *_classes_table(parts, verbose)]
+    lines += [*notes([*shared, *own, *exported]), *_labels(exports), *_copies(some), *_classes_table(parts, verbose)]
     seconds: dict[str, float] = {}
     for part in parts.values():  # each tells the time until it was found
         seconds |= part.seconds
     if exports:
         seconds |= {exports[0].mode: sum(one.seconds for one in exports)}
     return "\n".join([*lines, *_ending(some, seconds, verbose)])
+
+
+def _labels(exports: Sequence[Export]) -> list[str]:
+    """What labels went along with the images, if any did."""
+    count, lacking = sum(one.labels for one in exports), sum(one.unlabelled for one in exports)
+    shared = sorted({printable(path) for one in exports for path in one.shared})
+    more = [f"{len(shared) - 2:,} more"] if len(shared) > 3 else []
+    parts = [f"{count:,} label file{'s' * (count > 1)}"] * (count > 0) + shared[: 2 if more else 3] + more
+    if not parts:
+        return []
+    listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+    without = f"; {lacking:,} image{'s have' if lacking > 1 else ' has'} no label" if lacking else ""
+    return [f"Labels: {listed} went along{without}."]
 
 
 def _folder_of(part: Placed) -> str:

@@ -121,9 +121,10 @@ class Export:
     hashes       SHA-256 of each chosen file, by relative path
     extras       SHA-256 of the files written beside them, by relative path
     seconds      wall time
-    labels       how many of these files are labels, or what else belongs to the images
-    unlabelled   how many of the images have no label file of their own
+    labels       how many of these files are label files of single images
+    unlabelled   how many of the images have neither a label file nor an entry in one that is shared
     warnings     what the user should know
+    shared       paths of label files that are about several images or the classes
     """
 
     destination: Path
@@ -134,6 +135,7 @@ class Export:
     labels: int = 0
     unlabelled: int = 0
     warnings: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         files = f"{len(self.hashes):,} images and {len(self.extras):,} other files"

@@ -127,7 +127,7 @@ def select_into(
         if held is not None:
             described = embeddings.describe() if embeddings else None
             wanted = request(str(n), options, described, mode, ranked)
-            if not overwrite and (earlier := finished(listing, wanted, options.reading, held.path)):
+            if not overwrite and (earlier := finished(listing, wanted, options, held.path)):
                 placed = Placed(earlier.record, held.path, None, None)
                 check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
                 return placed

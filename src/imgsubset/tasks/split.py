@@ -137,7 +137,7 @@ def split_into(
             assert destination is not None
             held = stack.enter_context(held_for(listing, Path(destination, name), mode))
             wanted = request(_asked(name, parts), options, described, mode, ranked=False)
-            if not overwrite and (earlier := finished(listing, wanted, options.reading, held.path)):
+            if not overwrite and (earlier := finished(listing, wanted, options, held.path)):
                 ready[name] = Placed(earlier.record, held.path, None, None)
             else:
                 replaced[name] = held, overwrite or interrupted(wanted, held.path)

@@ -17,10 +17,11 @@ from types import NoneType
 from imgsubset.declared import CHOICE
 from imgsubset.errors import ImgsubsetError, InputError, OutputError, UsageError
 from imgsubset.files import files_in
-from imgsubset.options import Options, Reading
+from imgsubset.options import Options
 from imgsubset.reading.coco import filtered_coco
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.metadata import filtered_metadata, metadata_files
+from imgsubset.reading.metadata import filtered_metadata, images_in, metadata_files
+from imgsubset.reading.objects import coco_files, open_coco
 from imgsubset.reading.remote import url_of
 from imgsubset.reading.sidecars import leads_out, sidecars
 from imgsubset.reading.unpacking import COMPRESSED
@@ -154,54 +155,73 @@ class Companions:
 
     copied      paths of label files to copy, sorted
     written     the content of files made for them, by path
-    unlabelled  how many images have no label file
+    shared      paths of those of them that are about several images or the classes, sorted
+    unlabelled  how many images have neither a label file nor an entry in one that is shared
     left        label files that are links out of the source and stay behind, sorted
     notes       what a user should know
     """
 
     copied: list[str]
     written: dict[str, bytes]
+    shared: list[str]
     unlabelled: int
     left: list[str]
     notes: tuple[str, ...] = ()
 
 
-def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Reading) -> Companions:
-    """What goes with chosen images: the labels of a COCO file go to `annotations/`, as its trainers expect. Labels that
-    are links out of the source stay behind, unless options.follow_labels.
+def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Options) -> Companions:
+    """What goes with chosen images: the labels of a COCO file go to `annotations/`, as its trainers expect. If objects
+    are matched, the COCO files in the source go along too, under their own paths. Labels that are links out of the
+    source stay behind, unless options.reading.follow_labels.
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
-    beside = sidecars(source, chosen, images, options.sidecars)
-    alone, named = [], []  # files that are about many images
-    if options.sidecars != "none":
+    reading = options.reading
+    beside = sidecars(source, chosen, images, reading.sidecars)
+    alone, named, found = [], [], []  # files that are about many images
+    if reading.sidecars != "none":
         alone = class_files(source, chosen)
         named = metadata_files(chosen) if source.members is None else []
         named = [path for path in named if os.path.lexists(source.locate(path))]
+        if reading.coco is None and dict(options.mix.match).get("objects"):
+            found = coco_files(source, chosen)
     copied = {path for paths in beside.values() for path in paths}.union(alone)
     left = set[str]()
-    if not options.follow_labels:
+    if not reading.follow_labels:
         left = {label for path, labels in beside.items() for label in labels if leads_out(source, label, path)}
-        left.update(path for path in (*alone, *named) if leads_out(source, path, path))
+        left.update(path for path in (*alone, *named, *found) if leads_out(source, path, path))
     written: dict[str, bytes] = {}
     notes: tuple[str, ...] = ()
-    if options.sidecars != "none":
+    labelled = {path for path, labels in beside.items() if labels}
+    if reading.sidecars != "none":
         written = filtered_metadata(source, chosen, left)
+        labelled.update(*(images_in(path, content) for path, content in written.items()))
         try:
             if described := description(source, parts_of(chosen)):
                 written[described[0]] = described[1]
         except InputError as error:
             notes = (f"{error}; the subset gets no {DESCRIPTION}",)
-    if options.coco is not None:
-        if (name := f"annotations/{Path(options.coco).name}") in written:
+    for file in sorted({*found} - left - copied):
+        try:
+            where, inside, content = open_coco(source, file)
+            content, covered = filtered_coco(where, chosen, inside, content)
+        except InputError as error:
+            notes += (f"{error}; the subset gets no part of it",)
+        else:
+            labelled |= covered
+            written |= {file: content} if covered else {}
+    if reading.coco is not None:
+        if (name := f"annotations/{Path(reading.coco).name}") in written:
             names = ", ".join(sorted(written))
             raise UsageError(f"two files of labels would have one name in the destination: {names}")
-        written[name] = filtered_coco(options.coco, chosen, images)
-    return Companions(sorted(copied - left), written, sum(not paths for paths in beside.values()), sorted(left), notes)
+        written[name], covered = filtered_coco(reading.coco, chosen, images)
+        labelled |= covered
+    shared = sorted({*alone, *written} - left)
+    return Companions(sorted(copied - left), written, shared, len({*chosen} - labelled), sorted(left), notes)
 
 
 def finished(
-    source: Listing, wanted: Mapping[str, object], options: Reading, destination: str | os.PathLike[str]
+    source: Listing, wanted: Mapping[str, object], options: Options, destination: str | os.PathLike[str]
 ) -> Manifest | None:
     """The manifest of an earlier export that is just what this one would be; None if there is none.
 
@@ -252,7 +272,7 @@ def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str
     return None
 
 
-def _same_labels(source: Listing, chosen: Sequence[str], options: Reading, recorded: Mapping[str, str]) -> bool:
+def _same_labels(source: Listing, chosen: Sequence[str], options: Options, recorded: Mapping[str, str]) -> bool:
     """Whether the labels of the chosen images are those that were recorded; a ranking does not count."""
     labels = companions(source, source.paths, chosen, options)
     now = {path: source.sha256(path) for path in labels.copied}

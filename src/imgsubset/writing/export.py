@@ -93,7 +93,7 @@ def fill(
     start = time.perf_counter()
     check_free(held, overwrite)
     stamps = {selection.paths[row]: selection.stamps[row] for row in selection.rows}
-    labels = companions(selection.source, selection.paths, selection.chosen, selection.options.reading)
+    labels = companions(selection.source, selection.paths, selection.chosen, selection.options)
     name, ranking = (NAME_IN_TAR, RANKED_IN_TAR) if isinstance(held, HeldTar) else (NAME, RANKED)
     beside, written = _labels(selection, labels, name, ranking if ranked else None)
     stamps |= beside
@@ -102,9 +102,10 @@ def fill(
     def described(hashes: dict[str, str]) -> tuple[Export, bytes]:
         extras = {path: hashes.pop(path) for path in beside}
         extras |= {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
-        count, seconds = len(labels.copied) + len(labels.written), time.perf_counter() - start
+        count, seconds = len({*labels.copied} - {*labels.shared}), time.perf_counter() - start
         warnings = _left_behind(labels.left) + labels.notes
-        exported = Export(held.path, mode, hashes, extras, seconds, count, labels.unlabelled, warnings)
+        shared = tuple(labels.shared)
+        exported = Export(held.path, mode, hashes, extras, seconds, count, labels.unlabelled, warnings, shared)
         return exported, as_json(manifest_of(describe(selection, exported, ranked)))
 
     if isinstance(held, HeldTar):
