@@ -61,6 +61,10 @@ def test_pictures_without_paths_are_known_by_numbers(tmp_path: Path, kind: Any) 
     expected = {f"{number:02}.png": content for number, content in enumerate(PICTURES)}
     assert content_of(written(tmp_path / "x.parquet", PICTURES, type=kind)) == expected
     assert content_of(written(tmp_path / "y", PICTURES, [None] * 12)) == expected
+    for paths in ([None] * 12, range(12)):  # as pyarrow has them where no type is given
+        rows = [{"bytes": content, "path": path} for content, path in zip(PICTURES, paths, strict=True)]
+        parquet.write_table(pyarrow.Table.from_pylist([{"image": row} for row in rows]), tmp_path / "z.parquet")
+        assert content_of(tmp_path / "z.parquet") == expected
 
 
 def test_odd_paths_are_replaced_by_numbers(tmp_path: Path) -> None:

@@ -145,7 +145,11 @@ def _column(schema: Any) -> tuple[str, str | None]:
 
 
 def _values(column: Any) -> list[Any]:
-    """What is in a column that is a dictionary."""
+    """What is in a column."""
+    from pyarrow import types
+
+    if not types.is_dictionary(column.type):
+        return list(column.to_pylist())
     found: list[Any] = []
     for chunk in column.chunks:
         values = chunk.dictionary.to_pylist()
