@@ -124,8 +124,8 @@ class Constraints(Record):
     """Which images may be chosen."""
 
     stratify: bool = opt(False, CHOICE, "Every class keeps its share of n", SWITCH)
-    stratify_by: str = opt("first", CHOICE, "What the class of an image is: the first folder in its path; parent, the "
-        "last; or what the expression captures in the path")  # fmt: skip
+    stratify_by: str = opt("first", CHOICE, "What the class of an image is: that in the data set, archive or table, "
+        "else the first folder in its path; parent, the last; or what the expression captures in the path")  # fmt: skip
     stratify_as: str = opt("share", CHOICE, "How many images a class gets: its share, or as many as any other",
         one_of(*STRATIFY))  # fmt: skip
     labels: str | Labels | None = opt(None, CHOICE,   # noqa: RUF009 (frozen)

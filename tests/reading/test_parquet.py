@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -15,6 +16,7 @@ from conftest import create
 
 from imgsubset import Options, select_into
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
+from imgsubset.reading.given import stored_classes
 from imgsubset.reading.listing import list_images
 from imgsubset.reading.parquet import Table
 from imgsubset.reading.processes import decoded
@@ -74,6 +76,46 @@ def test_odd_paths_are_replaced_by_numbers(tmp_path: Path) -> None:
     assert {*found} == {"g.png", "h.PNG", *(f"{number:02}.png" for number in range(12) if number not in (8, 10))}
     assert found["g.png"] == PICTURES[8]
     assert found["09.png"] == PICTURES[9]
+
+
+CLASS = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+
+
+@pytest.mark.parametrize(
+    ("column", "kinds", "feature", "expected"),
+    [
+        ("label", [3, 0, 3], None, ["3", "0", "3"]),
+        ("label", ["x", "", "x"], None, ["x", "", "x"]),
+        ("label", pyarrow.array(["x", "y", "x"]).dictionary_encode(), None, ["x", "y", "x"]),
+        ("kind", [1, 0, 1], CLASS, ["dog", "cat", "dog"]),
+        ("label", [1, 0, -1], CLASS, ["dog", "cat", "-1"]),
+        ("label", [1, 0, 2], {"_type": "Value", "dtype": "int64"}, ["1", "0", "2"]),
+        ("label", [1, 0, 2], {"names": 3, "_type": "ClassLabel"}, ["1", "0", "2"]),
+        ("label", [1, 0, 2], "ClassLabel", ["1", "0", "2"]),
+        ("kind", [1, 0, 2], None, None),
+        ("label", [1.5, 2.5, 0.5], None, None),
+        ("label", [None, None, None], None, None),
+        ("label", pyarrow.array([None] * 3, pyarrow.int64()), None, None),
+    ],
+)
+def test_a_column_of_classes_is_read(tmp_path: Path, column: str, kinds: Any, feature: Any, expected: Any) -> None:
+    table = pyarrow.table({column: kinds, "image": PICTURES[:3]})
+    if feature is not None:
+        features = {"image": {"_type": "Image"}, column: feature}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=2)
+    found = stored_classes(list_images(tmp_path / "x.parquet"))
+    assert (found and [*found.by_path().values()]) == expected
+
+
+def test_an_image_without_a_class_is_named(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"label": [1, None, 0], "image": PICTURES[:3]}), tmp_path / "x.parquet")
+    listing, other = list_images(tmp_path / "x.parquet"), list_images(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"^source '.*' has no class for 1 of its 3 images, such as '1\.png'; leave"):
+        stored_classes(listing)
+    os.utime(tmp_path / "x.parquet", ns=(1, 1))
+    with pytest.raises(InputError, match=r"^cannot read the class of '0\.png' in source '.*': its table has changed"):
+        stored_classes(other)
 
 
 def test_each_group_of_rows_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

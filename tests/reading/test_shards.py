@@ -10,6 +10,7 @@ from archives import png, tar_of, zip_of
 from conftest import create
 
 from imgsubset.errors import InputError, UsageError
+from imgsubset.reading.given import stored_classes
 from imgsubset.reading.listing import list_images
 from imgsubset.reading.shards import expanded, is_pattern
 from imgsubset.reading.sidecars import sidecars
@@ -71,6 +72,21 @@ def test_members_of_one_sample_go_together(tmp_path: Path) -> None:
         "a/1.right.jpg": ("a/1.cls", "a/1.seg.npy"),
     }
     assert sidecars(list_images(path), ["1.jpg"], source.paths) == {"1.jpg": ("1", "1.cls", "1.json")}
+
+
+@pytest.mark.parametrize("name", ["s-0.tar", "s-{0,0}.tar"])
+def test_the_classes_are_those_of_the_samples(tmp_path: Path, name: str) -> None:
+    def classes(**contents: bytes) -> object:
+        pictures = {f"{sample}.png": b"" for sample in ("1", "a/2")}
+        create(tmp_path / "s-0.tar", tar_of(pictures | {key.replace("_", "/"): one for key, one in contents.items()}))
+        found = stored_classes(list_images(tmp_path / name))
+        return found and found.by_path()
+
+    assert classes() is None
+    assert classes(**{"1.cls": b"7\n", "a_2.cls": "\u00fc b".encode()}) == {"1.png": "7", "a/2.png": "\u00fc b"}
+    for lone in ({}, {"a_2.cls": b"\n"}, {"a_2.cls": b"x" * 1001}, {"2.cls": b"1"}):
+        with pytest.raises(InputError, match=r"^source '.*' has no class for 1 of its 2 images, such as 'a/2\.png'; "):
+            classes(**{"1.cls": b"7", **lone})
 
 
 def test_a_shard_that_is_missing_or_none_is_named(tmp_path: Path) -> None:

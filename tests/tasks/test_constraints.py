@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import torch
 from conftest import Run, create, listing_of, smooth, strict_json
 from sources import made_up_source
 
-from imgsubset import Options, score, select, split
+from imgsubset import Options, estimate, score, select, split
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import Source
 from imgsubset.files import Stamp
@@ -512,23 +513,35 @@ def test_classes_by_the_last_folder_and_by_an_expression() -> None:
     [
         (
             ["t/x/1.png", "t/y/2.png"],
-            "'t', so that --stratify does nothing; --stratify-by parent finds 2, and --labels",
+            "'t', so that --stratify does nothing: give other classes by --stratify-by parent (finds 2) or --labels",
         ),
-        (["1.png", "2.png"], "'.', so that --stratify does nothing; --stratify-by takes an expression for others, and"),
+        (["1.png", "2.png"], "'.', so that --stratify does nothing: give other classes by --stratify-by REGEX or"),
     ],
 )
-def test_one_class_is_said_to_be_of_no_use(paths: list[str], hint: str) -> None:
-    (note,) = constraints(source_of(paths), Options(stratify=True).constraints).notes
-    assert note.startswith(f"all images are of one class, {hint}")
+def test_one_class_is_refused(paths: list[str], hint: str) -> None:
+    with pytest.raises(UsageError, match=f"^all images are of one class, {re.escape(hint)}"):
+        constraints(source_of(paths), Options(stratify=True).constraints)
 
 
 @pytest.mark.slow
-def test_one_label_is_said_to_be_of_no_use(imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path) -> None:
+def test_one_label_is_refused_before_any_image_is_decoded(
+    imgsubset: Callable[..., Run], mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [f"{path.relative_to(mixed).as_posix()},x" for path in mixed.rglob("*.png")]
     labels = create(tmp_path / "labels.csv", "\n".join(["path,label", *rows]).encode())
-    run = imgsubset("select", "--stratify", mixed, "--mode", "none", "-n", 9, "--labels", labels, *ARGUMENTS)
-    assert run.code == 0, run
-    assert "Note: all images are of one class, 'x', so that --stratify does nothing.\n" in run.out
+    words = ("--stratify", "--labels", labels)
+    run = imgsubset("select", mixed, tmp_path / "out", "-n", 9, *words, *ARGUMENTS)
+    message = "all images are of one class, 'x', so that --stratify does nothing: leave out --stratify, or give other"
+    assert (run.code, run.out, run.err) == (2, "", f"imgsubset: error: {message} classes by --labels FILE\n")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("imgsubset.tasks.select.read_source", pytest.fail)
+    with pytest.raises(UsageError, match=message):
+        select(mixed, 9, stratify=True, labels=dict(row.split(",") for row in rows))
+    with pytest.raises(UsageError, match=message):
+        split(mixed, {"a": 9}, stratify=True, labels=str(labels))
+    chosen = [mixed / row.partition(",")[0] for row in rows[:9]]
+    with pytest.raises(UsageError, match=message):
+        estimate(mixed, chosen, {"x": [1.0] * 9}, stratify=True, labels=str(labels), **FAST)
 
 
 @pytest.mark.slow

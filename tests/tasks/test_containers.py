@@ -34,12 +34,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         smooth(number, 12 + number % 5, 12).save(path)
         create(path.with_suffix(".txt"), b"0 0.5 0.5 0.2 0.2\n")
-        create(path.with_suffix(".cls"), b"%d" % (number % 3))
     rows = [json.dumps({"file_name": f"a/more{number:02}.png", "text": "x"}) for number in range(0, 60, 3)]
     create(root / "metadata.jsonl", "\n".join(rows).encode())
     create(root / "classes.txt", b"thing\n")
     create(root / "notes.md", b"")
+    for name in pictures_in(root):
+        create((root / name).with_suffix(".cls"), class_of(name).encode())
     return root
+
+
+def class_of(name: str) -> str:
+    """The first folder, which is the class in a folder; archives and tables say it of themselves."""
+    return name.split("/")[0] if "/" in name else "."
+
+
+def pictures_in(folder: Path) -> list[str]:
+    return [name for name in files(folder) if Path(name).suffix.lower() in SUFFIXES]
 
 
 def files(folder: Path) -> list[str]:
@@ -85,11 +95,11 @@ def as_list(folder: Path, place: Path) -> list[Path]:
 def as_parquet(folder: Path, place: Path) -> Path:
     """Pictures alone, in an order of their own."""
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    names = [name for name in files(folder) if Path(name).suffix.lower() in SUFFIXES]
+    names = pictures_in(folder)
     names.sort(key=lambda name: name[::-1])
     rows = [{"bytes": (folder / name).read_bytes(), "path": name} for name in names]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    table = pyarrow.table({"label": pyarrow.array(range(len(rows))), "image": pyarrow.array(rows, kind)})
+    table = pyarrow.table({"label": pyarrow.array([*map(class_of, names)]), "image": pyarrow.array(rows, kind)})
     parquet.write_table(table, place / "all.parquet", row_group_size=9)
     return place / "all.parquet"
 
@@ -145,11 +155,13 @@ def test_the_same_subset_is_chosen_with_all_that_goes_with_it(
 
 @pytest.mark.slow
 def test_a_second_run_decodes_nothing_and_a_finished_one_does_nothing(source: Any, tmp_path: Path) -> None:
-    words = FAST | {"cache": str(tmp_path / "cache")}
+    words = FAST | {"cache": str(tmp_path / "cache"), "stratify": True}
     first = select_into(source, 5, tmp_path / "out", **words)
     assert first.selection is not None
     assert first.selection.cached == 0
     assert select_into(source, 5, tmp_path / "out", **words).done
+    measured = estimate(source, tmp_path / "out", {"x": [1.0, 2.0, 3.0, 4.0, 5.0]}, cache=words["cache"])
+    assert measured.options.constraints.stratify
     again = select(source, 6, **words)
     assert again.cached == len(again.paths)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from posixpath import normpath
+from posixpath import join, normpath, split
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias
 
 from imgsubset.errors import InputError, UsageError, shown
 from imgsubset.inputs import Labels
+from imgsubset.options import Constraints
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.datasets import is_data_set, is_part, list_data_set
+from imgsubset.reading.labels import class_names, folders, labels_of
 from imgsubset.reading.listing import list_images, list_paths
+from imgsubset.reading.members import Extent, Members
+from imgsubset.reading.parquet import Row
 
 
 class DataSet(Protocol):
@@ -23,6 +27,7 @@ class DataSet(Protocol):
 
 
 AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | DataSet | Listing"
+CLASS, MOST_CLASS = ".cls", 1000  # the member of a sample that is its class, and its bytes at most
 SOURCES = "a folder, an archive, a text file of paths, a list of paths, or a data set of (path or picture, class)"
 
 
@@ -91,6 +96,59 @@ def _paths(source: object) -> list[str]:
         except UnicodeError:
             raise UsageError(f"source: element {place} is {shown(path)}, which is no possible path") from None
     return paths
+
+
+def stored_classes(listing: Listing) -> Labels | None:
+    """The classes that archives and tables have beside their images: `.cls` members, or a column; None without them.
+
+    Raises InputError for images without a class where others have one, and for what cannot be read.
+    """
+    members, found = listing.members, dict[str, str | int]()
+    for path in listing.paths if members is not None else ():
+        try:
+            kind = _stored_class(members, path)  # type: ignore[arg-type]
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(f"cannot read the class of '{path}' in source '{listing.name}': {why}") from None
+        if kind is not None:
+            found[path] = kind
+    if lone := [path for path in listing.paths if found and path not in found]:
+        raise InputError(
+            f"source '{listing.name}' has no class for {len(lone):,} of its {len(listing.paths):,} images, such as "
+            f"'{lone[0]}'; leave them out by --exclude, or give all classes by --labels or --stratify-by"
+        )
+    return Labels.of(found) if found else None
+
+
+def _stored_class(members: Members, path: str) -> str | int | None:
+    """The class that is stored beside an image. Raises OSError."""
+    image = members[path]
+    if isinstance(image, Row):
+        return image.label
+    folder, name = split(path)
+    member = members.found.get(join(folder, members.stem(name) + CLASS))
+    if not isinstance(member, Extent) or member.size > MOST_CLASS:
+        return None
+    return os.fsdecode(member.open().read()).strip() or None
+
+
+def classes_of(paths: Sequence[str], options: Constraints) -> list[str]:
+    """The class of each image. Raises InputError for labels that do not fit."""
+    if isinstance(options.labels, Labels):
+        return labels_in_memory(paths, options.labels)
+    return class_names(paths, options.stratify_by) if options.labels is None else labels_of(paths, options.labels)
+
+
+def check_classes(paths: Sequence[str], classes: Sequence[str], options: Constraints) -> None:
+    """Raise UsageError if all images are of one class, so that there is nothing to stratify."""
+    if len({*classes}) != 1:
+        return
+    remedy = "leave out --stratify, or give other classes by --labels FILE"
+    if options.labels is None:
+        many = len({*folders(paths)})
+        found = f"--stratify-by parent (finds {many:,})" if many > 1 else "--stratify-by REGEX"
+        remedy = f"give other classes by {found} or --labels FILE, or leave out --stratify"
+    raise UsageError(f"all images are of one class, '{classes[0]}', so that --stratify does nothing: {remedy}")
 
 
 def labels_by_path(labels: Labels, listing: Listing) -> Labels:

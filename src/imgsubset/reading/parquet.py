@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from posixpath import splitext
 from typing import Any, BinaryIO
 
@@ -22,10 +24,16 @@ KEPT = 2  # groups of rows: pictures are asked for in their order, by several th
 
 
 class Table:
-    """A Parquet file with pictures in a column; groups of its rows are read when one of them is asked for."""
+    """A Parquet file with pictures in a column; groups of its rows are read when one of them is asked for.
 
-    def __init__(self, path: str, status: os.stat_result, leaf: str) -> None:
-        self.path, self.leaf = path, leaf
+    leaf   the column of pictures; label that of classes, None if there is none
+    names  of classes that are numbers; () if they have none
+    """
+
+    def __init__(
+        self, path: str, status: os.stat_result, leaf: str, label: str | None = None, names: Sequence[str] = ()
+    ) -> None:
+        self.path, self.leaf, self.label, self.names = path, leaf, label, names
         self.whole, self.mtime_ns = status.st_size, status.st_mtime_ns
         self.lock = threading.Lock()
         self.groups: dict[int, Any] = {}
@@ -46,7 +54,19 @@ class Table:
             raise OSError(errno.EFBIG, "larger than a picture that is read")
         return content
 
+    @cached_property
+    def classes(self) -> list[Any]:
+        """The class of each row, None where it has none; nothing without a column of classes. Raises OSError."""
+        column = None if self.label is None else self._load(self.label)
+        kinds: list[Any] = [] if column is None else _values(column)
+        count = len(self.names)
+        return [self.names[kind] if isinstance(kind, int) and 0 <= kind < count else kind for kind in kinds]
+
     def _read(self, group: int) -> Any:
+        return self._load(self.leaf, group)
+
+    def _load(self, leaf: str, group: int | None = None) -> Any:
+        """A column of a group of rows, or of all."""
         from pyarrow import parquet
 
         with open_regular(self.path) as file:
@@ -54,8 +74,9 @@ class Table:
                 raise OSError(errno.ESTALE, "its table has changed", self.path)
             try:
                 # As a dictionary, so that a small file with one large value in each of a million rows stays small.
-                opened = parquet.ParquetFile(file, read_dictionary=[self.leaf])
-                return opened.read_row_group(group, columns=[self.leaf]).flatten().column(0)
+                opened = parquet.ParquetFile(file, read_dictionary=[leaf])
+                groups = range(opened.num_row_groups) if group is None else [group]
+                return opened.read_row_groups(groups, columns=[leaf]).flatten().column(0)
             except Exception as error:  # of many kinds, all from damaged files
                 raise OSError(errno.EIO, f"its table is damaged: {shortened(said(error), 200)}") from None
 
@@ -88,6 +109,14 @@ class Row(Fetched):
         """Where it lies."""
         return self.table.path, self.place
 
+    @property
+    def label(self) -> str | int | None:
+        """Its class; None if it has none. Raises OSError."""
+        classes = self.table.classes
+        if self.place >= len(classes) > 0:
+            raise OSError(errno.EIO, "its table is damaged")
+        return classes[self.place] if classes else None
+
     def ready(self) -> Held:
         """Its content. Raises OSError."""
         return Held(self.table.content(self.group, self.row), self.stamp)
@@ -103,7 +132,8 @@ def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Fo
     except ImportError:
         raise UsageError(f"source '{path}': Parquet needs a library: pip install 'imgsubset[parquet]'") from None
     try:
-        leaf, named = _column(parquet.read_schema(file))
+        schema = parquet.read_schema(file)
+        leaf, named = _column(schema)
         opened = parquet.ParquetFile(file, read_dictionary=[named] * (named is not None))
         metadata = opened.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
@@ -118,7 +148,7 @@ def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Fo
         ) from None
     if any(group.total_byte_size > MOST_GROUP for group in groups):
         raise InputError(f"source '{path}' has groups of rows of more than 2 GB; write it with smaller ones")
-    table = Table(path, status, leaf)
+    table = Table(path, status, leaf, *_label(schema))
     places = ((group, row) for group, one in enumerate(groups) for row in range(one.num_rows))
     rows = [Row(table, place, *where) for place, where in enumerate(places)]
     yield from zip(_names(names, rows), rows, strict=True)
@@ -142,6 +172,26 @@ def _column(schema: Any) -> tuple[str, str | None]:
         if of_bytes(field.type):
             return field.name, None
     raise ValueError(f"no column has bytes, of {', '.join(schema.names)}")
+
+
+def _label(schema: Any) -> tuple[str | None, Sequence[str]]:
+    """The column of classes, and their names: the first ClassLabel of Hugging Face, else `label`."""
+    from pyarrow import types
+
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        named = {name: feature["names"] for name, feature in features.items() if feature["_type"] == "ClassLabel"}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):  # it has none, or none of these
+        named = {}
+    for name in (*named, "label"):
+        if schema.names.count(name) != 1:
+            continue
+        kind = schema.field(name).type
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        if types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind):
+            names = named.get(name)
+            return name, [*map(str, names)] if isinstance(names, list) else ()
+    return None, ()
 
 
 def _values(column: Any) -> list[Any]:

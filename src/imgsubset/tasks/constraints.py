@@ -13,10 +13,9 @@ import torch
 
 from imgsubset.errors import InputError, UsageError, shortened
 from imgsubset.features.source import Source
-from imgsubset.inputs import Labels
 from imgsubset.options import Constraints
-from imgsubset.reading.given import labels_in_memory, relative
-from imgsubset.reading.labels import class_names, folders, group_names, labels_of
+from imgsubset.reading.given import check_classes, classes_of, relative
+from imgsubset.reading.labels import group_names
 from imgsubset.search.choices import Choices, Stratum
 from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
 from imgsubset.tasks.quotas import quotas
@@ -186,6 +185,7 @@ def constraints(source: Source, options: Constraints) -> Allowed:
     """
     paths = source.paths
     labels = classes_of(paths, options) if options.stratify else []
+    check_classes(paths, labels, options)
     names = tuple(sorted(set(labels), key=os.fsencode))
     number = {name: place for place, name in enumerate(names)}
     groups: tuple[int, ...] | None = None
@@ -216,29 +216,8 @@ def constraints(source: Source, options: Constraints) -> Allowed:
         example=paths[min(keep)] if keep else "",
         copies=sum(len(rows) - 1 for rows in twins),
         twins=tuple(twins),
-        notes=(
-            *(_one_class(paths, names[0], options) if len(names) == 1 else ()),
-            *_no_group(groups, options),
-            *_not_dropped(unknown, source),
-        ),
+        notes=_no_group(groups, options) + _not_dropped(unknown, source),
     )
-
-
-def classes_of(paths: Sequence[str], options: Constraints) -> list[str]:
-    """The class of each image. Raises InputError for labels that do not fit."""
-    if isinstance(options.labels, Labels):
-        return labels_in_memory(paths, options.labels)
-    return class_names(paths, options.stratify_by) if options.labels is None else labels_of(paths, options.labels)
-
-
-def _one_class(paths: Sequence[str], name: str, options: Constraints) -> tuple[str, ...]:
-    """What to know where all images are of this class."""
-    note = f"all images are of one class, '{name}', so that --stratify does nothing"
-    if options.labels is None:
-        many = len(set(folders(paths)))
-        hint = f"--stratify-by parent finds {many:,}" if many > 1 else "--stratify-by takes an expression for others"
-        note += f"; {hint}, and --labels takes a CSV file"
-    return (note,)
 
 
 def _no_group(groups: Sequence[int] | None, options: Constraints) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from imgsubset.inputs import Embeddings, Labels, of_kind
 from imgsubset.options import IMAGE, Options, merged
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import candidates
-from imgsubset.reading.given import AnySource, labels_by_path, list_source
+from imgsubset.reading.given import AnySource, labels_by_path, list_source, stored_classes
 from imgsubset.reading.listing import parse_paths
 from imgsubset.writing.manifest import read_manifest
 
@@ -23,8 +23,9 @@ from imgsubset.writing.manifest import read_manifest
 def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[Listing, Options, Embeddings | None]:
     """The images that count, and options and embeddings that are about them.
 
-    The classes of a data set serve `stratify`, unless other options say what the classes are. The options say of
-    `image` with which weight it is matched, 0 for not at all, whether or not a caller did.
+    The classes of a data set, or those in archives and tables, serve `stratify`, unless other options say what the
+    classes are. The options say of `image` with which weight it is matched, 0 for not at all, whether or not a caller
+    did.
 
     Raises UsageError for what is of another kind than it should be, InputError for what cannot be read.
     """
@@ -39,7 +40,7 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
     wanted = options.constraints
     labels = wanted.labels
     if options.by_class and labels is None and wanted.stratify_by == "first":
-        labels = classes
+        labels = classes if classes is not None else stored_classes(listing)
     if isinstance(labels, Labels):
         options = merged(options, {"labels": labels_by_path(labels, listing)})
     embeddings = Embeddings.of(embeddings)

@@ -19,9 +19,9 @@ from imgsubset.features.source import Source
 from imgsubset.features.spaces import VIEWS
 from imgsubset.options import IMAGE, Options
 from imgsubset.reading.columns import Column, columns_of
+from imgsubset.reading.given import classes_of
 from imgsubset.reading.objects import objects
 from imgsubset.reading.tables import read_table
-from imgsubset.tasks.constraints import classes_of
 
 Found = tuple[Sequence[Column], Sequence[str]]  # columns, and notes
 TOGETHER = 192  # channels of a block at most: the time that covariances take grows as their cube

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.checks import as_float
 from imgsubset.devices import or_on_cpu
+from imgsubset.errors import InputError
 from imgsubset.features.source import Source, read_source
 from imgsubset.inputs import AnyEmbeddings, Embeddings, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.given import AnySource
+from imgsubset.reading.given import AnySource, check_classes, classes_of
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
 from imgsubset.tasks.given import check_callable, destination_of, given, pixels_needed
@@ -157,6 +158,10 @@ def prepared(
 
     n  how many images the subset will have, of so many usable ones; None if that is not known yet
     """
+    wanted = options.constraints
+    if wanted.stratify:  # before any image is decoded; labels may lack images that cannot be
+        with suppress(InputError):
+            check_classes(listing.paths, classes_of(listing.paths, wanted), wanted)
     read = read_source(
         listing,
         options,
