@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -178,6 +179,9 @@ class Rows:
     def select_columns(self, names: list[str]) -> Rows:
         return Rows({name: self.columns[name] for name in names}, {name: self.features[name] for name in names})
 
+    def with_format(self, kind: None) -> Rows:
+        return self
+
     def flatten(self) -> dict[str, list[Any]]:
         return {f"{name}.{key}": [row[key] for row in rows] for name, rows in self.columns.items() for key in rows[0]}
 
@@ -227,9 +231,29 @@ def test_a_data_set_of_hugging_face_without_pictures_is_refused() -> None:
         list_source(Dataset({"label": [1]}, {"label": ClassLabel(names=CLASSES)}))
 
 
+def as_tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    return {"pixel_values": [torch.zeros(3, 8, 8) for _ in batch["picture"]]}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
-def test_hugging_faces_own_data_sets_are_read(folder: Path, tmp_path: Path, named: bool) -> None:
+@pytest.mark.parametrize(
+    "formatted",
+    [
+        lambda rows: rows,
+        lambda rows: rows.with_transform(as_tensors),
+        lambda rows: rows.with_format("numpy"),
+        lambda rows: rows.with_format("numpy", columns=["label"]),
+    ],
+    ids=["none", "transform", "numpy", "one column"],
+)
+def test_hugging_faces_own_data_sets_are_read_in_any_format(
+    folder: Path, tmp_path: Path, named: bool, formatted: Callable[[Any], Any]
+) -> None:
     datasets: ModuleType = pytest.importorskip("datasets")
     rows = rows_of(folder, named)
     features = datasets.Features({"label": datasets.ClassLabel(names=CLASSES), "picture": datasets.Image()})
-    check_rows(datasets.Dataset.from_dict(rows.columns, features=features), folder, tmp_path, named)
+    made = formatted(datasets.Dataset.from_dict(rows.columns, features=features))
+    before = made.format
+    check_rows(made, folder, tmp_path, named)
+    assert made.format == before

@@ -136,7 +136,8 @@ def _named(kinds: Sequence[Any], names: Any) -> Labels:
 
 
 def _of_hugging_face(source: Any) -> tuple[Listing, Labels | None]:
-    """The first column of pictures, undecoded, and the first of classes."""
+    """The first column of pictures, undecoded, and the first of classes; without a format or transform."""
+    source = source.with_format(None)
     kinds = {name: type(feature).__name__ for name, feature in source.features.items()}
     column = next((name for name, kind in kinds.items() if kind == "Image"), None)
     if column is None:
