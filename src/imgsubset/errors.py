@@ -25,7 +25,7 @@ EXIT_CODES = {
 }
 
 
-MOST = 4_000  # characters of a message; a line of a list that was no list may have millions
+MOST = 1_000  # characters of a message; a line of a list that was no list may have millions
 
 
 def shortened(text: str, most: int = MOST) -> str:
