@@ -59,7 +59,8 @@ def held_for(source: Listing, destination: str | os.PathLike[str], mode: str = "
     if overlap := _overlap(source, destination):
         raise UsageError(f"destination '{destination}' {overlap}")
     if tar:
-        _check_samples(source, destination)
+        options = Options(reading=source.reading)
+        check_samples(source, companions(source, source.paths, source.paths, options), destination)
     with contextlib.ExitStack() as stack:
         with output_errors(destination):
             if not (tar or folder) and os.path.lexists(destination):
@@ -131,9 +132,8 @@ def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     return f"contains the source '{source.name}'" if real in real_source.parents else ""
 
 
-def _check_samples(source: Listing, destination: str | os.PathLike[str]) -> None:
+def check_samples(source: Listing, labels: Companions, destination: str | os.PathLike[str]) -> None:
     """Raise UsageError for labels that readers of a WebDataset would take for samples without a picture."""
-    labels = companions(source, source.paths, source.paths, source.reading or Reading())
     samples = {None, *map(_sample, source.paths)}
     odd = [*labels.written, *(path for path in labels.copied if _sample(path) not in samples)]
     if odd:

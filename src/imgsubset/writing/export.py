@@ -28,6 +28,7 @@ from imgsubset.writing.destination import (
     Companions,
     check_folded,
     check_free,
+    check_samples,
     companions,
     held_for,
     output_errors,
@@ -94,6 +95,8 @@ def fill(
     check_free(held, overwrite)
     stamps = {selection.paths[row]: selection.stamps[row] for row in selection.rows}
     labels = companions(selection.source, selection.paths, selection.chosen, selection.options)
+    if isinstance(held, HeldTar):
+        check_samples(selection.source, labels, held.path)
     name, ranking = (NAME_IN_TAR, RANKED_IN_TAR) if isinstance(held, HeldTar) else (NAME, RANKED)
     beside, written = _labels(selection, labels, name, ranking if ranked else None)
     stamps |= beside
