@@ -129,6 +129,26 @@ def test_any_other_file_is_found(out: Path, name: str) -> None:
     assert (found.missing, found.changed, found.extra) == ((), (), (name,))
 
 
+def test_caches_of_ultralytics_are_no_extra_files(out: Path) -> None:
+    def label(record: dict[str, Any]) -> None:
+        label = out / "labels/val.v1/1.txt"
+        digest = hashlib.sha256(create(label, CONTENT).read_bytes()).hexdigest()
+        record["extras"].append({"path": "labels/val.v1/1.txt", "sha256": digest})
+        image = next(file for file in record["files"] if file["path"] == "4.png")
+        image["path"] = "images/train/4.png"
+        create(out / image["path"], (out / "4.png").read_bytes())
+        (out / "4.png").unlink()
+
+    alter(out, label)
+    for name in ("labels/val.cache", "labels/train.cache"):
+        create(out / name)
+    assert verify(out).good
+    other = ["a.cache", "images/train.cache", "labels.cache", "labels/val.v1/1.cache", "labels/x.cache", "x/val.cache"]
+    for name in other:
+        create(out / name)
+    assert verify(out).extra == tuple(other)
+
+
 def test_links_and_fifos_that_are_not_listed_are_found(out: Path, tmp_path: Path) -> None:
     create(tmp_path / "elsewhere" / "x.png")
     (out / "a" / "folder").symlink_to(tmp_path / "elsewhere")

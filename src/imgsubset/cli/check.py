@@ -95,6 +95,8 @@ def compare_command(
 def verify_command(destination: Path, out: Output) -> None:
     """Check the files in DST against its manifest: missing, changed and extra ones make exit code 7.
 
+    Caches that ultralytics leaves beside folders of label files, as in labels/train.cache, are not extra.
+
     \b
     imgsubset verify subset
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from imgsubset.errors import InputError
 from imgsubset.files import READERS, files_in
@@ -14,12 +14,14 @@ from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.records import Verification
 from imgsubset.writing.contents import contents
 from imgsubset.writing.folders import opened
-from imgsubset.writing.manifest import read_manifest
+from imgsubset.writing.manifest import Manifest, read_manifest
 from imgsubset.writing.staging import left_behind
 
 
 def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) -> Verification:
     """Check the files in a folder or a tar archive against the SHA-256 in its manifest. Links are followed.
+
+    The caches of ultralytics beside folders of label files, such as `labels/train.cache`, are not extra files.
 
     Raises InputError if there is no manifest that can be read.
     """
@@ -30,6 +32,7 @@ def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) ->
     if None in manifest.hashes.values():
         raise InputError(f"manifest '{manifest.path}' is of a selection that was not copied: there is nothing to check")
     expected = {**manifest.hashes, **manifest.extras}
+    known = {*expected, *_caches(manifest)}
 
     def check(path: str) -> tuple[str, str | None]:
         try:
@@ -58,8 +61,17 @@ def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) ->
         checked=len(expected),
         missing=tuple(sorted(path for path, problem in problems.items() if problem == "missing")),
         changed=tuple(RejectedFile(*item) for item in sorted(problems.items()) if item[1] != "missing"),
-        extra=tuple(path for path in sorted(found) if path not in expected and root / path != manifest.path),
+        extra=tuple(path for path in sorted(found) if path not in known and root / path != manifest.path),
     )
+
+
+def _caches(manifest: Manifest) -> set[str]:
+    """Where ultralytics leaves caches: beside each folder of label files, and of images without these, of its name."""
+    folders = {PurePosixPath(path).parent for path in manifest.extras if path.endswith(".txt")}
+    for path in manifest.hashes:
+        head, images, tail = f"/{path}".rpartition("/images/")
+        folders |= {PurePosixPath(f"{head}/labels/{tail}".lstrip("/")).parent} if images else set()
+    return {str(folder.with_suffix(".cache")) for folder in folders if folder.name}
 
 
 def _files_in(root: Path) -> list[str]:
