@@ -236,6 +236,20 @@ def as_tensors(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+def test_several_data_sets_are_refused_by_their_names(folder: Path) -> None:
+    datasets: ModuleType = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"label": [1]})
+    for kind in (dict, datasets.DatasetDict, datasets.IterableDatasetDict):
+        part = rows.to_iterable_dataset() if kind is datasets.IterableDatasetDict else rows
+        made = kind(train=part, test=part)
+        what = f"^source {kind.__name__} holds several data sets; choose a split: train, test$"
+        with pytest.raises(UsageError, match=what):
+            select(made, 2)
+        with pytest.raises(UsageError, match=what):
+            score(folder, made)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize(
     "formatted",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from posixpath import basename, splitext
 from typing import Any
@@ -74,8 +74,19 @@ def is_data_set(source: Any) -> bool:
     """Whether a source is one whose items are asked for by their places, and that calls itself a data set."""
     if is_part(source):
         return is_data_set(source.dataset)
-    named = any(base.__name__.endswith("Dataset") for base in type(source).__mro__)
-    return named and hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    return _is_called_so(source) and hasattr(source, "__getitem__") and hasattr(source, "__len__")
+
+
+def check_split(source: object) -> None:
+    """Raise UsageError for several data sets by name, as Hugging Face's DatasetDict is."""
+    if isinstance(source, Mapping) and source and all(map(_is_called_so, source.values())):
+        splits = ", ".join(map(str, source))
+        raise UsageError(f"source {type(source).__name__} holds several data sets; choose a split: {splits}")
+
+
+def _is_called_so(source: object) -> bool:
+    """Whether a source calls itself a data set."""
+    return any(base.__name__.endswith("Dataset") for base in type(source).__mro__)
 
 
 def list_data_set(source: Any) -> tuple[Listing, Labels | None]:

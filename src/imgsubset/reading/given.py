@@ -12,7 +12,7 @@ from imgsubset.errors import InputError, UsageError, shown
 from imgsubset.inputs import Labels
 from imgsubset.options import Constraints
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.datasets import is_data_set, is_part, list_data_set
+from imgsubset.reading.datasets import check_split, is_data_set, is_part, list_data_set
 from imgsubset.reading.labels import class_names, folders, labels_of
 from imgsubset.reading.listing import list_images, list_paths
 from imgsubset.reading.members import Extent, Members
@@ -38,6 +38,7 @@ def list_source(source: AnySource) -> tuple[Listing, Labels | None]:
     """
     if isinstance(source, (str, os.PathLike, Listing)):
         return list_images(source), None
+    check_split(source)
     part = is_part(source)
     if part and _samples(source.dataset) is not None:  # type: ignore[union-attr]
         return _part(source)
