@@ -128,6 +128,18 @@ def test_each_group_of_rows_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert read == [0, 1, 2]
 
 
+def test_a_table_of_paths_without_pictures_is_refused(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(12)]
+    what = r"^source '.*x\.parquet' holds paths of images without the images; choose their folder or a text file"
+    with pytest.raises(InputError, match=what):
+        list_images(written(tmp_path / "x.parquet", [None] * 12, names))
+    some = written(tmp_path / "y.parquet", [*[None] * 11, PICTURES[11]], names)
+    silent = written(tmp_path / "z.parquet", [None] * 12, names, write_statistics=False)
+    for file in (some, silent):  # then only who reads the rows knows
+        with pytest.raises(OSError, match="no picture"):
+            list_images(file).open("0.png")
+
+
 @pytest.mark.slow
 def test_a_row_without_a_picture_is_rejected(tmp_path: Path) -> None:
     path = written(tmp_path / "x.parquet", ["", None, b"no picture", *PICTURES[3:]], [f"{n}.png" for n in range(12)])

@@ -148,6 +148,11 @@ def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Fo
         ) from None
     if any(group.total_byte_size > MOST_GROUP for group in groups):
         raise InputError(f"source '{path}' has groups of rows of more than 2 GB; write it with smaller ones")
+    if any(isinstance(name, str) for name in names) and all(_is_empty(group, leaf) for group in groups):
+        raise InputError(
+            f"source '{path}' holds paths of images without the images; choose their folder or a text file of the "
+            "paths, or write the table with the bytes of the images"
+        )
     table = Table(path, status, leaf, *_label(schema))
     places = ((group, row) for group, one in enumerate(groups) for row in range(one.num_rows))
     rows = [Row(table, place, *where) for place, where in enumerate(places)]
@@ -172,6 +177,13 @@ def _column(schema: Any) -> tuple[str, str | None]:
         if of_bytes(field.type):
             return field.name, None
     raise ValueError(f"no column has bytes, of {', '.join(schema.names)}")
+
+
+def _is_empty(group: Any, leaf: str) -> bool:
+    """Whether a group of rows says that it has no value in a column."""
+    columns = (group.column(place) for place in range(group.num_columns))
+    counts = [one.statistics and one.statistics.null_count for one in columns if one.path_in_schema == leaf]
+    return counts == [group.num_rows]
 
 
 def _label(schema: Any) -> tuple[str | None, Sequence[str]]:
