@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from conftest import Run, smooth
+from conftest import Run, create, smooth
 from PIL import Image
 
 from imgsubset import Options, Selection, compare, export, score, select, split
@@ -129,6 +129,15 @@ def test_names_are_text_and_nothing_is_loaded(text: str) -> None:
     (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
     assert f"style-src 'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" in policy
     assert "default-src 'none'" in policy
+
+
+def test_a_page_is_utf8_whatever_names_are(folder: Path, tmp_path: Path) -> None:
+    create(folder / "bad\udcffdir" / "1.png", (folder / "7.png").read_bytes())
+    report = tmp_path / "report.html"
+    write_report(select(folder, 4, stratify=True, evidence=True, **SMALL), report, made=[("odd \ud800", "word")])
+    text = report.read_text("utf-8")
+    assert "bad\ufffddir" in text
+    assert "odd \ufffd" in text
 
 
 def test_the_images_are_those_chosen_in_rank_order(selection: Selection, text: str) -> None:

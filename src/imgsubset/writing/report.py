@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from imgsubset.results.records import Export, Scored, Selection
 from imgsubset.writing.manifest import NAME as MANIFEST_NAME
 
 PLOTS = (".png", ".svg", ".pdf")
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")  # bytes of a name that are no UTF-8, as Python has them
 NOTHING = "the result was made without evidence=True, and has nothing to show"
 
 
@@ -60,7 +62,7 @@ def write_report(
 
 def write_page(page: Page, file: str | os.PathLike[str]) -> None:
     """Write a page. Raises UsageError without Jinja2, and OutputError where it cannot be written."""
-    _write(file, html(page).encode("utf-8", "surrogateescape"))
+    _write(file, _NOT_UTF8.sub("\ufffd", html(page)).encode())
 
 
 def write_plot(result: Selection | Scored, file: str | os.PathLike[str]) -> None:
