@@ -460,8 +460,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(content=CSV.map(lambda text: text.encode(errors="replace")) | st.binary(max_size=100))
 def test_a_file_of_labels_is_labels_or_refused(folder: Path, content: bytes) -> None:
     file = create(folder / "labels.csv", content)
+    listing = list_images(folder / "source")
     with contextlib.suppress(InputError):
-        assert len(labels_of(IMAGES[:1], file)) == 1
+        assert len(labels_of(listing, IMAGES[:1], file)) == 1
 
 
 @fuzzed

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import create, normal_user
+from conftest import create, listing_of, normal_user
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.reading.labels import apparent_groups, class_names, group_names, labels_of
@@ -12,10 +12,10 @@ from imgsubset.reading.labels import apparent_groups, class_names, group_names, 
 PATHS = ("a.png", "x/b.png", "x/deep/c.png", "y/b.png")
 
 
-def read(folder: Path, content: bytes | str, paths: tuple[str, ...] = PATHS) -> list[str]:
+def read(folder: Path, content: bytes | str, paths: tuple[str, ...] = PATHS, name: str = "labels.csv") -> list[str]:
     """The classes that a file of this content says."""
-    file = create(folder / "labels.csv", content.encode() if isinstance(content, str) else content)
-    return labels_of(paths, file)
+    file = create(folder / name, content.encode() if isinstance(content, str) else content)
+    return labels_of(listing_of(folder, paths), paths, file)
 
 
 def test_the_class_is_the_first_folder() -> None:
@@ -33,11 +33,35 @@ def test_the_class_is_the_first_folder() -> None:
         'note,path,label\n"two\nlines",a.png,1\n",",x/b.png,2\n"a ""b""",x/deep/c.png,1\n,y/b.png,2\n',
         "path,label\ny/b.png,2\ngone.png,3\nx/deep/c.png,1\n\nx/b.png,2\na.png,1\na.png,1\n",
         "path,label\n./a.png,1\nx//b.png,2\nx/./deep/../deep/c.png,1\ny/b.png,2\n",
+        "path;label\na.png;1\nx/b.png;2\nx/deep/c.png;1\ny/b.png;2\n",
+        "file\tlabel\na.png\t1\nx/b.png\t2\nx/deep/c.png\t1\ny/b.png\t2\n",
+        "path,label\n{root}/a.png,1\n./s/x/b.png,2\n{root}/x/../x/deep/c.png,1\ns/y/b.png,2\n../gone.png,3\n",
     ],
-    ids=["plain", "crlf", "bom", "quoted", "columns", "extra rows", "other spelling"],
+    ids=[
+        "plain",
+        "crlf",
+        "bom",
+        "quoted",
+        "columns",
+        "extra rows",
+        "other spelling",
+        "semicolons",
+        "tabs",
+        "from where",
+    ],
 )
-def test_labels_of_a_csv_file(tmp_path: Path, content: str) -> None:
-    assert read(tmp_path, content) == ["1", "2", "1", "2"]
+@pytest.mark.parametrize("name", ["labels.csv", "labels", "labels.txt"])
+def test_labels_of_a_csv_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read(tmp_path / "s", content.replace("{root}", str(tmp_path / "s")), name=name) == ["1", "2", "1", "2"]
+
+
+@pytest.mark.parametrize("name", ["labels.tsv", "labels.jsonl"])
+def test_labels_of_other_tables(tmp_path: Path, name: str) -> None:
+    content = "path\tlabel\na.png\t1\nb.png\t\n"
+    if name.endswith("l"):
+        content = '{"path": "a.png", "label": 1}\n{"path": "b.png"}\n'
+    assert read(tmp_path, content, ("a.png", "b.png"), name) == ["1", ""]
 
 
 def test_labels_may_hold_anything(tmp_path: Path) -> None:
@@ -51,10 +75,9 @@ def test_labels_may_hold_anything(tmp_path: Path) -> None:
     [
         ("path,label\na.png,1\nx/b.png,2\n", r"lack 2 images of the source: 'x/deep/c\.png'"),
         ("path,label\na.png,1\nb.png,2\n./a.png,2\n", r"line 4: 'a\.png' has two labels"),
-        ("file,label\na.png,1\n", "have no column 'path'"),
         ("path,class\na.png,1\n", "have no column 'label'"),
-        ("path;label\na.png;1\n", "have no column 'label'"),
-        ("", "have no column 'label'"),
+        ("path,label\na.png\n", "line 2: 1 fields, where the header has 2"),
+        ("", "has no rows"),
         ('path,label\n"a.png,1\n', r"line 2: "),
         ('path,label\n"a.png"x,1\n', r"line 2: "),
     ],
@@ -65,13 +88,14 @@ def test_labels_that_do_not_fit(tmp_path: Path, content: str, why: str) -> None:
 
 
 def test_a_file_of_labels_that_cannot_be_read(open_folder: Path) -> None:
+    listing = listing_of(open_folder, PATHS)
     with pytest.raises(InputError, match=r"^cannot read labels '.*gone\.csv': No such file"):
-        labels_of(PATHS, open_folder / "gone.csv")
+        labels_of(listing, PATHS, open_folder / "gone.csv")
     with pytest.raises(InputError, match=r"^cannot read labels '"):
-        labels_of(PATHS, open_folder)
+        labels_of(listing, PATHS, open_folder)
     create(open_folder / "secret.csv", b"path,label\n").chmod(0)
     with normal_user(open_folder), pytest.raises(InputError, match=r"^cannot read labels '.*secret\.csv': Permission"):
-        labels_of(PATHS, open_folder / "secret.csv")
+        labels_of(listing, PATHS, open_folder / "secret.csv")
 
 
 def test_the_group_is_the_folder() -> None:

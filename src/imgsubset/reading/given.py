@@ -10,10 +10,8 @@ from typing import Any, Protocol, TypeAlias
 
 from imgsubset.errors import InputError, UsageError, shown
 from imgsubset.inputs import Labels
-from imgsubset.options import Constraints
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.datasets import check_split, is_data_set, is_part, list_data_set
-from imgsubset.reading.labels import class_names, folders, labels_of
 from imgsubset.reading.listing import list_images, list_paths
 from imgsubset.reading.members import Extent, Members
 from imgsubset.reading.parquet import Row
@@ -131,25 +129,6 @@ def _stored_class(members: Members, path: str) -> str | int | None:
     if not isinstance(member, Extent) or member.size > MOST_CLASS:
         return None
     return os.fsdecode(member.open().read()).strip() or None
-
-
-def classes_of(paths: Sequence[str], options: Constraints) -> list[str]:
-    """The class of each image. Raises InputError for labels that do not fit."""
-    if isinstance(options.labels, Labels):
-        return labels_in_memory(paths, options.labels)
-    return class_names(paths, options.stratify_by) if options.labels is None else labels_of(paths, options.labels)
-
-
-def check_classes(paths: Sequence[str], classes: Sequence[str], options: Constraints) -> None:
-    """Raise UsageError if all images are of one class, so that there is nothing to stratify."""
-    if len({*classes}) != 1:
-        return
-    remedy = "leave out --stratify, or give other classes by --labels FILE"
-    if options.labels is None:
-        many = len({*folders(paths)})
-        found = f"--stratify-by parent (finds {many:,})" if many > 1 else "--stratify-by REGEX"
-        remedy = f"give other classes by {found} or --labels FILE, or leave out --stratify"
-    raise UsageError(f"all images are of one class, '{classes[0]}', so that --stratify does nothing: {remedy}")
 
 
 def labels_by_path(labels: Labels, listing: Listing) -> Labels:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from posixpath import dirname
 
-from imgsubset.errors import InputError
-from imgsubset.files import read_named
+from imgsubset.errors import InputError, UsageError
+from imgsubset.inputs import Labels
+from imgsubset.options import Constraints
+from imgsubset.reading.contents import Listing
+from imgsubset.reading.given import labels_in_memory, relative
 from imgsubset.reading.patterns import Expression
+from imgsubset.reading.tables import read_table
 
 # What many data sets call the images of one patient, object or video: person12_bacteria_45.jpeg
 APPARENT = "([A-Za-z]+[0-9]+)[-_][^/]*$"
@@ -38,28 +40,25 @@ def folders(paths: Sequence[str]) -> list[str]:
     return [dirname(path) or "." for path in paths]
 
 
-def labels_of(paths: Sequence[str], labels: str | os.PathLike[str]) -> list[str]:
-    """The class of each image: its label in a CSV file.
+def labels_of(listing: Listing, paths: Sequence[str], labels: str | os.PathLike[str]) -> list[str]:
+    """The class of each image of a source: its label in a table.
 
-    labels  a file with a header and columns `path`, relative to the source, and `label`; it may list other paths too
+    labels  a table with a column of paths and a column `label`; it may list other paths too. A file whose name ends
+            otherwise than those of tables is CSV
 
     Raises InputError if the file cannot be read as that, or lacks an image.
     """
-    text = read_named(labels, f"labels '{labels}'").decode("utf-8-sig", "surrogateescape")
-    try:
-        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        missing = {"path", "label"} - set(rows.fieldnames or ())
-        if missing:
-            raise InputError(f"labels '{labels}' have no column '{min(missing)}'; a header 'path,label' is needed")
-        known: dict[str, str] = {}
-        for row in rows:
-            path = os.path.normpath(row["path"] or "").replace(os.sep, "/")
-            if known.setdefault(path, row["label"] or "") != (row["label"] or ""):
-                raise InputError(f"labels '{labels}', line {rows.line_num}: '{path}' has two labels")
-    except csv.Error as error:
-        raise InputError(f"labels '{labels}', line {rows.reader.line_num}: {error}") from None
+    table = read_table(labels, "labels", suffix=".csv", any_bytes=True)
+    if "label" not in table.columns:
+        raise InputError(f"{table.name} have no column 'label'; a header 'path,label' is needed")
+    images, known = frozenset(listing.paths), dict[str, str]()
+    for line, path, entry in zip(table.lines, table.paths, table.columns["label"], strict=True):
+        name = relative(path if path in images else path.strip(), listing, images)
+        label = "" if entry is None else str(entry)
+        if known.setdefault(name, label) != label:
+            raise InputError(f"{table.name}, line {line}: '{name}' has two labels")
     if unlabelled := [path for path in paths if path not in known]:
-        raise InputError(f"labels '{labels}' lack {len(unlabelled):,} images of the source: '{unlabelled[0]}'")
+        raise InputError(f"{table.name} lack {len(unlabelled):,} images of the source: '{unlabelled[0]}'")
     return [known[path] for path in paths]
 
 
@@ -90,3 +89,24 @@ def apparent_groups(paths: Sequence[str]) -> list[list[int]]:
     groups = [places for places in members.values() if len(places) > 1]
     told = len(groups) >= max(MANY, 2 * len(set(folders(paths)))) and 2 * sum(map(len, groups)) >= len(paths)
     return groups if told and 10 * max(map(len, groups)) <= len(paths) else []
+
+
+def classes_of(listing: Listing, paths: Sequence[str], options: Constraints) -> list[str]:
+    """The class of each image. Raises InputError for labels that do not fit."""
+    if isinstance(options.labels, Labels):
+        return labels_in_memory(paths, options.labels)
+    if options.labels is None:
+        return class_names(paths, options.stratify_by)
+    return labels_of(listing, paths, options.labels)
+
+
+def check_classes(paths: Sequence[str], classes: Sequence[str], options: Constraints) -> None:
+    """Raise UsageError if all images are of one class, so that there is nothing to stratify."""
+    if len({*classes}) != 1:
+        return
+    remedy = "leave out --stratify, or give other classes by --labels FILE"
+    if options.labels is None:
+        many = len({*folders(paths)})
+        found = f"--stratify-by parent (finds {many:,})" if many > 1 else "--stratify-by REGEX"
+        remedy = f"give other classes by {found} or --labels FILE, or leave out --stratify"
+    raise UsageError(f"all images are of one class, '{classes[0]}', so that --stratify does nothing: {remedy}")

@@ -48,18 +48,25 @@ def is_table(name: str) -> bool:
     return Path(name).suffix.lower() in READERS
 
 
-def read_table(file: str | os.PathLike[str], what: str = "table") -> Table:
+def read_table(
+    file: str | os.PathLike[str], what: str = "table", suffix: str | None = None, any_bytes: bool = False
+) -> Table:
     """Read a file whose rows are about images.
 
-    what  it is, for messages
+    what       it is, for messages
+    suffix     of the kind that a file is whose name does not say it; None: it is refused
+    any_bytes  whether bytes that are not UTF-8 may be in it; they stand as lone surrogates
 
     Raises UsageError for a file of another kind, and InputError for one that cannot be read as that, naming the line.
     """
     name = f"{what} '{os.fspath(file)}'"
-    if not is_table(os.fspath(file)):
+    kind = Path(file).suffix.lower() if is_table(os.fspath(file)) else suffix
+    if kind is None:
         raise UsageError(f"{name} is none of {', '.join(READERS)} files")
     content = read_named(file, name)
-    header, rows, lines = READERS[Path(file).suffix.lower()](content, name)
+    if not any_bytes and kind != ".parquet":
+        _check_utf8(content, name)
+    header, rows, lines = READERS[kind](content, name)
     if not header or not rows:
         raise InputError(f"{name} has no rows; one for each image is needed, after a header that names the columns")
     if twice := [one for one, times in Counter(header).items() if times > 1]:
@@ -78,22 +85,26 @@ Rows: TypeAlias = tuple[
 ]  # the header, the rows, and where each of them ends
 
 
-def _text(content: bytes, name: str) -> str:
+def _check_utf8(content: bytes, name: str) -> None:
     try:
-        return content.decode("utf-8-sig")
+        content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{name}, line {line}: byte {error.object[error.start]:#04x} is not UTF-8") from None
 
 
+def _text(content: bytes) -> str:
+    return content.decode("utf-8-sig", "surrogateescape")
+
+
 def _csv(content: bytes, name: str) -> Rows:
-    text = _text(content, name)
+    text = _text(content)
     first = text.partition("\n")[0]
     return _separated(text, name, max(",;\t", key=first.count))
 
 
 def _tsv(content: bytes, name: str) -> Rows:
-    return _separated(_text(content, name), name, "\t")
+    return _separated(_text(content), name, "\t")
 
 
 def _separated(text: str, name: str, delimiter: str) -> Rows:
@@ -123,7 +134,7 @@ def _check_width(count: int, name: str) -> None:
 
 def _jsonl(content: bytes, name: str) -> Rows:
     records, lines, header = [], [], dict[str, None]()
-    for line, text in enumerate(_text(content, name).split("\n"), 1):
+    for line, text in enumerate(_text(content).split("\n"), 1):
         if not text.strip():
             continue
         try:

@@ -14,8 +14,8 @@ import torch
 from imgsubset.errors import InputError, UsageError, shortened
 from imgsubset.features.source import Source
 from imgsubset.options import Constraints
-from imgsubset.reading.given import check_classes, classes_of, relative
-from imgsubset.reading.labels import group_names
+from imgsubset.reading.given import relative
+from imgsubset.reading.labels import check_classes, classes_of, group_names
 from imgsubset.search.choices import Choices, Stratum
 from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
 from imgsubset.tasks.quotas import quotas
@@ -184,7 +184,7 @@ def constraints(source: Source, options: Constraints) -> Allowed:
     Raises UsageError for what contradicts itself, naming the image, and InputError for labels that do not fit.
     """
     paths = source.paths
-    labels = classes_of(paths, options) if options.stratify else []
+    labels = classes_of(source.listing, paths, options) if options.stratify else []
     check_classes(paths, labels, options)
     names = tuple(sorted(set(labels), key=os.fsencode))
     number = {name: place for place, name in enumerate(names)}

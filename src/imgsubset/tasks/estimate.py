@@ -16,8 +16,8 @@ from imgsubset.features.source import Source
 from imgsubset.inputs import AnyEmbeddings, of_kind
 from imgsubset.options import Constraints, Options
 from imgsubset.progress import Clock, Progress, teller
-from imgsubset.reading.given import AnySource, check_classes, classes_of
-from imgsubset.reading.labels import group_names
+from imgsubset.reading.given import AnySource
+from imgsubset.reading.labels import check_classes, classes_of, group_names
 from imgsubset.reading.outcomes import AnyOutcomes, Outcomes, read_outcomes
 from imgsubset.results.estimates import Difference, Estimate, Estimated
 from imgsubset.results.records import Selection
@@ -83,7 +83,7 @@ def estimate(
         drawn = asked.options.constraints
         if drawn.stratify and asked.manifest is None:
             with suppress(InputError):  # labels may lack images that cannot be decoded
-                check_classes(asked.listing.paths, classes_of(asked.listing.paths, drawn), drawn)
+                check_classes(asked.listing.paths, classes_of(asked.listing, asked.listing.paths, drawn), drawn)
 
     def work(device: str, notes: tuple[str, ...]) -> Estimated:
         read, matched = asked.read(device, clock, tell, skip_foreign=skip_foreign, extractor=extractor, measured=False)
@@ -123,7 +123,7 @@ def _drawn(wanted: Constraints, source: Source, matched: Matched) -> tuple[Drawn
 
     Raises InputError for fewer than two of what was drawn.
     """
-    classes = classes_of(source.paths, wanted) if wanted.stratify else None
+    classes = classes_of(source.listing, source.paths, wanted) if wanted.stratify else None
     groups = group_names(source.paths, wanted.group_by) if wanted.group_by else None
     units = matched.rows if groups is None else {groups[row] for row in matched.rows}
     if len(units) < 2:

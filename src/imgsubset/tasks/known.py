@@ -19,7 +19,7 @@ from imgsubset.features.source import Source
 from imgsubset.features.spaces import VIEWS
 from imgsubset.options import IMAGE, Options
 from imgsubset.reading.columns import Column, columns_of
-from imgsubset.reading.given import classes_of
+from imgsubset.reading.labels import classes_of
 from imgsubset.reading.objects import objects
 from imgsubset.reading.tables import read_table
 
@@ -122,7 +122,7 @@ def _objects(source: Source, options: Options) -> Found:
 
 
 def _hardness(source: Source, options: Options) -> Found:
-    names = classes_of(source.paths, options.constraints)
+    names = classes_of(source.listing, source.paths, options.constraints)
     if len(set(names)) < 2:
         raise InputError("match 'hardness' needs at least two classes; the images of the source are all of one")
     labels = class_numbers(names)

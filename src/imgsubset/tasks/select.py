@@ -16,7 +16,8 @@ from imgsubset.inputs import AnyEmbeddings, Embeddings, of_kind
 from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.given import AnySource, check_classes, classes_of
+from imgsubset.reading.given import AnySource
+from imgsubset.reading.labels import check_classes, classes_of
 from imgsubset.results.as_json import describe, request
 from imgsubset.results.records import Placed, Selection
 from imgsubset.tasks.given import check_callable, destination_of, given, pixels_needed
@@ -161,7 +162,7 @@ def prepared(
     wanted = options.constraints
     if wanted.stratify:  # before any image is decoded; labels may lack images that cannot be
         with suppress(InputError):
-            check_classes(listing.paths, classes_of(listing.paths, wanted), wanted)
+            check_classes(listing.paths, classes_of(listing, listing.paths, wanted), wanted)
     read = read_source(
         listing,
         options,
