@@ -106,8 +106,8 @@ class Embeddings:
     paths   of the N images, relative to the source or absolute: a text file with one a line, or separated by NUL
             bytes if it holds any; or a sequence. None: the rows are in the order of the list or data set that is the
             source
-    pca     how many principal components to keep, at most D; 0 keeps the dimensions as they are; None is 64 where
-            there are more than 256 dimensions, else 0
+    pca     how many principal components to keep, at most D and 512; 0 keeps the dimensions as they are; None is 64
+            where there are more than 64 dimensions, else 0
 
     Raises UsageError for what is of another kind, and if `pca` is negative.
     """

@@ -16,6 +16,9 @@ from conftest import listing_of
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features import embeddings as module
 from imgsubset.features.embeddings import Embedded, Embeddings, read_embeddings
+from imgsubset.features.source import read_source
+from imgsubset.options import Options
+from imgsubset.reading.listing import list_images
 from imgsubset.statistics.moments import standard
 
 CPU = torch.device("cpu")
@@ -90,12 +93,24 @@ def test_few_dimensions_are_kept_as_they_are(root: Path, pca: int | None) -> Non
     np.testing.assert_array_equal(found.images.square.numpy(), values**2)
 
 
-def test_pca_starts_above_256_dimensions(root: Path) -> None:
-    values = features(dimensions=257)
-    assert read(values[:, :256], root).components == 256
+def test_pca_starts_above_64_dimensions(root: Path) -> None:
+    values = features(dimensions=65)
+    assert read(values[:, :64], root).components == 64
     found = read(values, root)
-    assert (found.dimensions, found.components) == (257, COUNT - 1)
-    assert read(values, root, 0).components == 257
+    assert (found.dimensions, found.components) == (65, COUNT - 1)
+    assert read(values, root, 0).components == 65
+
+
+@pytest.mark.parametrize(("pca", "searched"), [(None, 64), (0, 90), (16, 16), (70, 70)])
+def test_as_many_dimensions_are_searched_as_are_asked_for(tmp_path: Path, pca: int | None, searched: int) -> None:
+    names = [f"{number:03d}.png" for number in range(100)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"never decoded")
+    embeddings = Embeddings(features(100, 90), names, pca)
+    found = read_source(list_images(tmp_path), Options(), "cpu", embeddings=embeddings)
+    (block,) = found.standardised().blocks
+    assert block.images.channels == searched
+    assert [f"reduced to {searched} principal" in note for note in found.warnings] == [True] * (searched < 90)
 
 
 @pytest.mark.parametrize("kind", ["?", "u1", "<i2", ">i4", "i8", "u8", "f2", "<f4", ">f4", "f8", "g"])
@@ -270,6 +285,16 @@ def test_components_of_too_many_dimensions_are_refused(root: Path, monkeypatch: 
     monkeypatch.setattr(module, "MOST_DIMENSIONS", 11)
     assert refused(features(), root, pca=2) == "the embeddings have 12 dimensions; PCA takes 11 at most"
     assert read(features(), root, 0).components == 12
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "pca", "start"),
+    [(513, 0, "pca 0 keeps all 513 dimensions of the embeddings, which is"), (600, 513, "pca 513 is")],
+)
+def test_more_dimensions_than_can_be_searched_are_refused(root: Path, dimensions: int, pca: int, start: str) -> None:
+    with pytest.raises(UsageError, match=f"^{start} more than the 512 that can be searched; give a smaller pca$"):
+        read(features(dimensions=dimensions), root, pca)
+    assert read(features(dimensions=512), root, 0).components == 512
 
 
 # Files that are no array of numbers

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
 
 import pytest
 from conftest import score_like
 
 from imgsubset.cli.output import fitted
+from imgsubset.results.as_json import describe_score
 from imgsubset.results.score_lines import EIGHTHS, FULL, bar, score_lines
 
 
@@ -29,6 +32,14 @@ def test_the_verdict_comes_first_then_what_differs_most() -> None:
     assert [line.split()[0] for line in lines[3:-1]] == [*score.divergences]  # all as large
     assert lines[-1].split()[:2] == ["loss", "0.250"]
     assert len(score_lines(score, 100, verbose=True)[3].split()) == 5
+
+
+def test_no_size_is_told_of_where_only_the_search_looked() -> None:
+    score = replace(score_like(0.25, 400), held_out=())
+    text = "\n".join(score_lines(score, 100))
+    assert text.startswith("These 100 images have loss 0.250 in the random-cnn to be matched; a random subset has 1.\n")
+    assert "400" not in text
+    assert "400" not in json.dumps(describe_score(score))
 
 
 @pytest.mark.parametrize(

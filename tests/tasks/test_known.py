@@ -273,6 +273,8 @@ def test_embeddings_beside_a_table_decode_nothing(pictures: Path, table: Path) -
     assert [one.name for one in found.score.searched] == ["embeddings", "known.csv"]
     assert found.size is None
     assert found.score.effective_size is None
+    with pytest.raises(UsageError, match=r"^target_size needs a size, which embeddings alone do not give; --held-out "):
+        select(pictures, "auto", target_size=9, embeddings=Embeddings(values, paths), workers=0)
     seen = select(pictures, N, embeddings=Embeddings(values, paths), match="image", **{**SMALL, "steps": 5})
     assert [one.name for one in seen.score.searched] == ["embeddings", "image"]
     assert seen.score.effective_size is not None

@@ -172,8 +172,8 @@ EMBEDDINGS: list[Decorator] = [
     click.option("--paths", type=PATH, metavar="FILE",
                  help="The images of the rows of --embeddings, relative to SRC, one a line."),
     click.option("--pca", type=int, metavar="K",
-                 help="Principal components of the embeddings to keep; 0 keeps all dimensions.  "
-                 "[default: 64 if there are more than 256 dimensions]"),
+                 help="Principal components of the embeddings to keep, at most 512; 0 keeps all "
+                 "dimensions.  [default: 64 if there are more than 64 dimensions]"),
 ]  # fmt: skip
 REPORT: list[Decorator] = [
     click.option("--report", type=PATH, metavar="FILE.html", help="Write a page to look at: figures, and the images."),

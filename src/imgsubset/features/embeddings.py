@@ -30,10 +30,11 @@ from imgsubset.reading.contents import Listing
 from imgsubset.reading.listing import parse_paths
 from imgsubset.statistics.moments import DEAD_VARIANCE, ImageMoments
 
-MANY_DIMENSIONS = 256  # above this there is PCA, unless asked otherwise: a search's time grows with the square of them
-# Kept then. 256 of 1,024 made the search of 10,000 images 20 times slower, and the subset's Frechet distance in all
-# dimensions was no lower (0.80 of a random subset's against 0.79).
+# Of more dimensions as many components are kept, unless asked otherwise. 256 of 1,024 made the search of 10,000 images
+# 20 times slower, and the subset's Frechet distance in all dimensions was no lower (0.80 of a random subset's against
+# 0.79).
 COMPONENTS = 64
+MOST_SEARCHED = 512  # dimensions or components: the time of a search grows with K^3, 90 s on two cores for 256
 MOST_DIMENSIONS = 1 << 13  # of which components are computed: the time grows with D^3
 LARGEST = 1e15  # a number's square and the sums of it must fit into float32
 RANK = 1e-10  # of the largest eigenvalue: what is below is rounding
@@ -70,9 +71,12 @@ def read_embeddings(embeddings: Embeddings, source: Listing, device: torch.devic
     dimensions = values.shape[1]
     wanted = embeddings.pca
     if wanted is None:
-        wanted = COMPONENTS if dimensions > MANY_DIMENSIONS else 0
+        wanted = COMPONENTS if dimensions > COMPONENTS else 0
     if wanted > dimensions:
         raise UsageError(f"pca {wanted:,} is more components than the {dimensions:,} dimensions of {name}")
+    if (wanted or dimensions) > MOST_SEARCHED:
+        kept = f"pca {wanted:,}" if wanted else f"pca 0 keeps all {dimensions:,} dimensions of {name}, which"
+        raise UsageError(f"{kept} is more than the {MOST_SEARCHED} that can be searched; give a smaller pca")
     if wanted and dimensions > MOST_DIMENSIONS:
         raise InputError(f"{name} have {dimensions:,} dimensions; PCA takes {MOST_DIMENSIONS:,} at most")
     listed, paths_name = _listed(embeddings.paths)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     from imgsubset.features.random_cnn import Extractor
     from imgsubset.statistics.moments import Block, ImageMoments
 
+EMBEDDINGS = "embeddings"  # the feature, and its block
+
 
 @dataclass(frozen=True)
 class Source:
@@ -89,7 +91,7 @@ def _standardised(blocks: tuple[Block, ...], measures: bool = False) -> tuple[tu
             looked_at, scale = apart(block.images, IN_MEMORY)
             images, constant = looked_at, looked_at.whole.cov.diagonal() < DEAD_VARIANCE
         else:
-            few = reduced(block.images)
+            few = block.images if block.name == EMBEDDINGS else reduced(block.images)  # these are as pca has them
             scale = standard(few)
             images = scale.apply(few, in_place=True)
             # The mean of each channel is 0; a norm needs no copy of the table.
@@ -263,5 +265,5 @@ def _from_embeddings(
         read = Source(listing, (), paths, stamps, listing.rejected, torch_device(task.device).type)
     rows = torch.tensor([places[path] for path in read.paths], device=embedded.images.table.device)
     images = ImageMoments(embedded.images.table[rows], embedded.images.positions)
-    block = Block("embeddings", images, task.wanted["embeddings"])
+    block = Block(EMBEDDINGS, images, task.wanted[EMBEDDINGS])
     return replace(read, listing=listing, blocks=(*read.blocks, block), warnings=read.warnings + tuple(notes))

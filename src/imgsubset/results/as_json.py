@@ -148,7 +148,7 @@ def describe_score(score: Score) -> dict[str, Any]:
         "effective_size": score.effective_size,
         "effective_range": score.effective_range and list(score.effective_range),
         **_describe_divergences(score),
-        "searched": {"loss": score.searched_loss, "effective_size": score.searched_size, "blocks": searched},
+        "searched": {"loss": score.searched_loss, "blocks": searched},
         "held_out": [
             {"network": one.name, "loss": one.loss, "effective_size": one.effective_size} for one in score.held_out
         ],

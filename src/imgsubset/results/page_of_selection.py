@@ -48,10 +48,10 @@ def _closeness(score: Score, evidence: Evidence) -> list[str]:
     best = evidence.strips[0]
     closer = sum(one < best.subset for one in best.random)
     unseen = "in networks that the search did not see" if score.held_out else "in what was searched"
+    about = " The size is about what pictures look like, not about how well a classifier does on them."
     return [
         f"Its loss is {score.loss:.3g} {unseen}, where an average random subset has 1; of {len(best.random)} random "
-        f"subsets of this size {closer:,} are closer. The size is about what pictures look like, not about how well a "
-        "classifier does on them."
+        f"subsets of this size {closer:,} are closer.{about * bool(score.held_out)}"
     ]
 
 

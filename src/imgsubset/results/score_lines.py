@@ -73,17 +73,18 @@ def known_lines(score: Score, verbose: bool) -> list[str]:
 
 def verdict(score: Score, n: int) -> str:
     """What a score means, in a sentence or two."""
-    these = f"These {n:,} images represent" if n > 1 else "This image represents"
+    these, has, represent = (
+        (f"These {n:,} images", "have", "represent") if n > 1 else ("This image", "has", "represents")
+    )
     if score.effective_size is None or score.effective_range is None:
-        names = " and ".join(one.name for one in score.searched)
+        names = " and ".join(printable(one.name) for one in score.searched)
         return (
-            f"{these} the folder, in the {names} that they were matched in, like "
-            f"{random_ones(score.searched_size)}. No network that the search did not see has measured it; --held-out "
-            "does."
+            f"{these} {has} loss {score.searched_loss:.3f} in the {names} to be matched; a random subset has 1.\n"
+            "A search fits what it matches, so no size follows from that; --held-out measures one."
         )
     low, high = score.effective_range
     return (
-        f"{these} the look of the folder like about {random_ones(score.effective_size)}\n"
+        f"{these} {represent} the look of the folder like about {random_ones(score.effective_size)}\n"
         f"({low:,.0f} to {high:,.0f} in {len(score.held_out)} networks that the search did not see)."
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from imgsubset.errors import InputError
+from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import Source
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options, Search, merged
@@ -117,6 +117,8 @@ def smallest_size(source: Source, allowed: Allowed, run: Run) -> tuple[Result, l
         raise InputError(
             f"a target size of {options.target_size:,.0f} is asked for, but the source has only {total:,} images"
         )
+    if options.target_size is not None and not source.held_out:
+        raise UsageError("target_size needs a size, which embeddings alone do not give; --held-out measures it")
     least, most = allowed.bounds()
     limit = options.time_limit and options.time_limit / ATTEMPTS
     search = replace(run, options=merged(run.options, {"time_limit": limit}))
