@@ -12,6 +12,7 @@ import os
 import pkgutil
 import secrets
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import Options, Selection, cli, select
+from imgsubset.cli.signals import FATAL
 from imgsubset.errors import UsageError
 from imgsubset.features.source import Source, read_source
 from imgsubset.files import Stamp, Stamps
@@ -348,8 +350,11 @@ def imgsubset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     def run(*arguments: object) -> Run:
         monkeypatch.setattr(sys, "argv", ["imgsubset", *map(str, arguments)])
         capsys.readouterr()
+        handlers = {number: signal.getsignal(number) for number in FATAL}
         with pytest.raises(SystemExit) as ended:
             cli.main()
+        for number, handler in handlers.items():  # which the program leaves as they are by default
+            signal.signal(number, handler)
         streams = capsys.readouterr()
         return Run(int(ended.value.code or 0), streams.out, streams.err)
 

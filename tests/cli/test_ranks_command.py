@@ -17,7 +17,7 @@ from conftest import Run, create, smooth, strict_json, tree
 from forked import MAIN, Forked
 
 import imgsubset as package
-from imgsubset import InputError, cli
+from imgsubset import InputError
 from imgsubset.cli import ranks
 from imgsubset.cli.ranks import by_rank
 from imgsubset.cli.signals import FATAL, EndedBySignal
@@ -79,12 +79,11 @@ def test_a_process_alone_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     assert by_rank(lambda: 3) == 3
 
 
-def test_an_odd_environment_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_odd_environment_is_a_usage_error(imgsubset: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**MASTER, "RANK": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert by_rank(lambda: pytest.fail("it has no place")) == 2
-    with pytest.raises(SystemExit, match="2"):
-        cli.main()
+    assert imgsubset().code == 2
 
 
 def test_who_does_not_meet_the_others_says_so(

@@ -381,6 +381,25 @@ def test_help_gets_no_traceback(argument: str, redirection: str, code: int, expe
     assert shell(redirection, argument) == (code, "", expected)
 
 
+AT_EXIT = """
+import os, signal, threading, time
+from imgsubset.cli import main
+def interrupt():
+    threading.main_thread().join()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1000)  # and the interpreter waits for this thread
+threading.Thread(target=interrupt).start()
+main()
+"""
+
+
+def test_a_signal_while_the_interpreter_ends_gets_no_traceback(finished: Path) -> None:
+    run = Forked(AT_EXIT, "verify", finished, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, error = run.communicate()
+    assert (run.returncode, error) == (-signal.SIGINT, b"")
+    assert said.endswith(b"all 3 files are what the manifest says\n")
+
+
 @pytest.mark.parametrize(
     "environment", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "40"}], ids=str
 )

@@ -25,7 +25,7 @@ from imgsubset.cli.output import complain, discard_stdout, say
 from imgsubset.cli.ranks import by_rank
 from imgsubset.cli.scarce import THREADS, lacks_threads, scarcity
 from imgsubset.cli.select import demo_command, select_command
-from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave
+from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave, restore_defaults
 from imgsubset.cli.split import split_command
 from imgsubset.errors import EXIT_CODES, ImgsubsetError, OutputError, shortened
 from imgsubset.results.lines import printable
@@ -60,6 +60,7 @@ def main() -> None:
     try:
         with handled(leave, *FATAL):
             code = by_rank(_run)
+            restore_defaults()  # the interpreter takes a while to end, and would print where it was interrupted
     except EndedBySignal as ended:
         code = ended.exit_code
         if code == 128 + signal.SIGINT and lacks_threads():

@@ -49,6 +49,12 @@ def leave(number: int, _frame: FrameType | None = None) -> None:
     raise EndedBySignal(number)
 
 
+def restore_defaults() -> None:
+    """Let a signal end the program where it stands, without a word, as it does any program that handles none."""
+    for number in _heeded(FATAL):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Interrupt:
     """While the search runs, the first Ctrl-C asks it to end with the best so far; any other ends the program.
 
