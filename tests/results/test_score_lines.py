@@ -9,7 +9,7 @@ from conftest import score_like
 
 from imgsubset.cli.output import fitted
 from imgsubset.results.as_json import describe_score
-from imgsubset.results.score_lines import EIGHTHS, FULL, bar, score_lines
+from imgsubset.results.score_lines import EIGHTHS, FULL, bar, known_lines, score_lines
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,20 @@ def test_no_size_is_told_of_where_only_the_search_looked() -> None:
     assert text.startswith("These 100 images have loss 0.250 in the random-cnn to be matched; a random subset has 1.\n")
     assert "400" not in text
     assert "400" not in json.dumps(describe_score(score))
+
+
+def test_each_feature_that_was_asked_for_has_a_line() -> None:
+    score = score_like(0.25, 400)
+    (one,) = score.searched
+    networks = [replace(one, name=f"random-cnn {k}", weight=0.25, loss=0.2 * k) for k in (1, 2)]
+    assert known_lines(replace(score, searched=(*networks,)), verbose=False) == []
+    features = [replace(one, name=name, weight=0.25, loss=loss) for name, loss in (("hog", 0.5), ("python:a:b", 0.7))]
+    lines = known_lines(replace(score, searched=(*networks, *features)), verbose=False)
+    expected = [["random-cnn", "0.50", "0.300"], ["hog", "0.25", "0.500"], ["python:a:b", "0.25", "0.700"]]
+    assert [line.split() for line in lines[1:5]] == [["matched", "weight", "loss"], *expected]
+    alone = replace(score, searched=(replace(one, name="embeddings"),))
+    assert len(known_lines(alone, verbose=False)) == 4
+    assert known_lines(replace(alone, held_out=()), verbose=False) == []  # the verdict says it
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from imgsubset.errors import shortened
 from imgsubset.results.comparison import Comparison, Distance
 from imgsubset.results.lines import first, plain, printable, random_ones, table
-from imgsubset.results.scores import Score
+from imgsubset.results.scores import Measured, Score
 
 FULL, EIGHTHS = "\u2588", " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"  # of a block
+NETWORK = "random-cnn"  # how the names of blocks of random CNNs begin
 UNIT, LONGEST = 24, 40  # blocks of an average random subset, and at most
 
 
@@ -39,8 +40,8 @@ def fid_lines(score: Score) -> list[str]:
 
 
 def known_lines(score: Score, verbose: bool) -> list[str]:
-    """How close the subset is in each space that was matched, and in each column of what is known of the images: what
-    is matched by default in a line, unless verbose."""
+    """How close the subset is in each feature that was asked for and in each column of the metadata: what is matched
+    by default in a line, unless verbose."""
     asked = {block.name for block in score.searched if block.asked or verbose}
     columns = [column for column, block in score.columns if block in asked]
     lines = [
@@ -48,17 +49,24 @@ def known_lines(score: Score, verbose: bool) -> list[str]:
         f"({one.name.removeprefix('rank of ')})."
         for one in [column for column, block in score.columns if block not in asked][:1]  # the worst
     ]
-    if not columns:
+    features = [block for block in score.searched if not block.columns]
+    usual = all(block.name.startswith(NETWORK) for block in features)
+    if not columns and (usual or (not score.held_out and len(score.searched) == 1)):
         return ["", *lines] if lines else []
-    of_features = [block for block in score.searched if not block.columns]
-    weight = sum(block.weight for block in of_features)
-    rows = [("features", weight, sum(block.weight * block.loss for block in of_features) / weight)] if weight else []
-    rows += [(block.name, block.weight, block.loss) for block in score.searched if block.columns]
+    parts: dict[str, list[Measured]] = {}  # networks of one shape are one feature
+    for block in (*features, *(block for block in score.searched if block.columns)):
+        of_networks = "features" if usual else NETWORK
+        parts.setdefault(of_networks if block.name.startswith(NETWORK) else block.name, []).append(block)
+    weights = [sum(block.weight for block in blocks) for blocks in parts.values()]
+    losses = [sum(block.weight * block.loss for block in blocks) for blocks in parts.values()]
     summed = {
-        "matched": [printable(name) for name, _, _ in rows],
-        "weight": [f"{weight:.2f}" for _, weight, _ in rows],
-        "loss": [f"{loss:.3f}" for _, _, loss in rows],
+        "matched": [printable(name) for name in parts],
+        "weight": [f"{weight:.2f}" for weight in weights],
+        "loss": [f"{loss / weight:.3f}" for loss, weight in zip(losses, weights, strict=True)],
     }
+    searched = ["", *table(summed), "A random subset has 1. A search fits what it matches better than the rest."]
+    if not columns:
+        return [*searched, *(["", *lines] if lines else ())]
     each = {
         "column": [printable(shortened(one.name, 40)) for one in columns],
         "all": [plain(one.source) for one in columns],
@@ -68,7 +76,7 @@ def known_lines(score: Score, verbose: bool) -> list[str]:
     }
     heading, *met = table(each)
     more = "... and {:,} more columns, met more closely; -v shows all"
-    return ["", *table(summed), "", heading, *first(met, len(met), more, verbose), *lines]
+    return [*searched, "", heading, *first(met, len(met), more, verbose), *lines]
 
 
 def verdict(score: Score, n: int) -> str:
