@@ -138,7 +138,7 @@ def test_the_package_and_its_help_import_no_torch() -> None:
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_modules_and_functions_are_of_a_size_to_be_read(path: Path) -> None:
     text = path.read_text()
-    assert text.count("\n") <= 300
+    assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
