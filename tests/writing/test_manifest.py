@@ -126,11 +126,11 @@ def test_the_one_seed_of_the_old_version_was_the_network_s_too(
     manifest.write_text(json.dumps(record))
     assert read_manifest(manifest).options.feature_seed == expected
     added = {"features": {"hog": 1}, "networks": 2, "stride": [2], "activation": "abs", "pool": [], "taps": "last"}
-    added |= {"weights_file": None, "held_out": False, "feature_seed": 3, "kernel_size": [3]}
+    added |= {"weights_file": "w.pth", "held_out": False, "feature_seed": 3, "kernel_size": [3]}
     added |= {"match": {}, "match_columns": []}
     newer = record | {"format": 2, "options": record["options"] | added}
     manifest.write_text(json.dumps(newer))
-    assert read_manifest(manifest).options.feature_seed == 3
+    assert (read_manifest(manifest).options.feature_seed, read_manifest(manifest).options.weights_file) == (3, "w.pth")
     for name in Options().that_decide(LOSS):
         manifest.write_text(json.dumps(newer | {"options": {k: v for k, v in newer["options"].items() if k != name}}))
         assert getattr(read_manifest(manifest).options, name) == getattr(Options(match="image=0"), name)

@@ -9,6 +9,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from imgsubset.declared import LOSS
@@ -119,6 +120,8 @@ def _options(record: dict[str, Any]) -> Options:
         wanted: tuple[type, ...] = (type(default),)
         if name == "size":
             wanted = (int, str)
+        elif name == "weights_file":
+            wanted = (str, NoneType)
         elif name in ("weights", "features", "match"):
             wanted = (dict,)
         elif isinstance(default, tuple):
