@@ -113,6 +113,16 @@ def strict_json(text: str | bytes) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
+    """What `--json` prints of a selection, without what a manifest leaves out: it differs from run to run."""
+    return {
+        **{name: value for name, value in record.items() if name != "seconds"},
+        "options": {name: value for name, value in record["options"].items() if name not in ("workers", "cache")},
+        "counts": {name: value for name, value in record["counts"].items() if name != "cached"},
+        "trace": [{name: value for name, value in point.items() if name != "seconds"} for point in record["trace"]],
+    }
+
+
 def create(path: Path, content: bytes = b"") -> Path:
     """Write a file with the folders that lead to it; skip the test where the file system takes no such name."""
     try:

@@ -856,14 +856,19 @@ AT: list[tuple[list[str], list[str], int, dict[int, list[str]]]] = [
         3,
         {2: ["source", "source/0.bmp", "", ".", "/"], 5: [*FILES, "full", "dangling", "a" * 300, "a/" * 3000]},
     ),
-    (["select", "-n", "3", "--mode", "none", "--embeddings", "{}", "--paths", "{}", "source"], ODDEST, 3, {}),
-    (["score", "--", "{}", "absent"], ODDEST, 3, {}),
-    (["score", "--", "absent", "{}"], ODDEST, 3, {}),
-    (["compare", "--", "{}", "absent"], ODDEST, 3, {}),
-    (["verify", "--", "{}"], [*ODDEST, *MORE, "/"], 3, {}),
-    (["batch", "--", "{}"], [*ODDEST, "/"], 3, {2: ["full/notes.json"]}),
-    (["cache", "info", "--cache={}"], ODDEST, 0, {3: [*FILES, "a" * 300]}),
-    (["cache", "clear", "--cache={}"], ODDEST + MORE, 0, {3: [*FILES, "source/0.bmp", "a" * 300, "a/" * 3000]}),
+    (["select", "-n", "3", "--mode", "none", "--embeddings", "{}", "--paths", "{}", "source"], ODDEST, 3, {2: [""]}),
+    (["score", "--", "{}", "absent"], ODDEST, 3, {2: [""]}),
+    (["score", "--", "absent", "{}"], ODDEST, 3, {2: [""]}),
+    (["compare", "--", "{}", "absent"], ODDEST, 3, {2: [""]}),
+    (["verify", "--", "{}"], [*ODDEST, *MORE, "/"], 3, {2: [""]}),
+    (["batch", "--", "{}"], [*ODDEST, "/"], 3, {2: ["full/notes.json", ""]}),
+    (["cache", "info", "--cache={}"], ODDEST, 0, {2: [""], 3: [*FILES, "a" * 300]}),
+    (
+        ["cache", "clear", "--cache={}"],
+        ODDEST + MORE,
+        0,
+        {2: [""], 3: [*FILES, "source/0.bmp", "a" * 300, "a/" * 3000]},
+    ),
 ]
 
 

@@ -550,7 +550,7 @@ def test_everything_together_from_python_and_from_the_program(imgsubset: Program
         "--exclude=**/train/*_2.jpg",
     )
     assert run_select(imgsubset, source, tmp_path / "other", *words, "--dedupe", n=8) == list(selection.chosen)
-    parts = split(source, {"a": 4, "b": "20%"}, Options(stratify=True, sidecars="none", **FAST))
+    parts = split(source, {"a": 4, "b": "20%"}, Options(stratify=True, stratify_by="parent", sidecars="none", **FAST))
     assert export(parts["a"], tmp_path / "a").extras == {}
     with pytest.raises(UsageError, match="stratify_as 'all' is not one of share, equal"):
         Options(stratify=True, stratify_as="all")

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import defaultdict
-from collections.abc import Collection
-from posixpath import normpath
+from collections.abc import Collection, Sequence
+from posixpath import basename, dirname, join, normpath
 from typing import Any
 
 from imgsubset.errors import InputError
 from imgsubset.files import read_named
+from imgsubset.reading.contents import Listing
+from imgsubset.reading.sidecars import upwards
+
+COCO = re.compile(r"(?:.*instances.*|_annotations\.coco)\.json", re.IGNORECASE)
+FOLDER = "annotations"  # of a COCO set; a file in any other folder is about the images in that
 
 
 def filtered_coco(
@@ -86,3 +92,28 @@ def _kept(names: Collection[str], chosen: Collection[str], everything: Collectio
             raise InputError(f"'{name}' in '{file}' can be '{hit}' or '{other}'")
     closest = {hit: ranks[min(ranks)] for hit, ranks in claims.items()}
     return {own[0]: hit for hit, own in closest.items() if len(own) == 1}
+
+
+def coco_files(listing: Listing, paths: Sequence[str]) -> list[str]:
+    """The COCO files beside or above images of a source, and in folders named so there."""
+    above = {up for path in paths for up in upwards(dirname(path))}
+    folders = sorted(above | {join(up, FOLDER) for up in above}, key=os.fsencode)
+    try:
+        return [join(one, name) for one in folders for name in sorted(listing.names(one)) if COCO.fullmatch(name)]
+    except OSError as error:
+        raise InputError(f"cannot look for labels in '{listing.name}': {error.strerror or error}") from None
+
+
+def open_coco(listing: Listing, file: str) -> tuple[str, list[str], bytes]:
+    """Read a COCO file in a source: where it is, the images that it can be about, and its content.
+
+    Raises InputError.
+    """
+    folder, where = dirname(file), listing.locate(file)
+    home = dirname(folder) if basename(folder) == FOLDER else folder
+    inside = [path for path in listing.paths if not home or path.startswith(f"{home}/")]
+    try:
+        with listing.open(file) as opened:
+            return where, inside, opened.read()
+    except OSError as error:
+        raise InputError(f"cannot read '{where}': {error.strerror or error}") from None

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from posixpath import basename, dirname, join, splitext
+from posixpath import dirname, splitext
 
 import numpy as np
 
 from imgsubset.errors import InputError, shortened
 from imgsubset.options import Reading
 from imgsubset.reading.boxes import NAMELESS, Box, coco_boxes, voc_boxes, yolo_boxes
+from imgsubset.reading.coco import coco_files, open_coco
 from imgsubset.reading.columns import Column
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.sidecars import sidecars, upwards
+from imgsubset.reading.sidecars import sidecars
 from imgsubset.reading.yolo import class_list, number_of_keypoints
 
-COCO = re.compile(r"(?:.*instances.*|_annotations\.coco)\.json", re.IGNORECASE)
-FOLDER = "annotations"  # of a COCO set; a file in any other folder is about the images in that
 MOST_BYTES = 16 << 20  # of a label file: what is longer is some other file
 MOST_CLASSES = 1_000  # each is up to two columns of all images
 OTHERS = "other classes"
@@ -170,16 +168,6 @@ READERS: dict[str, Callable[..., list[Box]]] = {".txt": _yolo, ".xml": _voc}
 # COCO files in the source
 
 
-def coco_files(listing: Listing, paths: Sequence[str]) -> list[str]:
-    """The COCO files beside or above images of a source, and in folders named so there."""
-    above = {up for path in paths for up in upwards(dirname(path))}
-    folders = sorted(above | {join(up, FOLDER) for up in above}, key=os.fsencode)
-    try:
-        return [join(one, name) for one in folders for name in sorted(listing.names(one)) if COCO.fullmatch(name)]
-    except OSError as error:
-        raise InputError(f"cannot look for labels in '{listing.name}': {error.strerror or error}") from None
-
-
 def _read_coco(listing: Listing, paths: Sequence[str], files: Sequence[str]) -> _Found:
     """Read the COCO files in a source. Raises InputError for two about one image."""
     found, origin = _Found(), dict[str, str]()
@@ -193,21 +181,6 @@ def _read_coco(listing: Listing, paths: Sequence[str], files: Sequence[str]) -> 
             found.boxes[path] = boxes
     found.notes += _missing(len(found.boxes), len(paths), f"entry in {_files(files)}")
     return found
-
-
-def open_coco(listing: Listing, file: str) -> tuple[str, list[str], bytes]:
-    """Read a COCO file in a source: where it is, the images that it can be about, and its content.
-
-    Raises InputError.
-    """
-    folder, where = dirname(file), listing.locate(file)
-    home = dirname(folder) if basename(folder) == FOLDER else folder
-    inside = [path for path in listing.paths if not home or path.startswith(f"{home}/")]
-    try:
-        with listing.open(file) as opened:
-            return where, inside, opened.read()
-    except OSError as error:
-        raise InputError(f"cannot read '{where}': {error.strerror or error}") from None
 
 
 def _nothing(listing: Listing) -> str:

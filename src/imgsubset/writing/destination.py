@@ -18,10 +18,9 @@ from imgsubset.declared import CHOICE
 from imgsubset.errors import ImgsubsetError, InputError, OutputError, UsageError
 from imgsubset.files import files_in
 from imgsubset.options import Options
-from imgsubset.reading.coco import filtered_coco
+from imgsubset.reading.coco import coco_files, filtered_coco, open_coco
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.metadata import filtered_metadata, images_in, metadata_files
-from imgsubset.reading.objects import coco_files, open_coco
 from imgsubset.reading.remote import url_of
 from imgsubset.reading.sidecars import leads_out, sidecars
 from imgsubset.reading.unpacking import COMPRESSED
