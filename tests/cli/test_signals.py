@@ -384,10 +384,11 @@ def test_help_gets_no_traceback(argument: str, redirection: str, code: int, expe
 AT_EXIT = """
 import os, signal, threading, time
 from imgsubset.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with it ignored
 def interrupt():
     threading.main_thread().join()
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(1000)  # and the interpreter waits for this thread
+    time.sleep(60)  # and the interpreter waits for this thread
 threading.Thread(target=interrupt).start()
 main()
 """
