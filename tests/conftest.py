@@ -294,7 +294,7 @@ def listing_of(root: Path, paths: Iterable[str] = (), name: str | None = None, *
 
 def read(source: AnySource, options: Options, seen: Sequence[str] = ()) -> Source:
     """The moments of the images of a source, from its name."""
-    return read_source(list_candidates(source, options.reading), options, seen=seen)
+    return read_source(list_candidates(source, options), options, seen=seen)
 
 
 def watched_files(monkeypatch: pytest.MonkeyPatch) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgsubset.options import Search
+from imgsubset.options import Options
 from imgsubset.search.choices import Choices
 from imgsubset.search.find import find
 from imgsubset.search.loop import Found
@@ -55,7 +55,7 @@ def searched(
     **options: Any,
 ) -> Found:
     """What a search with these options finds."""
-    return find(goal, Search(seed=seed, **options), stop, lambda *_: None, choices=choices)
+    return find(goal, Options(seed=seed, **options), stop, lambda *_: None, choices=choices)
 
 
 def noised_loss(goal: Objective, rows: Tensor, temperature: float, seed: int) -> Tensor:

@@ -98,7 +98,7 @@ def test_the_same_seed_chooses_the_same_images_on_a_gpu(folder: Path, words: dic
 
 
 def test_chains_are_as_many_on_every_device(folder: Path) -> None:
-    assert select(folder, 20, ON_GPU).options.search.chains == select(folder, 20, ON_GPU, device="cpu").options.chains
+    assert select(folder, 20, ON_GPU).options.chains == select(folder, 20, ON_GPU, device="cpu").options.chains
 
 
 def test_a_split_on_a_gpu_is_disjoint_and_repeats(folder: Path) -> None:

@@ -32,7 +32,7 @@ from PIL import Image
 
 from imgsubset import select
 from imgsubset.cli.batch import read_jobs
-from imgsubset.cli.options import numbers, parse_seconds
+from imgsubset.cli.options import parse_option
 from imgsubset.cli.split import parse_parts
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
 from imgsubset.features import cache
@@ -300,7 +300,7 @@ def test_sizes_are_possible_or_refused(text: str, usable: int) -> None:
 @given(text=WORDS | st.tuples(NUMBER, st.sampled_from(["", "s", "m", "h", "d"])).map("".join))
 def test_times_are_numbers_that_options_check(text: str) -> None:
     try:
-        options = Options(time_limit=parse_seconds(text))
+        options = Options(time_limit=parse_option("time_limit", text))
     except UsageError as error:
         one_line(error, text)
     else:
@@ -312,7 +312,7 @@ def test_times_are_numbers_that_options_check(text: str) -> None:
 @given(text=WORDS | st.lists(NUMBER, max_size=5).map(",".join))
 def test_channels_are_numbers_that_options_check(text: str) -> None:
     try:
-        assert min(Options(channels=numbers("channels")(text)).channels) >= 1
+        assert min(Options(channels=parse_option("channels", text)).channels) >= 1
     except UsageError as error:
         one_line(error, text)
 
@@ -482,7 +482,7 @@ def test_a_coco_file_is_cut_or_refused(folder: Path, content: bytes) -> None:
 @given(content=CSV.map(lambda text: text.encode(errors="replace")) | st.binary(max_size=200))
 def test_a_list_is_a_listing_or_refused(folder: Path, content: bytes) -> None:
     try:
-        found = list_candidates(create(folder / "list.txt", content), Options().reading)
+        found = list_candidates(create(folder / "list.txt", content), Options())
     except InputError as error:
         one_line(error, str(folder))
     else:
@@ -496,9 +496,9 @@ def test_a_list_is_a_listing_or_refused(folder: Path, content: bytes) -> None:
 def test_a_pattern_matches_or_is_refused_in_time(folder: Path, pattern: str) -> None:
     listing = list_images(folder / "source")
     for attempt in (
-        lambda: candidates(listing, Options(exclude=(pattern,)).reading),
-        lambda: candidates(listing, Options(include=(pattern,)).reading),
-        lambda: candidates(listing, Options(sidecars=pattern).reading),
+        lambda: candidates(listing, Options(exclude=(pattern,))),
+        lambda: candidates(listing, Options(include=(pattern,))),
+        lambda: candidates(listing, Options(sidecars=pattern)),
         lambda: group_names((*IMAGES, "a" * 200), pattern),
         lambda: class_names((*IMAGES, "a" * 200), pattern),
     ):
@@ -648,7 +648,7 @@ ODD += [(), (1,), (1, 2, 3), ("x",), [[]], {}, {"a": 1}, b"x", object(), np.floa
 def test_options_of_any_type_are_options_or_refused(words: dict[str, int]) -> None:
     with contextlib.suppress(ImgsubsetError):
         options = Options(**{name: ODD[place] for name, place in words.items()})
-        assert json.dumps(options.that_decide(), default=astuple)
+        assert json.dumps(options.affecting(), default=astuple)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1e14])

@@ -24,8 +24,6 @@ GROUND = (
         "files",
         "weights",
         "inputs",
-        "declared",
-        "presets",
         "options",
         "cores",
         "devices",

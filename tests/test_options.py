@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from conftest import selection_of
 
-from imgsubset.declared import CHOICE, LOSS, NOTHING
 from imgsubset.errors import InputError, UsageError
-from imgsubset.options import FIELDS, REMOVED, Extraction, Mix, Options, Search, merged
+from imgsubset.options import FIELDS, LOSS, MOMENTS, NOTHING, REMOVED, Options, merged
 from imgsubset.results.as_json import describe, request
 from imgsubset.tasks.sizes import part_sizes, subset_size
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
@@ -169,18 +168,11 @@ def test_options_by_name_are_sorted_into_records_and_read_either_way() -> None:
     options = Options(
         steps=50, size=16, include=["*.png"], weights={"kl": 1}, labels="x.csv", stratify=True, stratify_as="equal"
     )
-    assert (options.search.steps, options.steps) == (50, 50)
-    assert (options.extraction.size, options.size) == (16, 16)
-    assert options.reading.include == options.include == ("*.png",)
-    assert options.mix.weights == options.weights == Weights(1, 0, 0, 0, 0)
-    assert (options.constraints.labels, options.running.device) == ("x.csv", "auto")
-
-
-def test_a_record_may_be_given_whole_and_single_options_go_before_it() -> None:
-    search = Search(steps=5, chains=3)
-    assert Options(search=search) == Options(steps=5, chains=3)
-    assert Options(search=search, steps=7) == Options(steps=7, chains=3)
-    assert Options(mix=Mix({"kl": 1})).weights == Weights(1, 0, 0, 0, 0)  # type: ignore[arg-type]
+    assert (options.steps, options.steps) == (50, 50)
+    assert (options.size, options.size) == (16, 16)
+    assert options.include == options.include == ("*.png",)
+    assert options.weights == options.weights == Weights(1, 0, 0, 0, 0)
+    assert (options.labels, options.device) == ("x.csv", "auto")
 
 
 def test_options_are_values() -> None:
@@ -189,7 +181,6 @@ def test_options_are_values() -> None:
     assert dataclasses.replace(Options(steps=5, size=16), steps=6) == Options(steps=6, size=16)
     assert merged(None, {"steps": 6}) == Options(steps=6)
     assert merged(Options(steps=5, size=16), {"steps": 6}) == Options(steps=6, size=16)
-    assert merged(Options(steps=5), {"extraction": Extraction(size=16)}) == Options(steps=5, size=16)
 
 
 @pytest.mark.parametrize(
@@ -236,20 +227,15 @@ def test_options_that_do_not_go_together_are_usage_errors(words: dict[str, Any],
         Options(**words)
 
 
-def test_every_option_says_once_what_it_decides_and_what_it_means() -> None:
-    records = [getattr(Options(), field.name) for field in dataclasses.fields(Options)]
-    names = [field.name for record in records for field in dataclasses.fields(record)]
-    assert len(names) == len(set(names))
-    assert set(names) == {*FIELDS}
-    assert list(Options().that_decide()) == names
-    for record in records:
-        for field in dataclasses.fields(record):
-            assert field.metadata["decides"] in (LOSS, CHOICE, NOTHING)
-            assert f"{field.name}  {field.metadata['meaning']}" in type(record).__doc__
+def test_every_option_is_declared_once_with_its_meaning_and_effect() -> None:
+    assert [field.name for field in dataclasses.fields(Options)] == [*FIELDS] == [*Options().affecting()]
+    for name, field in FIELDS.items():
+        assert MOMENTS <= field.metadata["affects"] <= NOTHING
+        assert f"{name}  {field.metadata['meaning']}" in (Options.__doc__ or "")
 
 
 def test_what_decides_a_loss_is_what_a_manifest_gives_back() -> None:
-    assert {*Options().that_decide(LOSS)} == {
+    assert {*Options().affecting(LOSS)} == {
         *("include", "exclude", "sidecars", "features", "size", "networks", "channels", "kernel_size", "stride"),
         *("activation", "pool", "taps", "weights_file", "feature_seed", "held_out", "weights", "match"),
         "match_columns",

@@ -10,8 +10,7 @@ from sources import goal_of, made_up_source
 
 from imgsubset import Options, select, split
 from imgsubset.errors import UsageError
-from imgsubset.options import Search, merged
-from imgsubset.presets import PRESETS, preset_of
+from imgsubset.options import PRESETS, merged, preset_of
 from imgsubset.search import draws
 from imgsubset.search.choices import Choices
 from imgsubset.search.draws import RandomDraws
@@ -76,7 +75,7 @@ def test_what_is_given_goes_before_the_preset(pictures: Path, imgsubset: Callabl
 def test_a_preset_goes_before_what_a_word_of_its_own_goes_before() -> None:
     assert merged(Options(steps=3, seed=5), {"preset": "fast"}) == Options(steps=0, seed=5)
     assert merged(Options(preset="thorough"), {"preset": "fast"}) == Options(preset="thorough", steps=0)
-    assert Options(preset="fast", search=Search(steps=3, seed=5)) == Options(steps=0, seed=5)
+    assert Options(preset="fast", steps=3, seed=5) == Options(steps=3, seed=5)
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     names = arguments.only.split(",") if arguments.only else [*SETTINGS]
     options = Options(cache=arguments.cache)
-    listing = list_candidates(arguments.source, options.reading)
+    listing = list_candidates(arguments.source, options)
     read = read_source(listing, options, seen=("image",))
     assert read.size is not None
     kinds = judges(arguments.source, arguments.n, read.size, arguments.cache)

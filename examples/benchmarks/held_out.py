@@ -30,7 +30,7 @@ def judges(source: Path, n: int, size: int, cache: str) -> list[list[Objective]]
     found = []
     for channels, count in JUDGES.items():
         options = Options(channels=channels, networks=count, feature_seed=SEED, size=size, cache=cache)
-        read = read_source(list_candidates(source, options.reading), options, measured=False).standardised()
+        read = read_source(list_candidates(source, options), options, measured=False).standardised()
         goal = objective(read.blocks, n, Weights())
         found.append([goal.alone(place) for place in range(len(goal.terms))])
     return found

@@ -79,7 +79,7 @@ def measured(images: int, n: int) -> dict[str, float]:
     source = made_up(images)
     with clock.stage("standardise"):
         source = source.standardised()
-    allowed = constraints(source, Options().constraints)
+    allowed = constraints(source, Options())
     run = Run(Options(), None, clock, never, silent, ())
     found = selection_of(source, allowed, of_size(source, allowed, n, run), str(n), run)
     size = found.score.effective_size or 0.0

@@ -27,7 +27,7 @@ from unseen import SPACES, Distances, Unseen
 
 from imgsubset.features.ingest import Ingested, ingest
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.options import Search
+from imgsubset.options import Options
 from imgsubset.progress import silent
 from imgsubset.reading.decoding import Facts
 from imgsubset.reading.listing import Listing, list_images
@@ -73,7 +73,7 @@ class Result:
     note: str
 
 
-def searched(problem: Problem, options: Search) -> Pick:
+def searched(problem: Problem, options: Options) -> Pick:
     """imgsubset's own search."""
     found = find(problem.objective, options, lambda: False, silent)
     draws = max(point.work for point in found.trace if point.method == "draws")
@@ -92,14 +92,14 @@ def _without_time(run: Callable[[Problem, int], Pick]) -> Callable[[Problem, int
 
 
 METHODS = {
-    "imgsubset": Method("imgsubset", lambda problem, seed, _: searched(problem, Search(seed=seed))),
+    "imgsubset": Method("imgsubset", lambda problem, seed, _: searched(problem, Options(seed=seed))),
     "draws-time": Method(
         "random draws, same time",
         lambda problem, seed, seconds: searched(
-            problem, Search(seed=seed, steps=0, candidates=ENDLESS, time_limit=seconds)
+            problem, Options(seed=seed, steps=0, candidates=ENDLESS, time_limit=seconds)
         ),
     ),
-    "draws": Method("4,096 random draws", lambda problem, seed, _: searched(problem, Search(seed=seed, steps=0))),
+    "draws": Method("4,096 random draws", lambda problem, seed, _: searched(problem, Options(seed=seed, steps=0))),
     "plain": Method("plain method, same time", peers.plain),
     "herding": Method("greedy herding", _without_time(peers.herding), seeded=False),
     "kt-gaussian": Method(
@@ -160,7 +160,7 @@ def compare(problem: Problem, unseen: Unseen, names: list[str], seeds: int) -> d
                 importlib.import_module(METHODS[name].module)
             except ImportError as error:
                 results[name] = f"{METHODS[name].package} is not installed ({error})"
-    searched(problem, Search(candidates=64, steps=50))  # warms up
+    searched(problem, Options(candidates=64, steps=50))  # warms up
     for seed in range(seeds):
         limit = 0.0
         for name in dict.fromkeys(["imgsubset", *names]):  # the others' time is imgsubset's

@@ -24,7 +24,6 @@ from imgsubset.features import dealing, serving, tables
 from imgsubset.features.dealing import Task
 from imgsubset.features.serving import serve
 from imgsubset.features.source import Source, read_source
-from imgsubset.options import Extraction
 from imgsubset.ranks import Ranks
 from imgsubset.reading.listing import list_images
 from imgsubset.reading.processes import decoded
@@ -261,10 +260,11 @@ def _or_fail(crew: Crew, rank: Piped, of: int) -> bytes:
 
 
 def test_a_task_is_the_same_in_words() -> None:
-    extraction = Extraction(features={"random-cnn": 1, "colour": 0.5}, kernel_size=(3, 5, 3), pool=(2, 1), size="auto")
-    task = Task({"random-cnn": 2 / 3, "colour": 1 / 3}, extraction, 32, "cuda:1", True, ("image",), None, "/c/é\udcff")
+    features = {"random-cnn": 1, "colour": 0.5}
+    options = Options(features=features, kernel_size=(3, 5, 3), pool=(2, 1), cache="/c/é\udcff")
+    task = Task({"random-cnn": 2 / 3, "colour": 1 / 3}, options, 32, "cuda:1", True, ("image",))
     assert Task.of(task.words()) == task
-    assert strict_json(task.words())["cache"] == "/c/é\udcff"
+    assert strict_json(task.words())["options"]["cache"] == "/c/é\udcff"
 
 
 def test_a_rank_has_the_gpu_of_its_number_on_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,10 @@ from imgsubset import Options, select
 from imgsubset.errors import InputError
 from imgsubset.features import memory
 from imgsubset.features.memory import batch_bytes, check_memory
-from imgsubset.options import Extraction
 
 
 def test_a_batch_is_the_weights_and_the_largest_maps() -> None:
-    found = batch_bytes(Extraction(channels=(16, 32), kernel_size=(3, 5), stride=(2,)), 64)
+    found = batch_bytes(Options(channels=(16, 32), kernel_size=(3, 5), stride=(2,)), 64)
     assert found == 4 * (3 * 16 * 9 + 16 * 32 * 25 + 2 * 32 * 16 * 32**2)
 
 
@@ -29,10 +28,10 @@ def test_what_needs_more_memory_than_is_free_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch, shape: dict[str, tuple[int, ...]], size: int, images: int
 ) -> None:
     monkeypatch.setattr(memory, "_free", lambda: iter([3 * 10**9, 8 * 10**9]))
-    check_memory(Extraction(), 64, 1000)
+    check_memory(Options(), 64, 1000)
     message = rf"{images:,} images with channels .* at {size} x {size} pixels need about .* GB of memory, and 3.0 GB"
     with pytest.raises(InputError, match=message):
-        check_memory(Extraction(**shape), size, images)
+        check_memory(Options(**shape), size, images)
 
 
 def test_free_memory_is_that_of_the_machine_its_group_and_its_limit(

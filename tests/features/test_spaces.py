@@ -19,7 +19,7 @@ from imgsubset.options import FIELDS
 
 def spaces(measured: bool = True, size: int = 64, **words: Any) -> tuple[Space, ...]:
     options = Options(**words)
-    return feature_spaces(shares(options.extraction, None), options, size, "cpu", measured=measured)
+    return feature_spaces(shares(options, None), options, size, "cpu", measured=measured)
 
 
 def filters(space: Space) -> list[torch.Tensor]:
@@ -130,8 +130,8 @@ def test_what_a_function_of_the_users_does_is_not_cached() -> None:
 
 def test_embeddings_alone_take_the_place_of_pixels_unless_named_beside_them() -> None:
     embeddings = Embeddings(np.zeros((2, 2)), ["a", "b"])
-    assert shares(Options().extraction, embeddings) == {"embeddings": 1.0}
-    both = Options(features="random-cnn=1,embeddings=3").extraction
+    assert shares(Options(), embeddings) == {"embeddings": 1.0}
+    both = Options(features="random-cnn=1,embeddings=3")
     assert shares(both, embeddings) == {"random-cnn": 0.25, "embeddings": 0.75}
     with pytest.raises(UsageError, match="none are given"):
         shares(both, None)

@@ -17,9 +17,9 @@ def kept(paths: tuple[str, ...] = PATHS, **options: object) -> tuple[str, ...]:
     """What is left of these paths, filtered once or twice."""
     listing = listing_of(Path("source"), paths, ignored=5)
     wanted = Options(**options)  # type: ignore[arg-type]
-    found = candidates(listing, wanted.reading)
+    found = candidates(listing, wanted)
     assert found.ignored - 5 == len(paths) - len(found.paths)
-    assert candidates(found, wanted.reading) is found
+    assert candidates(found, wanted) is found
     return found.paths
 
 

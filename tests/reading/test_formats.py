@@ -114,17 +114,17 @@ def test_what_is_excluded_is_not_rejected_either(tmp_path: Path) -> None:
         ({"exclude": ("c/",)}, ["b.avif"]),
         ({"include": ("*.png",)}, []),
     ]:
-        found = list_candidates(tmp_path, Options(**options).reading)  # type: ignore[arg-type]
+        found = list_candidates(tmp_path, Options(**options))  # type: ignore[arg-type]
         assert (found.paths, [file.path for file in found.rejected]) == (("a.png",), left)
 
 
 def test_folders_of_labels_are_named_with_their_number_of_pictures() -> None:
     paths = ("x/images/a.png", "x/labels/a.png", "x/labels/b/c.png")
     listing = listing_of(Path("source"), paths)
-    (found,) = list_candidates(listing, Options().reading).passed_over
+    (found,) = list_candidates(listing, Options()).passed_over
     assert found.path == "x/labels"
     assert found.reason.startswith("2 pictures in it are taken for labels")
-    (found,) = list_candidates(listing, Options(exclude=("b/",)).reading).passed_over
+    (found,) = list_candidates(listing, Options(exclude=("b/",))).passed_over
     assert found.reason.startswith("1 picture in it is taken for a label")
 
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from imgsubset import Options, score, select
 from imgsubset.errors import ImgsubsetError, InputError
-from imgsubset.options import Reading
 from imgsubset.reading.boxes import Box, voc_boxes, yolo_boxes
 from imgsubset.reading.objects import objects
 from imgsubset.reading.yolo import class_list, number_of_keypoints
@@ -36,7 +35,7 @@ def found(
         create(folder / path)
     for path, content in files.items():
         create(folder / path, content.encode() if isinstance(content, str) else content)
-    columns, notes = objects(listing_of(folder, images), images, Reading(**reading))
+    columns, notes = objects(listing_of(folder, images), images, Options(**reading))
     assert all(column.numbers is None or np.isfinite(column.numbers).all() for column in columns)
     return {one.name: list(one.texts) if one.numbers is None else one.numbers.tolist() for one in columns}, notes
 

@@ -161,7 +161,7 @@ def test_a_second_run_decodes_nothing_and_a_finished_one_does_nothing(source: An
     assert first.selection.cached == 0
     assert select_into(source, 5, tmp_path / "out", **words).done
     measured = estimate(source, tmp_path / "out", {"x": [1.0, 2.0, 3.0, 4.0, 5.0]}, cache=words["cache"])
-    assert measured.options.constraints.stratify
+    assert measured.options.stratify
     again = select(source, 6, **words)
     assert again.cached == len(again.paths)
 

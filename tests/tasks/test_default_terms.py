@@ -70,7 +70,7 @@ def embedded(folder: Path) -> Embeddings:
 )
 def test_the_terms_are_the_user_s_and_image(pictures: Path, words: dict[str, Any], expected: dict[str, float]) -> None:
     _, options, _ = given(pictures, Options(**words))
-    assert dict(options.mix.match) == expected
+    assert dict(options.match) == expected
     assert given(pictures, options)[1] == options
     assert ("image" in pixels_needed(options)) == (expected["image"] > 0)
 
@@ -86,13 +86,13 @@ def test_the_terms_are_the_user_s_and_image(pictures: Path, words: dict[str, Any
     ],
 )
 def test_embeddings_alone_are_matched_alone(pictures: Path, words: dict[str, Any], expected: dict[str, float]) -> None:
-    assert dict(given(pictures, Options(**words), embedded(pictures))[1].mix.match) == expected
+    assert dict(given(pictures, Options(**words), embedded(pictures))[1].match) == expected
 
 
 def test_nothing_but_image_may_have_a_weight_of_0() -> None:
-    assert Options(match="image=0").mix.match == (("image", 0),)
-    assert Options(match=["hardness=0", "image=0"]).mix.match == (("image", 0),)
-    assert Options(match={"objects": 0, "image": 1}).mix.match == (("image", 1),)
+    assert Options(match="image=0").match == (("image", 0),)
+    assert Options(match=["hardness=0", "image=0"]).match == (("image", 0),)
+    assert Options(match={"objects": 0, "image": 1}).match == (("image", 1),)
     with pytest.raises(UsageError, match=r"match 'hardness=0\.0' name nothing with a weight above 0"):
         Options(match="hardness=0")
     with pytest.raises(UsageError, match="features 'image=0' name nothing"):
@@ -167,7 +167,7 @@ def test_a_manifest_says_which_weight_it_has(
     assert placed.selection is not None
     found = score(pictures, tmp_path / "out")
     assert found.score == placed.selection.score
-    assert dict(found.options.mix.match) == expected
+    assert dict(found.options.match) == expected
     assert select_into(pictures, N, tmp_path / "out", **words, **SMALL).done
 
 
@@ -271,7 +271,7 @@ def test_the_command_line_and_a_batch_say_it_alike(
         "match = ['image=2', 'hardness']": {"image": 2, "hardness": 1},
     }
     jobs.write_text("".join(f"[jobs.{place}]\n{head}{line}\n" for place, line in enumerate(spelt)))
-    found = [dict(job.options.mix.match) for job in read_jobs(jobs).values()]
+    found = [dict(job.options.match) for job in read_jobs(jobs).values()]
     assert found == [*spelt.values()]
     run = imgsubset("select", pictures, "-n", 9, "--mode=none", "--json", "--match=image=0", "--workers=0", "--size=16",
                     "--steps=0", "--candidates=8")  # fmt: skip

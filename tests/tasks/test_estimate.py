@@ -138,8 +138,8 @@ def test_a_manifest_says_how_the_subset_was_chosen(root: Path, selection: Select
     found = told(root / "source", out / name, file)
     assert numbers(found) == numbers(expected)
     assert found.chosen
-    assert found.options.constraints.stratify
-    assert found.options.mix.match == ((str(root / "scores.csv"), 1.0), ("image", 0.25))
+    assert found.options.stratify
+    assert found.options.match == ((str(root / "scores.csv"), 1.0), ("image", 0.25))
     assert found.subset == str(out / name)
     other = told(root / "source", out / name, file, stratify=False)
     assert other.estimates[0].error != found.estimates[0].error
@@ -230,12 +230,12 @@ def test_groups_and_labels_are_those_of_the_manifest(root: Path, tmp_path: Path)
     export(chosen, tmp_path / "by-label")
     y = right(chosen.chosen)
     found = told(root / "source", tmp_path / "by-label", y)
-    assert found.options.constraints.labels == str(tmp_path / "labels.csv")
+    assert found.options.labels == str(tmp_path / "labels.csv")
     explicit = told(root / "source", [*chosen.chosen], y, stratify=True, labels=labels, **WORDS)
     assert numbers(found) == numbers(explicit)
     Path(labels).write_text((root / "labels.csv").read_text() + "\n")
     changed = told(root / "source", tmp_path / "by-label", y)
-    assert not changed.options.constraints.stratify
+    assert not changed.options.stratify
     assert "the subset was drawn by classes of labels" in changed.warnings[0]
     again = told(root / "source", tmp_path / "by-label", y, labels=labels)
     assert numbers(again) == numbers(found)
@@ -243,7 +243,7 @@ def test_groups_and_labels_are_those_of_the_manifest(root: Path, tmp_path: Path)
     export(whole, tmp_path / "by-group")
     y = right(whole.chosen)
     grouped = told(root / "source", tmp_path / "by-group", y)
-    assert grouped.options.constraints.group_by == "(p[0-9]+)_"
+    assert grouped.options.group_by == "(p[0-9]+)_"
     single = told(root / "source", [*whole.chosen], y, **WORDS)
     assert grouped.estimates[0].error != single.estimates[0].error
     assert grouped.estimates[0].subset == single.estimates[0].subset
@@ -258,9 +258,9 @@ def test_classes_in_memory_are_those_of_the_data_set_or_lost(root: Path, tmp_pat
     expected = told(dataset, chosen, y)
     found = told(dataset, tmp_path / "out", y)
     assert numbers(found) == numbers(expected)
-    assert found.options.constraints.stratify
+    assert found.options.stratify
     lost = told(root / "source", tmp_path / "out", y)
-    assert not lost.options.constraints.stratify
+    assert not lost.options.stratify
     assert lost.warnings == (
         "the subset was drawn by classes that were in memory; --stratify --labels FILE gives them again",
     )

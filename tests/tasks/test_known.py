@@ -148,7 +148,7 @@ def test_looks_are_those_of_the_files(pictures: Path, tmp_path: Path) -> None:
         Image.open(path).resize((20 + number, 60 - number)).save(source / path.name)
     options = Options(match="image", **SMALL)
     listed = sorted(source.iterdir())
-    found = with_known(read_source(list_candidates(source, options.reading), options, seen=("image",)), options, 5)
+    found = with_known(read_source(list_candidates(source, options), options, seen=("image",)), options, 5)
     values = dict(zip(found.known["image"].names, found.known["image"].values.T, strict=True))
     assert {*values} == {*NAMES}
     assert values["width"].tolist() == [20 + number for number in range(20)]
@@ -168,7 +168,7 @@ def test_hardness_is_of_the_classes_that_are_known(pictures: Path, tmp_path: Pat
     other = select(pictures, N, match="hardness", labels=labels, **SMALL)
     assert other.classes == {}  # known, but no class need keep its share
     by_folder, by_digit = (
-        with_known(read_source(list_candidates(pictures, options.reading), options, seen=("hardness",)), options, N)
+        with_known(read_source(list_candidates(pictures, options), options, seen=("hardness",)), options, N)
         for options in (
             Options(match="hardness", **SMALL),
             Options(match="hardness", stratify_by=r"(\d)\.png", **SMALL),

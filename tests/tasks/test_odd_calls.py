@@ -61,7 +61,6 @@ WORDS = [  # of `select`, with what must be in the message
     ({"weights": {3: 1}}, "unknown divergence '3'"),
     ({"features": 5}, "features 5 are not names"),
     ({"features": {"random-cnn": "x"}}, "weight 'random-cnn=x' in features"),
-    ({"search": {"steps": 5}}, r"search {'steps': 5} is not a record of options"),
     ({"options": {"steps": 5}}, r"options {'steps': 5} are not Options"),
     ({"stop": 5}, "stop 5 is not a function"),
     ({"progress": 5}, "progress 5 is neither True or False nor a function"),

@@ -240,7 +240,7 @@ def test_parts_of_another_split_are_not_completed(
     split_into(pictures, THREE, tmp_path / "sets", Options(**FAST))
     shutil.rmtree(tmp_path / "sets/val")
     before = tree(tmp_path / "sets")
-    search, other = find.find, Options(candidates=3, steps=0).search
+    search, other = find.find, Options(candidates=3, steps=0)
     monkeypatch.setattr(find, "find", lambda *a, **more: search(a[0], other, *a[2:], **more))  # as time limits do
     with pytest.raises(OutputError, match=r"train' holds part of another split; --overwrite"):
         split_into(pictures, THREE, tmp_path / "sets", Options(**FAST))

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from conftest import Run, tree
 
-from imgsubset.declared import LOSS
 from imgsubset.errors import InputError
-from imgsubset.options import Options
+from imgsubset.options import LOSS, Options
 from imgsubset.reading.listing import list_images
 from imgsubset.weights import Weights
 from imgsubset.writing.manifest import read_manifest
@@ -131,7 +130,7 @@ def test_the_one_seed_of_the_old_version_was_the_network_s_too(
     newer = record | {"format": 2, "options": record["options"] | added}
     manifest.write_text(json.dumps(newer))
     assert (read_manifest(manifest).options.feature_seed, read_manifest(manifest).options.weights_file) == (3, "w.pth")
-    for name in Options().that_decide(LOSS):
+    for name in Options().affecting(LOSS):
         manifest.write_text(json.dumps(newer | {"options": {k: v for k, v in newer["options"].items() if k != name}}))
         assert getattr(read_manifest(manifest).options, name) == getattr(Options(match="image=0"), name)
 

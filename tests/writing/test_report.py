@@ -240,7 +240,7 @@ def test_parts_of_a_split_share_the_pictures_of_the_sample(source: Path, monkeyp
 def test_what_an_image_contributes_is_what_its_absence_costs(source: Path) -> None:
     """To second order: against the squared length of the mean of z without it."""
     options = Options(**SMALL)
-    read = read_source(list_candidates(source, options.reading), options).standardised()
+    read = read_source(list_candidates(source, options), options).standardised()
     goal = objective(read.blocks, 12, Weights())
     rows = torch.arange(0, 120, 10)
     found = _contributions(read, goal, rows)

@@ -18,8 +18,7 @@ from imgsubset.cli.shown import Shown, check_writable
 from imgsubset.cli.signals import EndedBySignal
 from imgsubset.errors import BatchError, ImgsubsetError, UsageError
 from imgsubset.files import read_named
-from imgsubset.options import KNOWN, unknown
-from imgsubset.presets import PRESETS
+from imgsubset.options import KNOWN, PRESETS, unknown
 from imgsubset.reading.remote import url_of
 from imgsubset.results.as_json import describe_placed
 from imgsubset.results.as_text import batch_summary

@@ -8,24 +8,14 @@ from typing import Any
 
 import click
 
-from imgsubset.options import RECORDS
+from imgsubset.options import FIELDS
 
 HEADINGS = ("Source", "How many", "Which images", "Match", "Output", "Search", "Running", "Expert")
-OF_RECORDS = {
-    **{"reading": "Source", "extraction": "Match", "mix": "Match", "constraints": "Which images"},
-    **{"search": "Search", "running": "Running"},
-}
-# Of options that belong elsewhere than their record, or to none; of others that is the output.
-OF_OPTIONS = {
-    **{name: OF_RECORDS[record] for record, kind in RECORDS.items() for name in kind.__dataclass_fields__},
+# Under which heading help shows options that are not fields of `Options`; others are shown under Output.
+HEADING_OF = {
     **dict.fromkeys(("skip_foreign", "columns", "shard"), "Source"),
-    **dict.fromkeys(("n", "target_loss", "target_size"), "How many"),
+    **{"n": "How many", "no_cache": "Running", "short_help": "Running"},
     **dict.fromkeys(("embeddings", "paths", "pca"), "Match"),
-    **dict.fromkeys(("sidecars", "coco"), "Output"),
-    **dict.fromkeys(("no_cache", "short_help"), "Running"),
-    **dict.fromkeys(("networks", "channels", "kernel_size", "stride", "activation", "pool", "taps"), "Expert"),
-    **dict.fromkeys(("weights_file", "feature_seed", "candidates", "chains"), "Expert"),
-    **dict.fromkeys(("temperature", "friction", "langevin_time"), "Expert"),
 }
 COMMON = {  # what -h shows, of commands with many options
     *("n", "shard", "stratify", "group_by", "exclude", "dedupe", "features", "seed"),
@@ -107,7 +97,10 @@ class WithHelpGroup(WithHelp, click.Group):
 
 
 def _heading(option: click.Option) -> str:
-    return "Running" if "--help" in option.opts else OF_OPTIONS.get(option.name or "", "Output")
+    name = option.name or ""
+    if "--help" in option.opts:
+        return "Running"
+    return str(FIELDS[name].metadata["group"]) if name in FIELDS else HEADING_OF.get(name, "Output")
 
 
 def _write(heading: str, options: Iterable[click.Option], ctx: click.Context, formatter: click.HelpFormatter) -> None:

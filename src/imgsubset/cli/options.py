@@ -17,12 +17,10 @@ from platformdirs import user_cache_path
 from imgsubset.cli.bars import Bars
 from imgsubset.cli.places import check_places
 from imgsubset.cli.shown import Shown
-from imgsubset.declared import LOSS
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import kind_of
 from imgsubset.inputs import Embeddings
-from imgsubset.options import ACTIVATIONS, FIELDS, SCHEDULES, STRATIFY, TAPS, Options
-from imgsubset.presets import PRESETS, preset_of
+from imgsubset.options import FIELDS, LOSS, MOMENTS, PRESETS, Options, preset_of
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.listing import list_images, list_paths, parse_paths
 from imgsubset.weights import Weights
@@ -44,94 +42,73 @@ PATH = AnyPath(path_type=Path, readable=False)  # what cannot be read has an exi
 NAME = AnyPath(readable=False)  # of a file, as a text
 
 
-def numbers(name: str) -> Callable[[str], tuple[int, ...]]:
-    """Reads the numbers of an option, separated by commas."""
-
-    def parse(text: str) -> tuple[int, ...]:
-        try:
-            return tuple(int(part) for part in text.split(","))
-        except ValueError:
-            raise UsageError(f"{name} '{text}' are not whole numbers separated by commas") from None
-
-    return parse
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
-def parse_size(text: str) -> int | str:
-    """A number of pixels, or auto."""
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        raise UsageError(f"size '{text}' is neither a number of pixels nor 'auto'") from None
-
-
-def parse_candidates(text: str) -> int | str:
-    """A number of candidates, or all."""
-    try:
-        return text if text == "all" else int(text)
-    except ValueError:
-        raise UsageError(f"candidates '{text}' is neither a whole number nor 'all'") from None
+def _whole_or_word(text: str) -> int | str:
+    return int(text) if text.strip().lstrip("+-").isdigit() else text
 
 
 def parse_seconds(text: str) -> float:
-    """A time such as 30s, 5m, 1.5h, or a number of seconds."""
+    """A time such as 30s, 5m, 1.5h, or a number of seconds. Raises ValueError for what is none."""
     units = {"s": 1, "m": 60, "h": 3600}
-    try:
-        return float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
-    except ValueError:
-        raise UsageError(f"time limit '{text}' is not a time such as 30s, 5m or 1h") from None
+    return float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
 
 
-# What only the command line has to say of an option, and how it reads a word; the rest is derived from its record.
-SPECIAL: dict[str, dict[str, Any]] = {
-    "weights": {"parse": Weights.parse, "metavar": "W", "default_text": "all 1"},
-    "match": {"multiple": True, "metavar": "TERM[=W]", "more": "; may be given again"},
-    "match_columns": {"multiple": True, "metavar": "[FILE:]A,B", "more": "; may be given again", "default_text": "all"},
-    "device": {"metavar": "auto|cpu|cuda[:N]"},
-    "features": {"metavar": "NAME=W,...", "default_text": "random-cnn"},
-    "size": {"parse": parse_size, "metavar": "PIXELS|auto", "type": str},
-    "activation": {"type": click.Choice(ACTIVATIONS)},
-    "channels": {"parse": numbers("channels"), "metavar": "C,C,..."},
-    "kernel_size": {"parse": numbers("kernel size"), "metavar": "PIXELS,..."},
-    "stride": {"parse": numbers("stride"), "metavar": "PIXELS,..."},
-    "pool": {"parse": numbers("pool"), "metavar": "WINDOW,STRIDE"},
-    "taps": {"type": click.Choice(TAPS)},
-    "weights_file": {"type": NAME, "metavar": "FILE"},
-    "workers": {"metavar": "N", "default_text": "one a core; one for few images"},
-    "cache": {"type": NAME, "metavar": "DIR", "default_text": "the user's cache folder"},
-    "include": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
-    "exclude": {"multiple": True, "metavar": "PATTERN", "more": "; may be given again"},
-    "sidecars": {"metavar": "auto|none|PATTERN"},
-    "stratify_by": {"metavar": "first|parent|REGEX"},
-    "stratify_as": {"type": click.Choice(STRATIFY)},
-    "labels": {"type": NAME, "metavar": "FILE.csv"},
-    "group_by": {"metavar": "parent|REGEX"},
-    "drop": {"type": NAME, "metavar": "FILE"},
-    "coco": {"type": NAME, "metavar": "FILE.json"},
-    "keep": {"type": NAME, "metavar": "FILE"},
-    "target_loss": {"metavar": "X"},
-    "target_size": {"metavar": "M"},
-    "candidates": {"parse": parse_candidates, "metavar": "K|all", "type": str},
-    "schedule": {"type": click.Choice(SCHEDULES)},
-    "chains": {"metavar": "R"},
-    "time_limit": {"parse": parse_seconds, "metavar": "TIME", "type": str},
+# How a word is read, by the type of the option; others are read by click, or by the record of options itself.
+PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "tuple[int, ...]": (_whole_numbers, "whole numbers separated by commas"),
+    "int | str": (_whole_or_word, "a whole number or a word"),
+    "Weights": (Weights.parse, "weights"),
 }
+TIMES: tuple[Callable[[str], Any], str] = (parse_seconds, "a time such as 30s, 5m or 1h")
+FILES = ("weights_file", "cache", "labels", "drop", "coco", "keep")  # options that are paths
+
+
+def _parser(name: str) -> tuple[Callable[[str], Any], str] | None:
+    """What reads the word of an option, and what it wants."""
+    return TIMES if name == "time_limit" else PARSERS.get(str(FIELDS[name].type))
+
+
+def parse_option(name: str, word: Any) -> Any:
+    """The value that a word of the command line stands for. Raises UsageError for a word that makes no sense."""
+    parse, wanted = _parser(name) or (lambda value: value, "")
+    try:
+        return parse(word)
+    except UsageError:
+        raise
+    except ValueError:
+        raise UsageError(f"{name.replace('_', ' ')} '{word}' is not {wanted}") from None
 
 
 def _option(name: str) -> Decorator:
-    """The click option of a field of a record of options."""
-    field, own = FIELDS[name], {key: value for key, value in SPECIAL.get(name, {}).items() if key != "parse"}
-    default, kind = field.default, field.type.removesuffix(" | None")
-    text = field.metadata["meaning"] + own.pop("more", "") + "."
-    if default_text := own.pop("default_text", None):
-        text += f"  [default: {default_text}]"
+    """The click option of an option."""
+    declared = FIELDS[name]
+    default: Any = declared.default
+    kind = str(declared.type).removesuffix(" | None")
+    own: dict[str, Any] = {}
+    text = declared.metadata["meaning"] + "."
+    if shown := declared.metadata["shown_default"]:
+        text += f"  [default: {shown}]"
     elif isinstance(default, (int, float, str)) and kind != "bool":
-        own |= {"default": default, "show_default": True}
+        own = {"default": default, "show_default": True}
     elif kind == "tuple[int, ...]" and default:
-        own |= {"default": ",".join(map(str, default)), "show_default": True}
+        own = {"default": ",".join(map(str, default)), "show_default": True}
     if kind == "bool":
         own["is_flag"] = True
-    own.setdefault("type", {"int": int, "float": float}.get(kind))
-    return click.option(f"--{name.replace('_', '-')}", help=text, **own)
+    if kind == "tuple[str, ...]" or name == "match":
+        own["multiple"] = True
+    if declared.metadata["choices"]:
+        own["type"] = click.Choice(declared.metadata["choices"])
+    elif name in FILES:
+        own["type"] = NAME
+    elif _parser(name) is None:
+        own["type"] = {"int": int, "float": float}.get(kind)
+    else:
+        own["type"] = str
+    metavar = declared.metadata["metavar"]
+    return click.option(f"--{name.replace('_', '-')}", help=text, **({"metavar": metavar} if metavar else {}), **own)
 
 
 EXTRACTION: list[Decorator] = [
@@ -231,15 +208,13 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in arguments.items() if name not in FIELDS}
     if "cache" in arguments:  # a command has all records of options, or none
         values = {name: arguments[name] for name in FIELDS if arguments.get(name) is not None}
-        for name, special in SPECIAL.items():
-            if name in values and "parse" in special:
-                values[name] = special["parse"](values[name])
+        values = {name: parse_option(name, value) for name, value in values.items()}
         if (name := rest.pop("preset", None)) is not None:
             values = {**values, **{key: value for key, value in preset_of(name).items() if _by_default(key)}}
         folder = values.get("cache") or str(user_cache_path("imgsubset"))
         values["cache"] = None if rest.pop("no_cache", False) else folder
         rest["options"] = Options(**values)
-        for name, _ in rest["options"].extraction.features:
+        for name, _ in rest["options"].features:
             if name != "embeddings":
                 kind_of(name)  # answered before any work
     if "embeddings" in rest:
@@ -267,12 +242,10 @@ def _by_default(name: str) -> bool:
 def given(options: Options) -> dict[str, Any]:
     """The options that go before those in a manifest: the user's own, and what a manifest does not say."""
     context = click.get_current_context()
-    recorded = {*options.that_decide(LOSS), "stratify", "stratify_by", "labels", "group_by", "coco"}
+    recorded = {*options.affecting(LOSS), "stratify", "stratify_by", "labels", "group_by", "coco"}
     if context.params["embeddings"] is not None:
-        recorded -= {*vars(options.extraction)}
-    return {
-        name: value for name, value in options.that_decide().items() if name not in recorded or not _by_default(name)
-    }
+        recorded -= {*options.affecting(MOMENTS)}
+    return {name: value for name, value in options.affecting().items() if name not in recorded or not _by_default(name)}
 
 
 def open_source(source: Path) -> Listing:

@@ -50,7 +50,7 @@ class Job:
     shown: Shown = Shown()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        check_size(self.n, self.options.search)
+        check_size(self.n, self.options)
         if self.destination is None and self.mode != "none" and not self.dry_run:
             raise UsageError(f"--mode {self.mode} needs a destination DST; '--mode none' does without")
         if self.null and self.list_file is None:
@@ -133,7 +133,7 @@ def report(job: Job, out: Output, err: bool = False) -> None:
 
 def run(job: Job, out: Output) -> tuple[Placed, GateError | None]:
     """Do a job; what came out, and whether that has too high a loss. Raises any other ImgsubsetError."""
-    listing = list_candidates(opt.open_source(job.source), job.options.reading)
+    listing = list_candidates(opt.open_source(job.source), job.options)
     _check_list(job, listing)
     check_outside(job.shown.files, listing)
     copies = job.mode != "none" and not job.dry_run

@@ -22,7 +22,7 @@ from imgsubset.errors import ImgsubsetError, InputError
 from imgsubset.features.pieces import piece
 from imgsubset.features.spaces import MATCHED, Space, feature_spaces
 from imgsubset.files import SECOND, Stamp
-from imgsubset.options import Extraction, Options
+from imgsubset.options import MOMENTS, Options
 from imgsubset.progress import Clock
 from imgsubset.ranks import Ranks, aside, together
 from imgsubset.reading.members import AnyFile, Extent, described, ready
@@ -50,39 +50,35 @@ class Task:
     """
 
     wanted: Mapping[str, float]
-    extraction: Extraction
+    options: Options
     size: int
     device: str
     measured: bool
     seen: tuple[str, ...]
-    workers: int | None
-    cache: str | None
 
     @classmethod
     def asked(
         cls, options: Options, wanted: Mapping[str, float], size: int, device: str, measured: bool, seen: Sequence[str]
     ) -> Task:
         """From a user's options."""
-        running = options.running
-        return cls(wanted, options.extraction, size, device, measured, tuple(seen), running.workers, running.cache)
+        return cls(wanted, options, size, device, measured, tuple(seen))
 
     def spaces(self, extractor: Extractor | None = None) -> tuple[Space, ...]:
         """The feature spaces; `extractor` is a caller's own, which only a process that works alone can have."""
-        options = Options(extraction=self.extraction)
         return feature_spaces(
-            self.wanted, options, self.size, self.device, extractor, measured=self.measured, seen=self.seen
+            self.wanted, self.options, self.size, self.device, extractor, measured=self.measured, seen=self.seen
         )
 
     def words(self) -> bytes:
         """As JSON."""
-        extraction = vars(self.extraction) | {"features": dict(self.extraction.features)}
-        return json.dumps(vars(self) | {"wanted": dict(self.wanted), "extraction": extraction}).encode()
+        options = self.options.affecting(MOMENTS) | {"workers": self.options.workers, "cache": self.options.cache}
+        return json.dumps(vars(self) | {"wanted": dict(self.wanted), "options": options}).encode()
 
     @classmethod
     def of(cls, words: bytes) -> Task:
         """From JSON."""
         fields = json.loads(words)
-        return cls(**fields | {"extraction": Extraction(**fields["extraction"]), "seen": tuple(fields["seen"])})
+        return cls(**fields | {"options": Options(**fields["options"]), "seen": tuple(fields["seen"])})
 
 
 def measuring(spaces: Sequence[Space]) -> tuple[bool, ...]:
@@ -92,11 +88,11 @@ def measuring(spaces: Sequence[Space]) -> tuple[bool, ...]:
 
 def caches_of(task: Task, spaces: Sequence[Space]) -> list[Cache]:
     """A cache for each space; none if one of them may not be cached, since that one has to be decoded anyway."""
-    if task.cache is None or any(space.recipe is None for space in spaces):
+    if task.options.cache is None or any(space.recipe is None for space in spaces):
         return []
     from imgsubset.features.cache import Cache
 
-    return [Cache(Path(task.cache), space.recipe) for space in spaces if space.recipe is not None]
+    return [Cache(Path(task.options.cache), space.recipe) for space in spaces if space.recipe is not None]
 
 
 class Lazily(Sequence[T]):
@@ -175,7 +171,7 @@ def its_share(ranks: Ranks, task: Task) -> Iterator[None]:
 
     Raises InputError for that: moments by a CPU would be others.
     """
-    with sharing(ranks.cores), bounded(task.workers):
+    with sharing(ranks.cores), bounded(task.options.workers):
         try:
             yield
         except RuntimeError as error:
@@ -194,7 +190,7 @@ def reduced_here(
     clock: Clock,
     progress: Callable[[int, int], None],
 ) -> Ingested:
-    with decoded(files.files, sorted({space.size for space in spaces}), task.workers) as chunks:
+    with decoded(files.files, sorted({space.size for space in spaces}), task.options.workers) as chunks:
         with clock.stage("import"):
             from imgsubset.features.ingest import ingest
 

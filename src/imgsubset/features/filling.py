@@ -33,14 +33,14 @@ def fill_cache(
     The result has no moments: of very many images they would be too much for the memory.
 
     Raises UsageError if there is nothing that a cache could keep, OutputError if it cannot be written, or, with
-    options.reading.strict, BadFilesError.
+    options.strict, BadFilesError.
     """
     if not whole.paths:
         raise InputError(f"no images in source '{whole.name}'{first_of(whole.rejected)}")
     with clock.stage("ingest"):
-        size = resolution(whole, options.extraction.size)  # of all, so that every part has the same
-        check_memory(options.extraction, size, min(STRETCH, len(part.paths)))
-        task = Task.asked(options, shares(options.extraction, None), size, device, True, seen)
+        size = resolution(whole, options.size)  # of all, so that every part has the same
+        check_memory(options, size, min(STRETCH, len(part.paths)))
+        task = Task.asked(options, shares(options, None), size, device, True, seen)
         spaces = task.spaces()
         unknown = [space.name for space in spaces if space.recipe is None]
         if not whole.lasting:

@@ -9,7 +9,7 @@ from pathlib import Path
 from imgsubset.cores import threads
 from imgsubset.errors import InputError
 from imgsubset.features.spaces import HELD_OUT, each_layer
-from imgsubset.options import Extraction
+from imgsubset.options import Options
 from imgsubset.reading.processes import chunk_length
 
 MEMORY, STATUS, GROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/sys/fs/cgroup")  # of Linux
@@ -20,27 +20,27 @@ FILE = 500  # bytes of what is known of a file: its path, size and time, what th
 HELD_OUT_ROW = 2 * sum(channels[-1] for channels in HELD_OUT)
 
 
-def check_memory(extraction: Extraction, size: int, images: int) -> None:
+def check_memory(options: Options, size: int, images: int) -> None:
     """Raise InputError if so many images, of this side in pixels, need more memory than is free."""
-    batches = threads() * batch_bytes(extraction, size)
-    channels = sum(extraction.channels) if extraction.taps == "all" else extraction.channels[-1]
-    row = 2 * extraction.networks * (channels if channels <= FEW else min(channels, PROJECTED) + FEW)
+    batches = threads() * batch_bytes(options, size)
+    channels = sum(options.channels) if options.taps == "all" else options.channels[-1]
+    row = 2 * options.networks * (channels if channels <= FEW else min(channels, PROJECTED) + FEW)
     moments = NUMBER * (row * images + HELD_OUT_ROW * min(images, IN_MEMORY))
     needed, free = batches + moments + FILE * images, free_bytes()
     if free is not None and needed > free:
-        shape = f"channels {','.join(map(str, extraction.channels))} at {size} x {size} pixels"
+        shape = f"channels {','.join(map(str, options.channels))} at {size} x {size} pixels"
         raise InputError(
             f"{images:,} images with {shape} need about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
             "free; fewer --channels or --networks, a smaller --size or fewer --workers need less"
         )
 
 
-def batch_bytes(extraction: Extraction, size: int) -> int:
+def batch_bytes(options: Options, size: int) -> int:
     """What one random CNN and one batch of images take: its weights, and the maps before and after a layer."""
-    layers = len(extraction.channels)
-    kernels, strides = (each_layer(numbers, layers) for numbers in (extraction.kernel_size, extraction.stride))
+    layers = len(options.channels)
+    kernels, strides = (each_layer(numbers, layers) for numbers in (options.kernel_size, options.stride))
     inputs, side, weights, maps = 3, size, 0, [3 * size**2]
-    for outputs, kernel, stride in zip(extraction.channels, kernels, strides, strict=False):
+    for outputs, kernel, stride in zip(options.channels, kernels, strides, strict=False):
         weights += inputs * outputs * kernel**2
         side = -(-side // stride)
         maps.append(outputs * side**2)

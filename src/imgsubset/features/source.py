@@ -15,7 +15,7 @@ from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, resolution, s
 from imgsubset.features.tables import is_apart, place_of
 from imgsubset.files import Stamp, Stamps
 from imgsubset.inputs import Embeddings
-from imgsubset.options import Extraction, Options
+from imgsubset.options import FIELDS, MOMENTS, Options, merged
 from imgsubset.progress import Clock, Progress, silent
 from imgsubset.reading.contents import Listing, RejectedFile, in_order
 
@@ -134,17 +134,17 @@ def read_source(
     measured  whether images that are decoded go through the held-out networks too
     seen      what else of the pixels is asked for, names in `features.spaces.VIEWS`
 
-    Raises UsageError, InputError or, with options.reading.strict, BadFilesError.
+    Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
     clock = clock or Clock()
     if not listing.paths:
         raise InputError(f"no images in source '{listing.name}'{first_of(listing.rejected)}")
     with clock.stage("ingest"):
-        wanted = shares(options.extraction, embeddings)
-        pixels = bool(seen or wanted.keys() != {"embeddings"} or options.extraction.held_out)
+        wanted = shares(options, embeddings)
+        pixels = bool(seen or wanted.keys() != {"embeddings"} or options.held_out)
         if pixels:
-            size = size or resolution(listing, options.extraction.size)
-            check_memory(options.extraction, size, len(listing.paths))
+            size = size or resolution(listing, options.size)
+            check_memory(options, size, len(listing.paths))
         task = Task.asked(options, wanted, size or 0, device, measured, seen)
         spaces = task.spaces(extractor) if pixels else ()
         if embeddings is None:
@@ -160,7 +160,7 @@ def read_source(
 
 def check_strict(read: Source, options: Options) -> None:
     """Raise BadFilesError for files that cannot be used, where the options ask for that."""
-    if read.rejected and options.reading.strict:
+    if read.rejected and options.strict:
         count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
         raise BadFilesError(f"{count} of source '{read.listing.name}' cannot be used{first_of(read.rejected)}")
 
@@ -174,7 +174,7 @@ def from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock: 
     """The moments of the images of a listing in these spaces: from the caches, or by decoding."""
     import numpy as np
 
-    task = task if listing.lasting else replace(task, cache=None)
+    task = task if listing.lasting else replace(task, options=merged(task.options, {"cache": None}))
     caches = caches_of(task, spaces)
     measures, total, paths = measuring(spaces), len(listing.paths), listing.paths
     known = _cached(listing, caches, measures, partial(progress, "cache"))
@@ -257,8 +257,8 @@ def _from_embeddings(
     if spaces:
         read = from_images(listing.without(left_out), task, spaces, clock, progress)
     else:
-        for name, value in vars(task.extraction).items():
-            if name != "features" and value != getattr(Extraction(), name):
+        for name, value in task.options.affecting(MOMENTS).items():
+            if name != "features" and value != FIELDS[name].default:
                 raise UsageError(f"{name} {value!r} says how images are read; embeddings are used instead")
         paired = [pair for pair in zip(listing.paths, listing.stamps, strict=True) if pair[0] in places]
         paths, stamps = zip(*paired, strict=True)

@@ -17,7 +17,7 @@ from imgsubset.errors import UsageError
 from imgsubset.features.extractors import kind_of, make_extractor, module
 from imgsubset.files import identity
 from imgsubset.inputs import Embeddings
-from imgsubset.options import Extraction, Options
+from imgsubset.options import Options
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.decoding import POLICY, PUBLISHED, shown_size
 
@@ -85,7 +85,7 @@ def resolution(listing: Listing, size: int | str) -> int:
     return SMALL if sides and small >= SMALL_SHARE * len(sides) else LARGE
 
 
-def shares(options: Extraction, embeddings: Embeddings | None) -> dict[str, float]:
+def shares(options: Options, embeddings: Embeddings | None) -> dict[str, float]:
     """What is matched, by name, with its share of the loss: embeddings alone, unless the features name them too.
 
     Raises UsageError for embeddings that are named but not given.
@@ -147,7 +147,7 @@ def _named(
     """The spaces that a feature stands for, of this weight together."""
     kind = kind_of(name)
     if name != "random-cnn":
-        side, file = kind.size or size, options.extraction.weights_file
+        side, file = kind.size or size, options.weights_file
         own = {"weights_file": file} if kind.weights else {}
         recipe = _recipe(name, abs(side), device) | {"weights": identity(file) if own else None}
         cached = None if name.startswith("python:") else recipe  # what a function of the caller's does is unknown
@@ -155,22 +155,13 @@ def _named(
     if extractor is not None:
         # What an extractor of the caller's does is unknown, so its moments cannot be told from another's.
         return [Space("extractor", size, weight, lambda: _on(device, _foreign(extractor)), None)]
-    wanted = options.extraction
-    shape: dict[str, Any] = {
-        "channels": wanted.channels,
-        "kernel_size": wanted.kernel_size,
-        "seed": wanted.feature_seed,
-        "stride": wanted.stride,
-        "activation": wanted.activation,
-        "pool": wanted.pool,
-        "taps": wanted.taps,
-    }
-    if wanted.networks == 1:
+    shape = options.parameters_of(name) | {"seed": options.feature_seed}
+    if options.networks == 1:
         # A lone ReLU network is that of version 0.1.0, whose manifests can be scored still.
-        return [_random_cnn(name, None if wanted.activation == "relu" else "searched 1", shape, size, weight, device)]
+        return [_random_cnn(name, None if options.activation == "relu" else "searched 1", shape, size, weight, device)]
     return [
-        _random_cnn(f"{name} {k}", f"searched {k}", shape, size, weight / wanted.networks, device)
-        for k in range(1, wanted.networks + 1)
+        _random_cnn(f"{name} {k}", f"searched {k}", shape, size, weight / options.networks, device)
+        for k in range(1, options.networks + 1)
     ]
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from imgsubset.errors import UsageError
 from imgsubset.files import Stamp, Stamps, open_regular, sha256_of
-from imgsubset.options import Reading
+from imgsubset.options import Options
 from imgsubset.reading.members import AnyFile, Fetched, Members
 
 SUFFIXES = frozenset(
@@ -44,7 +44,7 @@ class Listing:
     passed_over  those of them, or folders of them, that a user may miss, with reasons
     hidden    the hidden files with an image's name, and hidden folders; nothing in these is searched
     listed    whether the images were named one by one, so that the root may hold others
-    reading   the options by which images were left out, once they were
+    options   those by which images were left out, once they were
     members   the files of a source that is no folder; None for one on the file system
     order     of images that were named one by one, those that cannot be used among them: paths as in `paths`
     """
@@ -58,7 +58,7 @@ class Listing:
     passed_over: tuple[RejectedFile, ...] = field(default=(), repr=False, kw_only=True)
     hidden: tuple[str, ...] = field(default=(), repr=False, kw_only=True)
     listed: bool = field(default=False, kw_only=True)
-    reading: Reading | None = field(default=None, kw_only=True)
+    options: Options | None = field(default=None, kw_only=True)
     members: Members | None = field(default=None, repr=False, compare=False, kw_only=True)
     order: tuple[str, ...] | None = field(default=None, repr=False, compare=False, kw_only=True)
 

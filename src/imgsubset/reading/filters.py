@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from imgsubset.errors import UsageError
-from imgsubset.options import Reading
+from imgsubset.options import Options
 from imgsubset.reading.contents import UNREADABLE_FOLDER, Listing, RejectedFile, in_order
 from imgsubset.reading.listing import AnySource, list_images
 from imgsubset.reading.patterns import Expression
@@ -17,7 +17,7 @@ from imgsubset.reading.sidecars import masks
 _POSIX = re.compile(r"\[:[a-z]+:\]")
 
 
-def candidates(listing: Listing, reading: Reading) -> Listing:
+def candidates(listing: Listing, options: Options) -> Listing:
     """A listing with only the images that the options include, do not exclude, and that are no masks of others.
 
     Patterns follow the rules of .gitignore, relative to the source: the last one that matches a path decides, `!`
@@ -25,14 +25,14 @@ def candidates(listing: Listing, reading: Reading) -> Listing:
 
     Raises UsageError for a pattern that makes no sense.
     """
-    if listing.reading == reading:
+    if listing.options and _filters(listing.options) == _filters(options):
         return listing
     out: set[str] = set()
-    if reading.exclude or reading.include:
+    if options.exclude or options.include:
         paths = {*listing.paths, *(file.path for file in listing.rejected)}
-        out = _matching(paths, reading.exclude) if reading.exclude else out
-        out |= paths - _matching(paths, reading.include) if reading.include else set()
-    labels = masks(listing.paths, reading.sidecars)
+        out = _matching(paths, options.exclude) if options.exclude else out
+        out |= paths - _matching(paths, options.include) if options.include else set()
+    labels = masks(listing.paths, options.sidecars)
     named = Counter(tree for path, tree in labels.items() if path not in out)
     folders = [RejectedFile(tree, _taken_for_labels(count)) for tree, count in named.items()]
     return replace(
@@ -40,8 +40,12 @@ def candidates(listing: Listing, reading: Reading) -> Listing:
         # That a folder cannot be read may hide what the patterns are about.
         rejected=tuple(f for f in listing.rejected if f.path not in out or f.reason.startswith(UNREADABLE_FOLDER)),
         passed_over=in_order([*listing.passed_over, *folders]),
-        reading=reading,
+        options=options,
     )
+
+
+def _filters(options: Options) -> tuple[object, ...]:
+    return options.include, options.exclude, options.sidecars
 
 
 def _taken_for_labels(count: int) -> str:
@@ -68,6 +72,6 @@ def _matching(paths: Iterable[str], patterns: tuple[str, ...]) -> set[str]:
     return {path for path in paths if next((yes for rule, yes in rules if rule.matches(path)), False)}
 
 
-def list_candidates(source: AnySource, reading: Reading) -> Listing:
+def list_candidates(source: AnySource, options: Options) -> Listing:
     """List the images of a source that count. Raises InputError and UsageError as listing and filtering do."""
-    return candidates(list_images(source), reading)
+    return candidates(list_images(source), options)

@@ -8,7 +8,7 @@ from posixpath import dirname
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.inputs import Labels
-from imgsubset.options import Constraints
+from imgsubset.options import Options
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.given import labels_in_memory, relative
 from imgsubset.reading.patterns import Expression
@@ -91,7 +91,7 @@ def apparent_groups(paths: Sequence[str]) -> list[list[int]]:
     return groups if told and 10 * max(map(len, groups)) <= len(paths) else []
 
 
-def classes_of(listing: Listing, paths: Sequence[str], options: Constraints) -> list[str]:
+def classes_of(listing: Listing, paths: Sequence[str], options: Options) -> list[str]:
     """The class of each image. Raises InputError for labels that do not fit."""
     if isinstance(options.labels, Labels):
         return labels_in_memory(paths, options.labels)
@@ -100,7 +100,7 @@ def classes_of(listing: Listing, paths: Sequence[str], options: Constraints) -> 
     return labels_of(listing, paths, options.labels)
 
 
-def check_classes(paths: Sequence[str], classes: Sequence[str], options: Constraints) -> None:
+def check_classes(paths: Sequence[str], classes: Sequence[str], options: Options) -> None:
     """Raise UsageError if all images are of one class, so that there is nothing to stratify."""
     if len({*classes}) != 1:
         return

@@ -11,7 +11,7 @@ from posixpath import dirname, splitext
 import numpy as np
 
 from imgsubset.errors import InputError, shortened
-from imgsubset.options import Reading
+from imgsubset.options import Options
 from imgsubset.reading.boxes import NAMELESS, Box, coco_boxes, voc_boxes, yolo_boxes
 from imgsubset.reading.coco import coco_files, open_coco
 from imgsubset.reading.columns import Column
@@ -40,7 +40,7 @@ class _Found:
     notes: list[str] = field(default_factory=list)
 
 
-def objects(listing: Listing, paths: Sequence[str], reading: Reading) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+def objects(listing: Listing, paths: Sequence[str], options: Options) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """Numbers about the objects in images of a source, and what a user should know.
 
     Columns: the number of objects; sums over an image's boxes of the centre's x and y, width and height, in parts of
@@ -48,17 +48,17 @@ def objects(listing: Listing, paths: Sequence[str], reading: Reading) -> tuple[t
     several, the most common class first. Sums add up over images, so that a subset that has the means of all images has
     their mean box too. An object without a box, or with one outside the image, adds nothing to them.
 
-    Labels are those of `reading.coco`; or else the sidecars of the images (YOLO's lines, VOC's XML); or else the COCO
+    Labels are those of `options.coco`; or else the sidecars of the images (YOLO's lines, VOC's XML); or else the COCO
     files in the source, in its folder `annotations` or beside images. An image without a label file has no objects.
 
     Raises InputError if there are none, or if none of them says an object.
     """
     found = _Found()
-    if reading.coco is not None:
-        found.boxes = coco_boxes(reading.coco, paths, listing.paths)
-        found.notes += _missing(len(found.boxes), len(paths), f"entry in '{reading.coco}'")
+    if options.coco is not None:
+        found.boxes = coco_boxes(options.coco, paths, listing.paths)
+        found.notes += _missing(len(found.boxes), len(paths), f"entry in '{options.coco}'")
     else:
-        beside = sidecars(listing, paths, listing.paths, reading.sidecars)
+        beside = sidecars(listing, paths, listing.paths, options.sidecars)
         labels = {path: [one for one in some if _suffix(one) in READERS] for path, some in beside.items()}
         if any(labels.values()):
             _read_beside(found, listing, labels)

@@ -9,10 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.declared import CHOICE, NOTHING
 from imgsubset.files import identity
 from imgsubset.inputs import Labels
-from imgsubset.options import FIELDS, KNOWN, Options
+from imgsubset.options import FIELDS, KNOWN, NOTHING, SELECTION, Options
 from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.estimates import Estimate, Estimated
@@ -34,7 +33,7 @@ KEYS = {  # of the records that the functions below make
     "embedded": (*_ANY, "source", "shard", "cache", "counts", "rejected"),
     "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
 }  # fmt: skip
-RUNNING = [name for name, option in FIELDS.items() if option.metadata["decides"] == NOTHING]
+RUNNING = [name for name, option in FIELDS.items() if option.metadata["affects"] == NOTHING]
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
 
 
@@ -42,20 +41,20 @@ def request(
     n: str, options: Options, embeddings: Mapping[str, object] | None, mode: str, ranked: bool
 ) -> dict[str, Any]:
     """All that was asked for, but for the source and the destination: of equal requests one result is enough."""
-    files = {"labels": identity(options.constraints.labels), "coco": identity(options.reading.coco)}
-    files |= {f"match {name}": identity(name) for name, _ in options.mix.match if name not in KNOWN}
-    asked = describe_options(options, CHOICE)
+    files = {"labels": identity(options.labels), "coco": identity(options.coco)}
+    files |= {f"match {name}": identity(name) for name, _ in options.match if name not in KNOWN}
+    asked = describe_options(options, SELECTION)
     return {"n": n, "options": asked, "files": files, "embeddings": embeddings, "mode": mode, "ranked": ranked}
 
 
 def describe_options(options: Options, level: int = NOTHING) -> dict[str, Any]:
     """The options that decide so much, see `imgsubset.options`, as JSON gives them back."""
-    values = options.that_decide(level) | {
-        "weights": dataclasses.asdict(options.mix.weights),
-        "features": dict(options.extraction.features),
-        "match": dict(options.mix.match),
+    values = options.affecting(level) | {
+        "weights": dataclasses.asdict(options.weights),
+        "features": dict(options.features),
+        "match": dict(options.match),
     }
-    if isinstance(labels := options.constraints.labels, Labels) and "labels" in values:
+    if isinstance(labels := options.labels, Labels) and "labels" in values:
         values["labels"] = labels.describe()
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

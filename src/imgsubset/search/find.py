@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from imgsubset.devices import exact_matmul
-from imgsubset.options import Search
+from imgsubset.options import Options
 from imgsubset.progress import Progress
 from imgsubset.search.choices import Choices
 from imgsubset.search.draws import RandomDraws
@@ -25,7 +25,7 @@ DRAWS_SHARE = 0.1  # of a time limit
 @exact_matmul()
 def find(
     objective: Objective,
-    options: Search,
+    options: Options,
     stop: Callable[[], bool],
     progress: Progress,
     start: Tensor | None = None,

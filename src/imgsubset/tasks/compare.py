@@ -50,7 +50,7 @@ def compare(
         listings = [given(source, options)[0] for source in (first, second)]
 
     def work(device: str, notes: tuple[str, ...]) -> Comparison:
-        size = max(resolution(listing, options.extraction.size) for listing in listings)
+        size = max(resolution(listing, options.size) for listing in listings)
         beside = views_beside(options, extractor)
         one, other = (
             read_source(
@@ -68,7 +68,7 @@ def compare(
         )
         return _compared(one, other, options, clock, notes, evidence)
 
-    return or_on_cpu(options.running.device, work, options.running.workers)
+    return or_on_cpu(options.device, work, options.workers)
 
 
 def _compared(
@@ -96,7 +96,7 @@ def _compared(
         dealt = mean(of.floor / own for of, own in zip(results, scales, strict=True)) * scale
         columns = zip(DIVERGENCE_NAMES, values, dealt.T, strict=True)
         divergences = {name: _distance(value, floor) for name, value, floor in columns}
-        units = [_units(one, options.mix.weights) for one in means]
+        units = [_units(one, options.weights) for one in means]
         total = mean(of.values @ unit for of, unit in zip(results, units, strict=True))
         floor = mean(of.floor @ unit for of, unit in zip(results, units, strict=True))
         lying, sampled = overlaps(one, other, FLOOR_SEED)

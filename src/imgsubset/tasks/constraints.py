@@ -13,7 +13,7 @@ import torch
 
 from imgsubset.errors import InputError, UsageError, shortened
 from imgsubset.features.source import Source
-from imgsubset.options import Constraints
+from imgsubset.options import Options
 from imgsubset.reading.given import relative
 from imgsubset.reading.labels import check_classes, classes_of, group_names
 from imgsubset.search.choices import Choices, Stratum
@@ -178,7 +178,7 @@ class Allowed:
         return {name: (everywhere[number], here[number]) for number, name in enumerate(self.names)}
 
 
-def constraints(source: Source, options: Constraints) -> Allowed:
+def constraints(source: Source, options: Options) -> Allowed:
     """Work out what the options ask for in this source, whose moments are standardised.
 
     Raises UsageError for what contradicts itself, naming the image, and InputError for labels that do not fit.
@@ -220,7 +220,7 @@ def constraints(source: Source, options: Constraints) -> Allowed:
     )
 
 
-def _no_group(groups: Sequence[int] | None, options: Constraints) -> tuple[str, ...]:
+def _no_group(groups: Sequence[int] | None, options: Options) -> tuple[str, ...]:
     """What to know where each image is a group of its own."""
     if groups is None or len({*groups}) < len(groups) or len(groups) < 2:
         return ()

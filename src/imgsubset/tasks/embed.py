@@ -42,7 +42,7 @@ def embed(
     """
     options, tell = merged(options, words), teller(progress)
     index, count = shard_of(shard)
-    folder = options.running.cache
+    folder = options.cache
     if folder is None:
         raise UsageError("embed fills a cache, and none is given: cache='FOLDER'")
     clock = Clock()
@@ -69,7 +69,7 @@ def embed(
             seconds=clock.seconds,
         )
 
-    return or_on_cpu(options.running.device, work, options.running.workers)
+    return or_on_cpu(options.device, work, options.workers)
 
 
 def shard_of(shard: str | tuple[int, int]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from imgsubset.devices import or_on_cpu, single_threaded
 from imgsubset.errors import InputError, shortened
 from imgsubset.features.source import Source
 from imgsubset.inputs import AnyEmbeddings, of_kind
-from imgsubset.options import Constraints, Options
+from imgsubset.options import Options
 from imgsubset.progress import Clock, Progress, teller
 from imgsubset.reading.given import AnySource
 from imgsubset.reading.labels import check_classes, classes_of, group_names
@@ -80,7 +80,7 @@ def estimate(
         else:
             members = subset
         asked = existing(source, members, options, embeddings, words, drawn=True)
-        drawn = asked.options.constraints
+        drawn = asked.options
         if drawn.stratify and asked.manifest is None:
             with suppress(InputError):  # labels may lack images that cannot be decoded
                 check_classes(asked.listing.paths, classes_of(asked.listing, asked.listing.paths, drawn), drawn)
@@ -91,13 +91,13 @@ def estimate(
         estimated = replace(estimated, warnings=estimated.warnings + notes)
         return replace(estimated, subset="the selection", chosen=True) if isinstance(subset, Selection) else estimated
 
-    return or_on_cpu(asked.options.running.device, work, asked.options.running.workers)
+    return or_on_cpu(asked.options.device, work, asked.options.workers)
 
 
 def _estimated(outcomes: Outcomes, asked: Existing, source: Source, matched: Matched, clock: Clock) -> Estimated:
     with clock.stage("estimate"):
         results, lined = lined_up(outcomes, matched, source)
-        drawn, lone = _drawn(asked.options.constraints, source, matched)
+        drawn, lone = _drawn(asked.options, source, matched)
         pairs, many = _pairs(results)
         found, differences = _estimates(results, pairs, source, matched, drawn)
     n, total = len(matched.rows), len(source.paths)
@@ -118,7 +118,7 @@ def _estimated(outcomes: Outcomes, asked: Existing, source: Source, matched: Mat
     )
 
 
-def _drawn(wanted: Constraints, source: Source, matched: Matched) -> tuple[Drawn, list[str]]:
+def _drawn(wanted: Options, source: Source, matched: Matched) -> tuple[Drawn, list[str]]:
     """By what the subset was drawn, and what a user should know.
 
     Raises InputError for fewer than two of what was drawn.

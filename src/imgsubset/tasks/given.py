@@ -29,17 +29,16 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
 
     Raises UsageError for what is of another kind than it should be, InputError for what cannot be read.
     """
-    named = {name: getattr(options.constraints, name) for name in ("keep", "drop")}
+    named = {name: getattr(options, name) for name in ("keep", "drop")}
     options = merged(options, {name: _paths_in(file) for name, file in named.items() if isinstance(file, str)})
     listing, classes = list_source(source)
-    listing = candidates(listing, options.reading)
-    cache = options.running.cache
+    listing = candidates(listing, options)
+    cache = options.cache
     inside = cache is not None and Path(os.path.realpath(cache)).is_relative_to(os.path.realpath(listing.root))
     if inside and not listing.listed:
         raise UsageError(f"cache '{cache}' lies in source '{listing.name}', which is only read; choose another folder")
-    wanted = options.constraints
-    labels = wanted.labels
-    if options.by_class and labels is None and wanted.stratify_by == "first":
+    labels = options.labels
+    if options.by_class and labels is None and options.stratify_by == "first":
         labels = classes if classes is not None else stored_classes(listing)
     if isinstance(labels, Labels):
         options = merged(options, {"labels": labels_by_path(labels, listing)})
@@ -55,10 +54,10 @@ def given(source: AnySource, options: Options, embeddings: Any = None) -> tuple[
 
 
 def _with_image(options: Options, embeddings: Embeddings | None) -> Options:
-    match = dict(options.mix.match)
+    match = dict(options.match)
     if "image" in match:
         return options
-    beside = "random-cnn" in shares(options.extraction, embeddings)
+    beside = "random-cnn" in shares(options, embeddings)
     return merged(options, {"match": {**match, "image": IMAGE if beside else 0}})
 
 
@@ -71,7 +70,7 @@ def _paths_in(file: str) -> tuple[str, ...]:
 
 def pixels_needed(options: Options) -> tuple[str, ...]:
     """What is to be matched that only the pixels tell, beside the features: names in `features.spaces.VIEWS`."""
-    return tuple(name for name, weight in options.mix.match if weight and name in VIEWS)
+    return tuple(name for name, weight in options.match if weight and name in VIEWS)
 
 
 def check_callable(**functions: Callable[..., object] | None) -> None:

@@ -34,9 +34,9 @@ def with_known(source: Source, options: Options, n: int | None) -> Source:
 
     Raises UsageError and InputError for what is missing, cannot be read or makes no sense.
     """
-    match = {term: weight for term, weight in options.mix.match if weight}
+    match = {term: weight for term, weight in options.match if weight}
     names = _block_names(match)
-    wanted = _wanted({name: names[name] for name in match if name not in TERMS}, options.mix.match_columns)
+    wanted = _wanted({name: names[name] for name in match if name not in TERMS}, options.match_columns)
     notes, terms, tables = list[str](), dict[str, Channels](), list[dict[str, object]]()
     for term, weight in match.items():
         if term in TERMS:
@@ -57,7 +57,7 @@ def with_known(source: Source, options: Options, n: int | None) -> Source:
         terms[term] = made
     if not terms:
         return source
-    features = sum(weight for _, weight in options.extraction.features)
+    features = sum(weight for _, weight in options.features)
     total = features + sum(match[term] for term in terms)
     blocks = [replace(block, weight=block.weight * features / total) for block in source.blocks]
     device, found = blocks[0].images.table.device, dict[str, Channels]()
@@ -118,11 +118,11 @@ def _image(source: Source, options: Options) -> Found:
 
 
 def _objects(source: Source, options: Options) -> Found:
-    return objects(source.listing, source.paths, options.reading)
+    return objects(source.listing, source.paths, options)
 
 
 def _hardness(source: Source, options: Options) -> Found:
-    names = classes_of(source.listing, source.paths, options.constraints)
+    names = classes_of(source.listing, source.paths, options)
     if len(set(names)) < 2:
         raise InputError("match 'hardness' needs at least two classes; the images of the source are all of one")
     labels = class_numbers(names)

@@ -91,7 +91,7 @@ class Existing:
         if isinstance(self.members, Manifest):
             matched = match_manifest(self.members, source)
         else:
-            matched = match_files(candidates(list_source(self.members)[0], self.options.reading), source)
+            matched = match_files(candidates(list_source(self.members)[0], self.options), source)
         foreign, where = matched.foreign, f"in source '{source.listing.name}'{first_of(matched.foreign)}"
         if not matched.rows:
             raise InputError(f"no image of subset '{self.name}' is {where}")
@@ -126,21 +126,21 @@ def existing(
             options, gone = _without_changed_tables(manifest)
             notes += gone
             if embeddings is not None or "features" in words:  # the default goes with what else is matched
-                match = tuple(pair for pair in options.mix.match if pair != ("image", IMAGE))
+                match = tuple(pair for pair in options.match if pair != ("image", IMAGE))
                 options = merged(options, {"match": match})
         if drawn:
             options, gone, in_memory = _as_drawn(manifest, options, words)
             notes += gone
     options = merged(options, words)
     listing, options, given_embeddings = given(source, options, embeddings)
-    if in_memory and options.constraints.stratify and options.constraints.labels is None:  # nor has a data set them
+    if in_memory and options.stratify and options.labels is None:  # nor has a data set them
         options = merged(options, {"stratify": False})
         notes += (NO_CLASSES.format("that were in memory"),)
     members: AnySource | Manifest = subset
     if manifest is not None and _is_manifest(subset):
         members = manifest
     elif not isinstance(subset, (str, os.PathLike, Listing)):  # named one by one: none of them is left out
-        members = replace(list_source(subset)[0], reading=options.reading)
+        members = replace(list_source(subset)[0], options=options)
     return Existing(listing, members, _name(subset), manifest, options, given_embeddings, notes)
 
 
@@ -175,8 +175,8 @@ def _as_drawn(manifest: Manifest, options: Options, words: Mapping[str, Any]) ->
 
 def _without_changed_tables(manifest: Manifest) -> tuple[Options, tuple[str, ...]]:
     """The recorded options without tables that are not what they were, and what to know of these."""
-    mix, notes = manifest.options.mix, []
-    if "hardness" in manifest.record["options"].get("match", ()) and "hardness" not in dict(mix.match):
+    options, notes = manifest.options, []
+    if "hardness" in manifest.record["options"].get("match", ()) and "hardness" not in dict(options.match):
         notes.append("the subset was matched to hardness too, which is left out: its classes were in memory")
     for table in manifest.record.get("tables", ()):
         path, name = table["path"], shortened(str(table["name"]))
@@ -186,12 +186,10 @@ def _without_changed_tables(manifest: Manifest) -> tuple[Options, tuple[str, ...
             why = str(error.strerror or error)
         if why:
             notes.append(f"the subset was matched to table '{name}' too, which is left out: {path}: {why}")
-            mix = replace(
-                mix,
-                match=tuple(pair for pair in mix.match if pair[0] != path),
-                match_columns=tuple(words for words in mix.match_columns if not words.startswith(f"{path}:")),
-            )
-    return replace(manifest.options, mix=mix), tuple(notes)
+            columns = [words for words in options.match_columns if not words.startswith(f"{path}:")]
+            match = [pair for pair in options.match if pair[0] != path]
+            options = merged(options, {"match": match, "match_columns": columns})
+    return options, tuple(notes)
 
 
 def _recorded(subset: AnySource) -> tuple[Manifest | None, tuple[str, ...]]:

@@ -23,7 +23,7 @@ def views_beside(options: Options, extractor: Extractor | None) -> tuple[str, ..
     To a random CNN a blurred picture is a usual one without much texture: its filters answer to coarse shapes above
     all, as pictures mostly consist of these. In the Fourier transform fine detail counts as much.
     """
-    return ("fft",) if extractor is None and {*dict(options.extraction.features)} == {"random-cnn"} else ()
+    return ("fft",) if extractor is None and {*dict(options.features)} == {"random-cnn"} else ()
 
 
 def overlaps(one: Source, other: Source, seed: int) -> tuple[dict[str, Overlap], tuple[str, ...]]:

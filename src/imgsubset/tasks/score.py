@@ -56,7 +56,7 @@ def score(
         read, matched = asked.read(device, clock, tell, skip_foreign=skip_foreign, extractor=extractor)
         return _scored(read, matched, asked.name, asked.options, clock, notes, evidence)
 
-    return or_on_cpu(asked.options.running.device, work, asked.options.running.workers)
+    return or_on_cpu(asked.options.device, work, asked.options.workers)
 
 
 def _scored(
@@ -73,7 +73,7 @@ def _scored(
     from imgsubset.statistics.objective import objective
 
     with clock.stage("score"):
-        n, weights = len(matched.rows), options.mix.weights
+        n, weights = len(matched.rows), options.weights
         goal = objective(source.blocks, n, weights)
         rows = torch.tensor([matched.rows], device=goal.device)
         held_out = judges(source, n, weights)

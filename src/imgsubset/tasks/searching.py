@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.source import Source
 from imgsubset.inputs import Embeddings
-from imgsubset.options import Options, Search, merged
+from imgsubset.options import Options, merged
 from imgsubset.progress import Clock, Progress
 from imgsubset.results.records import Selection
 from imgsubset.tasks.measuring import judged_loss, judges, score_of
@@ -82,18 +82,14 @@ def of_size(
     choices = None if free else allowed.choices(n, taken)
     objective = objective_of(source, choices.n if choices else n, run)
     with run.clock.stage("search"):
-        start = (
-            resized(quadratic_form(near.objective), near.found.rows, n, run.options.search.seed)
-            if near and free
-            else None
-        )
-        found = find(objective, run.options.search, run.stop, run.progress, start, choices)
+        start = resized(quadratic_form(near.objective), near.found.rows, n, run.options.seed) if near and free else None
+        found = find(objective, run.options, run.stop, run.progress, start, choices)
     return Result(objective, found, _judges(source, objective.n, run))
 
 
 def _judges(source: Source, n: int, run: Run) -> tuple[Objective, ...]:
     with run.clock.stage("measure"):
-        return judges(source, n, run.options.mix.weights)
+        return judges(source, n, run.options.weights)
 
 
 def objective_of(source: Source, n: int, run: Run) -> Objective:
@@ -101,10 +97,10 @@ def objective_of(source: Source, n: int, run: Run) -> Objective:
     from imgsubset.statistics.langevin import Langevin
     from imgsubset.statistics.objective import objective
 
-    options = run.options.search
+    options = run.options
     with run.clock.stage("baseline"):
         noise = Langevin(options.temperature, options.friction, options.langevin_time)
-        return objective(source.blocks, n, run.options.mix.weights, noise)
+        return objective(source.blocks, n, run.options.weights, noise)
 
 
 def smallest_size(source: Source, allowed: Allowed, run: Run) -> tuple[Result, list[Result], bool]:
@@ -112,7 +108,7 @@ def smallest_size(source: Source, allowed: Allowed, run: Run) -> tuple[Result, l
     from imgsubset.search.smallest import ATTEMPTS, smallest
     from imgsubset.statistics.objective import effective_size
 
-    total, options = len(source.paths), run.options.search
+    total, options = len(source.paths), run.options
     if options.target_size is not None and options.target_size > total:
         raise InputError(
             f"a target size of {options.target_size:,.0f} is asked for, but the source has only {total:,} images"
@@ -177,7 +173,7 @@ def selection_of(
         warnings=source.warnings
         + allowed.notes
         + notes
-        + overlap_notes(len(source.paths), result, run.options.search)
+        + overlap_notes(len(source.paths), result, run.options)
         + run.notes,
         classes=allowed.shares(chosen),
         copies=allowed.copies,
@@ -195,7 +191,7 @@ def selection_of(
     )
 
 
-def overlap_notes(total: int, result: Result, search: Search) -> tuple[str, ...]:
+def overlap_notes(total: int, result: Result, search: Options) -> tuple[str, ...]:
     """What to know where as many subsets are drawn as there are images, and these are few."""
     if search.candidates != "all" or total >= ENOUGH * result.n or not result.found.trace:
         return ()

@@ -64,7 +64,7 @@ def select(
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
     options, tell = merged(options, words), teller(progress)
-    check_size(n, options.search)
+    check_size(n, options)
     check_callable(extractor=extractor, stop=stop)
     clock = Clock()
     with clock.stage("list"):
@@ -85,7 +85,7 @@ def select(
         )
         return _select(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes, evidence))
 
-    return or_on_cpu(options.running.device, work, options.running.workers)
+    return or_on_cpu(options.device, work, options.workers)
 
 
 def select_into(
@@ -115,7 +115,7 @@ def select_into(
     size below `min_size`: then nothing is written.
     """
     options, tell = merged(options, words), teller(progress)
-    check_size(n, options.search)
+    check_size(n, options)
     check_mode(mode)
     destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
     ranked = of_kind("ranked", "bool", ranked)
@@ -159,7 +159,7 @@ def prepared(
 
     n  how many images the subset will have, of so many usable ones; None if that is not known yet
     """
-    wanted = options.constraints
+    wanted = options
     if wanted.stratify:  # before any image is decoded; labels may lack images that cannot be
         with suppress(InputError):
             check_classes(listing.paths, classes_of(listing, listing.paths, wanted), wanted)
@@ -178,7 +178,7 @@ def prepared(
         from imgsubset.tasks.known import with_known
 
         read = with_known(read, options, n(len(read.paths))).standardised()
-        return read, constraints(read, options.constraints)
+        return read, constraints(read, options)
 
 
 def _select(source: Source, allowed: Allowed, n: int | str, run: Run) -> Selection:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from imgsubset.errors import InputError, UsageError, shown
-from imgsubset.options import Search
+from imgsubset.options import Options
 from imgsubset.tasks.quotas import largest_remainder
 
 AUTO = "auto"
 ANY = 10**30  # images: more than any source has, to check sizes before one is read
 
 
-def check_size(n: int | str, options: Search) -> None:
+def check_size(n: int | str, options: Options) -> None:
     """Raise UsageError if n makes no sense for any source, or not with these options."""
     subset_size(n, ANY)
     if is_auto(n) and not options.has_target:

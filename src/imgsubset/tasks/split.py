@@ -97,7 +97,7 @@ def split(
         more = _notes(parts, found, allowed, most)
         return {name: replace(found[name], warnings=found[name].warnings + more) for name in parts}
 
-    return or_on_cpu(options.running.device, work, options.running.workers)
+    return or_on_cpu(options.device, work, options.workers)
 
 
 def split_into(
@@ -144,7 +144,7 @@ def split_into(
                 check_free(*replaced[name])
         if len(ready) == len(parts):
             return ready
-        beside = destination if options.reading.sidecars != "none" else None
+        beside = destination if options.sidecars != "none" else None
         if beside is not None:
             split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
         found = split(listing, parts, options, embeddings=embeddings, evidence=evidence, stop=stop, progress=tell)
@@ -207,7 +207,7 @@ def _smallest(parts: Parts, usable: int) -> int:
 
 
 def _check(parts: Parts, options: Options) -> None:
-    if options.search.has_target or options.constraints.keep:
+    if options.has_target or options.keep:
         raise UsageError("a split takes neither a target loss or size, nor images to keep")
     part_sizes(parts, ANY)
 

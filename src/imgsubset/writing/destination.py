@@ -14,10 +14,9 @@ from functools import cache
 from pathlib import Path
 from types import NoneType
 
-from imgsubset.declared import CHOICE
 from imgsubset.errors import ImgsubsetError, InputError, OutputError, UsageError
 from imgsubset.files import files_in
-from imgsubset.options import Options
+from imgsubset.options import SELECTION, Options
 from imgsubset.reading.coco import coco_files, filtered_coco, open_coco
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.metadata import filtered_metadata, images_in, metadata_files
@@ -58,7 +57,7 @@ def held_for(source: Listing, destination: str | os.PathLike[str], mode: str = "
     if overlap := _overlap(source, destination):
         raise UsageError(f"destination '{destination}' {overlap}")
     if tar:
-        options = Options(reading=source.reading)
+        options = source.options or Options()
         check_samples(source, companions(source, source.paths, source.paths, options), destination)
     with contextlib.ExitStack() as stack:
         with output_errors(destination):
@@ -171,18 +170,18 @@ class Companions:
 def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Options) -> Companions:
     """What goes with chosen images: the labels of a COCO file go to `annotations/`, as its trainers expect. If objects
     are matched, the COCO files in the source go along too, under their own paths. Labels that are links out of the
-    source stay behind, unless options.reading.follow_labels.
+    source stay behind, unless options.follow_labels.
 
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
-    reading = options.reading
+    reading = options
     beside = sidecars(source, chosen, images, reading.sidecars)
     alone, named, found = [], [], []  # files that are about many images
     if reading.sidecars != "none":
         alone = class_files(source, chosen)
         named = metadata_files(chosen) if source.members is None else []
         named = [path for path in named if os.path.lexists(source.locate(path))]
-        if reading.coco is None and dict(options.mix.match).get("objects"):
+        if reading.coco is None and dict(options.match).get("objects"):
             found = coco_files(source, chosen)
     copied = {path for paths in beside.values() for path in paths}.union(alone)
     left = set[str]()
@@ -264,7 +263,7 @@ def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str
         found = read_manifest(destination)
         # Options that are newer than the manifest are at their defaults, but for `image`.
         asked = dict(found.record["request"])
-        asked["options"] = describe_options(Options(), CHOICE) | asked["options"]
+        asked["options"] = describe_options(Options(), SELECTION) | asked["options"]
         asked["options"]["match"] = matched(asked["options"].get("match", {}))
         if asked == json.loads(json.dumps(wanted)):
             return found

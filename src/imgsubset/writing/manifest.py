@@ -12,9 +12,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from imgsubset.declared import LOSS
 from imgsubset.errors import InputError
-from imgsubset.options import Options
+from imgsubset.options import LOSS, Options
 from imgsubset.reading.contents import Listing
 from imgsubset.results.as_json import FORMAT
 from imgsubset.writing.contents import contents
@@ -112,8 +111,8 @@ def _options(record: dict[str, Any]) -> Options:
     recorded |= _tables(record)
     recorded["match"] = matched(recorded.get("match", {}))
     classes = _classes(record, recorded)
-    defaults = Options().that_decide(LOSS)
-    values = {name: recorded[name] for name in defaults if name in recorded}  # of options newer than it, the defaults
+    defaults = Options().affecting(LOSS)
+    values = {name: recorded[name] for name in defaults if name in recorded}  # of newer options, the defaults
     for name, default in defaults.items():
         if name not in values:
             continue
