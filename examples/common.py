@@ -17,7 +17,7 @@ from tqdm import tqdm
 from imgsubset.cli.demo import CLASSES
 from imgsubset.devices import torch_device
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
-from imgsubset.reading.decoding import decode, reason
+from imgsubset.reading.decoding import decode_image, explain_failure
 from imgsubset.reading.listing import list_images
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe & Ito, told apart by all
@@ -72,9 +72,9 @@ def pictures(folder: str | None, count: int, side: int, seed: int) -> Tensor:
 
 def _read(path: str, side: int) -> np.ndarray:
     try:
-        return np.frombuffer(decode(path, [side]).pixels[0], np.uint8).reshape(side, side, 3)
+        return np.frombuffer(decode_image(path, [side]).pixels[0], np.uint8).reshape(side, side, 3)
     except Exception as error:  # damaged files raise anything
-        raise InputError(f"'{path}': {reason(error, path)}") from None
+        raise InputError(f"'{path}': {explain_failure(error, path)}") from None
 
 
 def to_bytes(images: Tensor) -> np.ndarray:

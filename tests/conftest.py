@@ -30,13 +30,13 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import Options, Selection, cli, select
-from imgsubset.cli.signals import FATAL
+from imgsubset.cli.signals import FATAL_SIGNALS
 from imgsubset.errors import UsageError
-from imgsubset.features.source import Source, read_source
+from imgsubset.features.source import SourceFeatures, load_features
 from imgsubset.files import Stamp, Stamps
 from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.listing import AnySource, Listing
-from imgsubset.results.as_json import LIBRARIES
+from imgsubset.reading.listing import Listing, PathSource
+from imgsubset.results.as_json import RECORDED_LIBRARIES
 from imgsubset.results.scores import Measured, Score
 from imgsubset.statistics import neighbours, permutation
 from imgsubset.weights import DIVERGENCE_NAMES
@@ -233,8 +233,8 @@ def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def deal(patch: pytest.MonkeyPatch, draws: int) -> None:
     """Have comparisons deal so often, in place of a thousand times."""
-    patch.setattr(permutation, "two_sample", functools.partial(permutation.two_sample, draws=draws))
-    patch.setattr(neighbours, "overlap", functools.partial(neighbours.overlap, draws=draws))
+    patch.setattr(permutation, "run_two_sample_test", functools.partial(permutation.run_two_sample_test, draws=draws))
+    patch.setattr(neighbours, "compare_prdc", functools.partial(neighbours.compare_prdc, draws=draws))
 
 
 class Installed:
@@ -255,7 +255,7 @@ importlib.metadata.distribution = functools.cache(Installed)  # type: ignore[ass
 @functools.cache
 def import_everything() -> None:
     """Import what is imported only when it is needed, by the package and by torch, and read the versions."""
-    for name in ("imgsubset", *LIBRARIES):
+    for name in ("imgsubset", *RECORDED_LIBRARIES):
         importlib.metadata.version(name)
     for module in pkgutil.walk_packages(package.__path__, "imgsubset."):
         if not module.name.endswith("__main__"):
@@ -292,9 +292,9 @@ def listing_of(root: Path, paths: Iterable[str] = (), name: str | None = None, *
     return Listing(name or str(root), root, paths, stamps, **fields)
 
 
-def read(source: AnySource, options: Options, seen: Sequence[str] = ()) -> Source:
+def read(source: PathSource, options: Options, seen: Sequence[str] = ()) -> SourceFeatures:
     """The moments of the images of a source, from its name."""
-    return read_source(list_candidates(source, options), options, seen=seen)
+    return load_features(list_candidates(source, options), options, seen=seen)
 
 
 def watched_files(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -360,7 +360,7 @@ def imgsubset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     def run(*arguments: object) -> Run:
         monkeypatch.setattr(sys, "argv", ["imgsubset", *map(str, arguments)])
         capsys.readouterr()
-        handlers = {number: signal.getsignal(number) for number in FATAL}
+        handlers = {number: signal.getsignal(number) for number in FATAL_SIGNALS}
         with pytest.raises(SystemExit) as ended:
             cli.main()
         for number, handler in handlers.items():  # which the program leaves as they are by default

@@ -43,9 +43,9 @@ def shortened(find: Callable[..., Any]) -> Callable[..., Any]:
 def roughly() -> dict[tuple[Any, str], Any]:
     """By owner and name what to put there, for losses in units of few random subsets and for short searches."""
     from imgsubset.search import find as finding
-    from imgsubset.statistics.objective import objective
+    from imgsubset.statistics.objective import make_objective
 
-    within: Any = objective.__wrapped__  # type: ignore[attr-defined]  # its decorator hands on what it is given
+    within: Any = make_objective.__wrapped__  # type: ignore[attr-defined]  # its decorator hands on what it is given
     return {(finding, "find"): shortened(finding.find), (within, "__defaults__"): (None, ROUGH_DRAWS)}
 
 

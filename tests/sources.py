@@ -14,9 +14,9 @@ from imgsubset.search.find import find
 from imgsubset.search.loop import Found
 from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.statistics.langevin import Langevin
-from imgsubset.statistics.moments import Block, ImageMoments, all_moments, standard
-from imgsubset.statistics.noised import Noised
-from imgsubset.statistics.objective import Objective, Term, objective
+from imgsubset.statistics.moments import Block, ImageMoments, compute_all_moments, fit_standardiser
+from imgsubset.statistics.noised import NoisyObjective
+from imgsubset.statistics.objective import LossTerm, Objective, make_objective
 from imgsubset.weights import Weights
 
 # What a unit of each divergence adds to a loss: of the order that calibration gives.
@@ -31,19 +31,19 @@ def made_up_source(count: int, channels: int, seed: int = 0, positions: int = 16
     mean = (raw + 0.3 * raw**2) @ mixing
     square = mean**2 + torch.rand(count, channels, generator=generator) + 0.5
     images = ImageMoments(torch.cat([mean, square], 1), positions)
-    return standard(images).apply(images)
+    return fit_standardiser(images).apply(images)
 
 
 def goal_of(
     images: ImageMoments, n: int, weights: Weights | None = None, langevin: Langevin | None = None
 ) -> Objective:
     """The objective of one block."""
-    return objective((Block("made up", images),), n, weights or Weights(), langevin)
+    return make_objective((Block("made up", images),), n, weights or Weights(), langevin)
 
 
 def form_of(images: ImageMoments, coefficients: dict[str, float]) -> Quadratic:
     """The second-order form of a mix of one block, without calibration."""
-    term = Term(Block("made up", images), all_moments(images), torch.zeros(2, 5), coefficients)
+    term = LossTerm(Block("made up", images), compute_all_moments(images), torch.zeros(2, 5), coefficients)
     return quadratic_form(Objective((term,), 1, Langevin()))
 
 
@@ -60,12 +60,12 @@ def searched(
 
 def noised_loss(goal: Objective, rows: Tensor, temperature: float, seed: int) -> Tensor:
     """Losses of subsets under the noise of this temperature and a seed."""
-    return Noised(goal, temperature).loss(rows, torch.Generator(rows.device).manual_seed(seed))
+    return NoisyObjective(goal, temperature).loss(rows, torch.Generator(rows.device).manual_seed(seed))
 
 
 def noised_lowest(goal: Objective, rows: Tensor, count: int, temperature: float, seed: int) -> Tensor:
     """Which of them are lowest."""
-    noised = Noised(goal, temperature)
+    noised = NoisyObjective(goal, temperature)
     return noised.lowest([noised.batch(rows, torch.Generator().manual_seed(seed))], count)
 
 

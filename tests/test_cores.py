@@ -12,14 +12,14 @@ import torch
 from forked import Forked
 
 from imgsubset import cores
-from imgsubset.cores import bounded, threads, torch_threads, usable_cores
-from imgsubset.devices import single_threaded, workers
+from imgsubset.cores import limit_threads, limit_torch_threads, max_threads, usable_cores
+from imgsubset.devices import single_threaded, thread_pool
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, str]], int]:
     """Usable cores of a machine of 64 cores, by /proc/self/cgroup and files of its control groups."""
-    monkeypatch.setattr(cores, "_bound", lambda: 64)
+    monkeypatch.setattr(cores, "_count_bound_cores", lambda: 64)
 
     def usable(group: str, files: dict[str, str]) -> int:
         for name, content in files.items():
@@ -27,8 +27,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, d
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content + "\n")
         (tmp_path / "group").write_text(group)
-        monkeypatch.setattr(cores, "GROUPS", tmp_path / "cgroup")
-        monkeypatch.setattr(cores, "GROUP", tmp_path / "group")
+        monkeypatch.setattr(cores, "CGROUP_ROOT", tmp_path / "cgroup")
+        monkeypatch.setattr(cores, "PROCESS_CGROUP", tmp_path / "group")
         return usable_cores()
 
     return usable
@@ -61,27 +61,27 @@ def test_the_quotas_of_control_groups_bound_the_cores(
 
 
 def test_there_need_be_no_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "GROUP", tmp_path / "none")
-    assert usable_cores() == cores._bound()
+    monkeypatch.setattr(cores, "PROCESS_CGROUP", tmp_path / "none")
+    assert usable_cores() == cores._count_bound_cores()
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1), (1, 1), (3, 3), (4, 4), (9, 4), (None, 4)])
 def test_workers_bound_the_threads_of_sums(monkeypatch: pytest.MonkeyPatch, count: int | None, expected: int) -> None:
-    monkeypatch.setattr(cores, "_bound", lambda: 4)
-    monkeypatch.setattr(cores, "_quotas", lambda: iter(()))
+    monkeypatch.setattr(cores, "_count_bound_cores", lambda: 4)
+    monkeypatch.setattr(cores, "_cgroup_quotas", lambda: iter(()))
     with torch_set_to(4):
-        with bounded(count):
-            assert threads() == expected
+        with limit_threads(count):
+            assert max_threads() == expected
             assert torch.get_num_threads() == expected
-            assert workers()._max_workers == expected
+            assert thread_pool()._max_workers == expected
             together = threading.Barrier(expected)  # so that every thread has begun, and sets no number later
 
             def in_worker(_: int, together: threading.Barrier = together) -> int:
                 together.wait(60)
                 return torch.get_num_threads()
 
-            assert {*workers().map(in_worker, range(expected))} == {1}
-        assert (threads(), torch.get_num_threads()) == (4, 4)
+            assert {*thread_pool().map(in_worker, range(expected))} == {1}
+        assert (max_threads(), torch.get_num_threads()) == (4, 4)
 
 
 class torch_set_to:  # noqa: N801
@@ -140,7 +140,7 @@ def test_two_that_overlap_leave_what_each_thread_had() -> None:
 
 
 def test_fewer_threads_are_not_made_more() -> None:
-    with torch_set_to(2), torch_threads(3):
+    with torch_set_to(2), limit_torch_threads(3):
         assert torch.get_num_threads() == 2
 
 
@@ -167,5 +167,5 @@ def test_a_process_forked_from_one_with_threads_takes_one(monkeypatch: pytest.Mo
     monkeypatch.setattr(cores, "_has_threads", None)
     for process, count, expected in ((1, 1, 1), (2, None, 4), (2, 2, 2), (3, None, 1), (3, 4, 1)):
         monkeypatch.setattr(os, "getpid", lambda process=process: process)
-        with bounded(count):
-            assert threads() == expected
+        with limit_threads(count):
+            assert max_threads() == expected

@@ -18,9 +18,9 @@ from imgsubset.search.exchange import Exchanges
 from imgsubset.search.quadratic import quadratic_form
 from imgsubset.search.ranking import herding_order
 from imgsubset.statistics.divergences import frechet
-from imgsubset.statistics.moments import ImageMoments, all_moments, subset_moments
+from imgsubset.statistics.moments import ImageMoments, compute_all_moments, compute_subset_moments
 from imgsubset.statistics.objective import Objective
-from imgsubset.statistics.permutation import two_sample
+from imgsubset.statistics.permutation import run_two_sample_test
 
 pytestmark = [
     pytest.mark.cuda,
@@ -191,7 +191,7 @@ def test_eigenvalues_are_those_of_the_cpu(channels: int) -> None:
     images = made_up_source(1000, channels)
     rows = random_rows(40, 300, 1000)
     here, there = (
-        frechet(subset_moments(place, which), all_moments(place))
+        frechet(compute_subset_moments(place, which), compute_all_moments(place))
         for place, which in ((images, rows), (on_gpu(images), rows.cuda()))
     )
     assert there.is_cuda
@@ -244,8 +244,8 @@ def test_the_bookkeeping_of_groups_stays_exact() -> None:
 
 def test_a_floor_is_that_of_the_cpu_but_for_its_deals() -> None:
     first, second = made_up_source(60, 12, seed=1), made_up_source(40, 12, seed=2)
-    [here] = two_sample([first], [second], 1, 400)
-    [there] = two_sample([on_gpu(first)], [on_gpu(second)], 1, 400)
+    [here] = run_two_sample_test([first], [second], 1, 400)
+    [there] = run_two_sample_test([on_gpu(first)], [on_gpu(second)], 1, 400)
     torch.testing.assert_close(there.values.cpu(), here.values, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(there.floor.mean(0).cpu(), here.floor.mean(0), rtol=0.2, atol=0)
 

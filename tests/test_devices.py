@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from imgsubset import devices
-from imgsubset.devices import device_name, exact_matmul, or_on_cpu, side_by_side, torch_device, trouble
+from imgsubset.devices import (
+    device_name,
+    exact_matmul,
+    explain_gpu_error,
+    map_parallel,
+    run_with_cpu_fallback,
+    torch_device,
+)
 from imgsubset.errors import InputError, UsageError
 
 Calls = list[tuple[str, tuple[str, ...]]]
@@ -32,21 +39,21 @@ def failing(calls: Calls, error: Exception, on: str) -> object:
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
 def test_work_that_has_room_is_done_once_and_has_no_notes(device: str) -> None:
     calls: Calls = []
-    assert or_on_cpu(device, failing(calls, ValueError(), "nowhere")) == "done"
+    assert run_with_cpu_fallback(device, failing(calls, ValueError(), "nowhere")) == "done"
     assert calls == [(device, ())]
 
 
 @pytest.mark.slow
 def test_the_cpu_takes_over_from_a_gpu_that_auto_found_and_the_result_tells() -> None:
     calls: Calls = []
-    assert or_on_cpu("auto", failing(calls, torch.OutOfMemoryError("full"), "auto")) == "done"
+    assert run_with_cpu_fallback("auto", failing(calls, torch.OutOfMemoryError("full"), "auto")) == "done"
     assert calls == [("auto", ()), ("cpu", ("the GPU has too little memory for this, so the CPU did it",))]
 
 
 def test_a_gpu_that_was_asked_for_is_not_left() -> None:
     calls: Calls = []
     with pytest.raises(InputError, match="the GPU has too little memory for this; --device cpu does without it"):
-        or_on_cpu("cuda", failing(calls, torch.OutOfMemoryError("full"), "cuda"))
+        run_with_cpu_fallback("cuda", failing(calls, torch.OutOfMemoryError("full"), "cuda"))
     assert len(calls) == 1
 
 
@@ -74,13 +81,13 @@ FORKED = "this process was forked from one that uses the GPU, which cannot be sh
     ],
 )
 def test_what_keeps_a_gpu_from_work_is_known(error: Exception, expected: str | None) -> None:
-    assert trouble(error) == expected
+    assert explain_gpu_error(error) == expected
     work = failing([], error, "auto")
     if expected is None:
         with pytest.raises(type(error)):
-            or_on_cpu("auto", work)
+            run_with_cpu_fallback("auto", work)
     else:
-        assert or_on_cpu("auto", work) == "done"
+        assert run_with_cpu_fallback("auto", work) == "done"
 
 
 @pytest.mark.slow
@@ -94,14 +101,14 @@ def test_what_failed_is_gone_before_the_cpu_begins() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return held[0]() is None
 
-    assert or_on_cpu("auto", work)
+    assert run_with_cpu_fallback("auto", work)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("other"), ValueError("other")])
 def test_other_errors_are_not_about_memory(error: Exception) -> None:
     calls: Calls = []
     with pytest.raises(type(error), match="other"):
-        or_on_cpu("auto", failing(calls, error, "auto"))
+        run_with_cpu_fallback("auto", failing(calls, error, "auto"))
     assert len(calls) == 1
 
 
@@ -187,12 +194,12 @@ def test_the_last_of_two_that_overlap_puts_the_settings_back() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_what_is_done_side_by_side_comes_in_order(device: str) -> None:
-    assert side_by_side(lambda number: number**2, range(50), torch.device(device)) == [k**2 for k in range(50)]
+    assert map_parallel(lambda number: number**2, range(50), torch.device(device)) == [k**2 for k in range(50)]
 
 
 @pytest.mark.parametrize("name", ["cpu", "auto"])
 def test_without_a_driver_the_device_is_known_without_torch(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(devices, "_DRIVERS", ())
+    monkeypatch.setattr(devices, "_DRIVER_FILES", ())
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it would fail
     assert device_name(name) == "cpu"
 
@@ -200,7 +207,7 @@ def test_without_a_driver_the_device_is_known_without_torch(monkeypatch: pytest.
 def test_a_gpu_is_named_by_its_model_and_a_driver_alone_is_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(devices, "_DRIVERS", (str(tmp_path),))
+    monkeypatch.setattr(devices, "_DRIVER_FILES", (str(tmp_path),))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_name("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

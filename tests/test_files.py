@@ -11,7 +11,7 @@ import pytest
 from conftest import create
 
 from imgsubset.cli.signals import EndedBySignal
-from imgsubset.files import write_whole
+from imgsubset.files import write_atomic
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_file_has_the_mode_of_the_earlier_one_or_what_the_umask_leaves(
 ) -> None:
     if mode is not None:
         create(tmp_path / "file", b"earlier").chmod(mode)
-    write_whole(tmp_path / "file", b"content")
+    write_atomic(tmp_path / "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
     assert (tmp_path / "file").stat().st_mode & 0o777 == expected
 
@@ -37,7 +37,7 @@ def test_a_link_is_replaced_and_lends_no_mode(tmp_path: Path) -> None:
     victim = create(tmp_path / "victim", b"mine")
     victim.chmod(0o600)
     (tmp_path / "file").symlink_to(victim)
-    write_whole(tmp_path / "file", b"content")
+    write_atomic(tmp_path / "file", b"content")
     assert (victim.read_bytes(), victim.stat().st_mode & 0o777) == (b"mine", 0o600)
     assert not (tmp_path / "file").is_symlink()
 
@@ -56,5 +56,5 @@ def test_a_signal_at_any_call_leaves_no_partial_file(
 
     monkeypatch.setattr(os, call, signalled)
     with pytest.raises(EndedBySignal):
-        write_whole(tmp_path / "file", b"content")
+        write_atomic(tmp_path / "file", b"content")
     assert list(tmp_path.iterdir()) == []

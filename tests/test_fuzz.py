@@ -36,20 +36,20 @@ from imgsubset.cli.options import parse_option
 from imgsubset.cli.split import parse_parts
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
 from imgsubset.features import cache
-from imgsubset.features.cache import Asked, Cache, clear, contents
+from imgsubset.features.cache import Cache, CacheQuery, delete_entries, list_entries
 from imgsubset.features.embeddings import read_embeddings
 from imgsubset.files import Stamp
 from imgsubset.inputs import Embeddings
 from imgsubset.options import FIELDS, Options
 from imgsubset.reading import patterns
-from imgsubset.reading.coco import filtered_coco
-from imgsubset.reading.filters import candidates, list_candidates
-from imgsubset.reading.labels import class_names, group_names, labels_of
+from imgsubset.reading.coco import filter_coco
+from imgsubset.reading.filters import filter_candidates, list_candidates
+from imgsubset.reading.labels import parse_classes, parse_groups, read_labels
 from imgsubset.reading.listing import list_images, parse_paths
-from imgsubset.reading.yolo import description
+from imgsubset.reading.yolo import make_data_yaml
 from imgsubset.results.as_json import describe_cache
 from imgsubset.results.as_text import cache_summary
-from imgsubset.tasks.sizes import subset_size
+from imgsubset.tasks.sizes import resolve_n
 from imgsubset.tasks.split import part_sizes
 from imgsubset.weights import Weights
 
@@ -66,10 +66,10 @@ SIDE = 16
 # A process that decodes the files it is told, one a line: a crash, a hang or a hunger for memory ends it alone.
 DECODER = """
 import resource, signal, sys
-from imgsubset.reading.decoding import decode, reason
-decode(sys.argv[1], [16])
+from imgsubset.reading.decoding import decode_image, explain_failure
+decode_image(sys.argv[1], [16])
 try:
-    decode(sys.argv[2], [16])  # imports numpy before there is a limit
+    decode_image(sys.argv[2], [16])  # imports numpy before there is a limit
 except Exception:
     pass
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
@@ -77,11 +77,11 @@ print("ready", flush=True)
 for line in sys.stdin:
     signal.alarm(120)  # whose default is to end the process
     try:
-        image = decode(line[:-1], [16])
+        image = decode_image(line[:-1], [16])
         (pixels,), stamp = image.pixels, image.facts.stamp
         print("pixels", len(pixels), flush=True)
     except Exception as error:
-        print("refused", repr(reason(error, line[:-1])), flush=True)
+        print("refused", repr(explain_failure(error, line[:-1])), flush=True)
     signal.alarm(0)
 """
 
@@ -291,7 +291,7 @@ def test_weights_are_finite_or_refused(text: str) -> None:
 @given(text=WORDS | NUMBER | NUMBER.map(lambda number: number + "%"), usable=st.integers(1, 10**9))
 def test_sizes_are_possible_or_refused(text: str, usable: int) -> None:
     try:
-        assert 1 <= subset_size(text, usable) <= usable
+        assert 1 <= resolve_n(text, usable) <= usable
     except ImgsubsetError as error:
         one_line(error, text)
 
@@ -445,7 +445,7 @@ COCO = st.fixed_dictionaries({"images": st.lists(IMAGE | VALUES, max_size=5) | V
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns, "SECONDS", 0.2)
+    monkeypatch.setattr(patterns, "REGEX_TIMEOUT_SECONDS", 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -462,7 +462,7 @@ def test_a_file_of_labels_is_labels_or_refused(folder: Path, content: bytes) -> 
     file = create(folder / "labels.csv", content)
     listing = list_images(folder / "source")
     with contextlib.suppress(InputError):
-        assert len(labels_of(listing, IMAGES[:1], file)) == 1
+        assert len(read_labels(listing, IMAGES[:1], file)) == 1
 
 
 @fuzzed
@@ -470,7 +470,7 @@ def test_a_file_of_labels_is_labels_or_refused(folder: Path, content: bytes) -> 
 def test_a_coco_file_is_cut_or_refused(folder: Path, content: bytes) -> None:
     file = create(folder / "coco.json", content)
     try:
-        kept = json.loads(filtered_coco(file, IMAGES[:2], IMAGES)[0])
+        kept = json.loads(filter_coco(file, IMAGES[:2], IMAGES)[0])
     except InputError as error:
         one_line(error, content.decode(errors="replace"))
     else:
@@ -496,11 +496,11 @@ def test_a_list_is_a_listing_or_refused(folder: Path, content: bytes) -> None:
 def test_a_pattern_matches_or_is_refused_in_time(folder: Path, pattern: str) -> None:
     listing = list_images(folder / "source")
     for attempt in (
-        lambda: candidates(listing, Options(exclude=(pattern,))),
-        lambda: candidates(listing, Options(include=(pattern,))),
-        lambda: candidates(listing, Options(sidecars=pattern)),
-        lambda: group_names((*IMAGES, "a" * 200), pattern),
-        lambda: class_names((*IMAGES, "a" * 200), pattern),
+        lambda: filter_candidates(listing, Options(exclude=(pattern,))),
+        lambda: filter_candidates(listing, Options(include=(pattern,))),
+        lambda: filter_candidates(listing, Options(sidecars=pattern)),
+        lambda: parse_groups((*IMAGES, "a" * 200), pattern),
+        lambda: parse_classes((*IMAGES, "a" * 200), pattern),
     ):
         try:
             attempt()
@@ -518,7 +518,7 @@ def test_a_pattern_matches_or_is_refused_in_time(folder: Path, pattern: str) -> 
 def test_a_description_is_written_anew(folder: Path, content: str) -> None:
     create(folder / "source/data.yaml", content.encode())
     try:
-        found = description(list_images(folder / "source"), {"train": ["x"]})
+        found = make_data_yaml(list_images(folder / "source"), {"train": ["x"]})
     except InputError as error:
         one_line(error, str(folder))
     else:
@@ -622,18 +622,18 @@ def test_a_cache_is_read_or_as_if_it_were_not_there(
         create(home / f"{time_ns:020}-4-{digest}.npy", content)
     create(home / "recipe.json", recipe)
     create(tmp_path / "cache" / f"moments-{cache._digest(recipe)}" / "recipe.json", recipe)
-    kept = contents(tmp_path / "cache")
+    kept = list_entries(tmp_path / "cache")
     assert home in [one.path for one in kept]
     assert cache_summary(tmp_path, kept)
     assert describe_cache(tmp_path, kept)
-    found = Cache(tmp_path / "cache", {}).get(Asked(names, stamps))
+    found = Cache(tmp_path / "cache", {}).get(CacheQuery(names, stamps))
     assert found.found.shape == (2,)
     assert len(found.rows) == 2 or not found.found.any()
     again = Cache(tmp_path / "cache", {})
     again.put(names, stamps, rows, 3)
     assert again.problem is None
-    clear(tmp_path / "cache")
-    assert contents(tmp_path / "cache") == []
+    delete_entries(tmp_path / "cache")
+    assert list_entries(tmp_path / "cache") == []
 
 
 # Options of Python

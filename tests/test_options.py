@@ -10,9 +10,9 @@ import pytest
 from conftest import selection_of
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.options import FIELDS, LOSS, MOMENTS, NOTHING, REMOVED, Options, merged
-from imgsubset.results.as_json import describe, request
-from imgsubset.tasks.sizes import part_sizes, subset_size
+from imgsubset.options import FIELDS, LOSS, MOMENTS, NOTHING, REMOVED_OPTIONS, Options, merge_options
+from imgsubset.results.as_json import describe_selection, make_request
+from imgsubset.tasks.sizes import resolve_n, resolve_part_sizes
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 
@@ -179,8 +179,8 @@ def test_options_are_values() -> None:
     assert Options(steps=5) == Options(steps=5) != Options()
     assert hash(Options(steps=5)) == hash(Options(steps=5))
     assert dataclasses.replace(Options(steps=5, size=16), steps=6) == Options(steps=6, size=16)
-    assert merged(None, {"steps": 6}) == Options(steps=6)
-    assert merged(Options(steps=5, size=16), {"steps": 6}) == Options(steps=6, size=16)
+    assert merge_options(None, {"steps": 6}) == Options(steps=6)
+    assert merge_options(Options(steps=5, size=16), {"steps": 6}) == Options(steps=6, size=16)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +193,13 @@ def test_options_are_values() -> None:
     ],
 )
 def test_a_word_that_is_no_option_is_a_usage_error(word: str, text: str) -> None:
-    for attempt in (lambda: Options(**{word: 1}), lambda: merged(Options(), {word: 1})):
+    for attempt in (lambda: Options(**{word: 1}), lambda: merge_options(Options(), {word: 1})):
         with pytest.raises(UsageError) as caught:
             attempt()
         assert str(caught.value).startswith(text)
     with pytest.raises(AttributeError, match=f"'{word}'"):
         getattr(Options(), word)
-    assert not set(REMOVED) & set(FIELDS)
+    assert not set(REMOVED_OPTIONS) & set(FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -243,13 +243,13 @@ def test_what_decides_a_loss_is_what_a_manifest_gives_back() -> None:
 
 
 def test_the_request_holds_what_decides_the_choice_and_the_manifest_all(folder: Path) -> None:
-    asked = request("3", Options(), None, "copy", False)["options"]
+    asked = make_request("3", Options(), None, "copy", False)["options"]
     assert {*FIELDS} - {*asked} == {"workers", "cache"}
-    assert describe(selection_of(folder, ["6.bmp"]))["options"].keys() == FIELDS.keys()
+    assert describe_selection(selection_of(folder, ["6.bmp"]))["options"].keys() == FIELDS.keys()
     for word in ({"workers": 3}, {"cache": "elsewhere"}):
-        assert request("3", Options(**word), None, "copy", False)["options"] == asked
+        assert make_request("3", Options(**word), None, "copy", False)["options"] == asked
     for word in ({"steps": 3}, {"strict": True}, {"weights": {"kl": 1}}, {"device": "cpu"}, {"include": ["a"]}):
-        assert request("3", Options(**word), None, "copy", False)["options"] != asked
+        assert make_request("3", Options(**word), None, "copy", False)["options"] != asked
 
 
 # Sizes
@@ -271,29 +271,29 @@ def test_the_request_holds_what_decides_the_choice_and_the_manifest_all(folder: 
     ],
 )
 def test_n_is_a_number_or_a_percentage_rounded_and_at_least_1(n: int | str, usable: int, expected: int) -> None:
-    assert subset_size(n, usable) == expected
+    assert resolve_n(n, usable) == expected
 
 
 @pytest.mark.parametrize("n", [0, -1, "0", "-1", "150%", "0%", "-3%", "nan%", "inf%", "%", "ten", "", "2.5", "1e2"])
 def test_an_n_that_makes_no_sense_is_a_usage_error_that_repeats_it(n: int | str) -> None:
     with pytest.raises(UsageError) as caught:
-        subset_size(n, 100)
+        resolve_n(n, 100)
     assert f"'{n}'" in str(caught.value)
 
 
 def test_a_share_is_answered_with_the_percentage() -> None:
     for n, hint in ((0.1, "10%"), ("0.125", "12.5%"), (" .5", "50%")):
         with pytest.raises(UsageError, match=f"; did you mean {hint}\\?$"):
-            subset_size(n, 100)  # type: ignore[arg-type]
+            resolve_n(n, 100)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=f"; did you mean {hint}\\?$"):
-            part_sizes({"train": n}, 100)  # type: ignore[dict-item]
+            resolve_part_sizes({"train": n}, 100)  # type: ignore[dict-item]
     with pytest.raises(UsageError) as caught:
-        subset_size("2.5", 100)
+        resolve_n("2.5", 100)
     assert "did you mean" not in str(caught.value)
 
 
 def test_more_than_the_usable_images_is_an_input_error_with_both_numbers() -> None:
     with pytest.raises(InputError) as caught:
-        subset_size(1001, 1000)
+        resolve_n(1001, 1000)
     assert "1,001" in str(caught.value)
     assert "1,000" in str(caught.value)

@@ -10,13 +10,13 @@ from sources import goal_of, made_up_source
 
 from imgsubset import Options, select, split
 from imgsubset.errors import UsageError
-from imgsubset.options import PRESETS, merged, preset_of
+from imgsubset.options import PRESETS, merge_options, preset_of
 from imgsubset.search import draws
 from imgsubset.search.choices import Choices
 from imgsubset.search.draws import RandomDraws
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import make_generator
 from imgsubset.statistics.langevin import Langevin
-from imgsubset.statistics.noised import Noised
+from imgsubset.statistics.noised import NoisyObjective
 from imgsubset.statistics.objective import Objective
 
 SMALL: dict[str, Any] = {"workers": 0, "device": "cpu", "size": 16}
@@ -73,8 +73,8 @@ def test_what_is_given_goes_before_the_preset(pictures: Path, imgsubset: Callabl
 
 
 def test_a_preset_goes_before_what_a_word_of_its_own_goes_before() -> None:
-    assert merged(Options(steps=3, seed=5), {"preset": "fast"}) == Options(steps=0, seed=5)
-    assert merged(Options(preset="thorough"), {"preset": "fast"}) == Options(preset="thorough", steps=0)
+    assert merge_options(Options(steps=3, seed=5), {"preset": "fast"}) == Options(steps=0, seed=5)
+    assert merge_options(Options(preset="thorough"), {"preset": "fast"}) == Options(preset="thorough", steps=0)
     assert Options(preset="fast", steps=3, seed=5) == Options(steps=3, seed=5)
 
 
@@ -172,9 +172,9 @@ def test_a_round_is_ranked_under_the_noise_of_its_temperature() -> None:
     goal = goal_of(made_up_source(60, 4, seed=1), 9, langevin=Langevin(3.0))
     method = draws_of(goal, 5 * 40, rounds=5, schedule="rise")
     for number in range(5):
-        own = dice(goal.device, "draws", 0, number, 0)
+        own = make_generator(goal.device, "draws", 0, number, 0)
         rows = Choices.free(60, 9, goal.device).draw(40, own)
-        order = Noised(goal, 3 + 0.1 * number).loss(rows, own).argsort()
+        order = NoisyObjective(goal, 3 + 0.1 * number).loss(rows, own).argsort()
         assert method.step(0.0).rows.tolist() == rows[order[:16]].tolist()
 
 

@@ -28,12 +28,12 @@ from imgsubset import Options, select
 from imgsubset import files as copying
 from imgsubset.errors import BadFilesError, OutputError
 from imgsubset.features import dealing, ingest, source, spaces
-from imgsubset.reading.decoding import decode, reason
+from imgsubset.reading.decoding import decode_image, explain_failure
 from imgsubset.search.exchange import Exchanges
 from imgsubset.statistics import objective
 from imgsubset.writing import copying as copies
 from imgsubset.writing import destination
-from imgsubset.writing.folders import opened
+from imgsubset.writing.folders import open_folder
 
 Program = Callable[..., Run]
 SEARCH = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--channels", "8,8", "--device", "cpu")
@@ -54,9 +54,9 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 def outcome(path: Path) -> str:
     """The reason why a file cannot be decoded; empty if it can."""
     try:
-        (pixels,) = decode(path, [SIDE]).pixels
+        (pixels,) = decode_image(path, [SIDE]).pixels
     except Exception as error:
-        return reason(error, path)
+        return explain_failure(error, path)
     assert len(pixels) == SIDE * SIDE * 3
     return ""
 
@@ -140,12 +140,12 @@ def test_row01_every_kind_of_damage_in_one_run(imgsubset: Program, tmp_path: Pat
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from imgsubset.reading.decoding import decode, reason
+from imgsubset.reading.decoding import decode_image, explain_failure
 try:
-    decode(sys.argv[1], [64])
+    decode_image(sys.argv[1], [64])
     print("decoded")
 except Exception as error:
-    print(reason(error, sys.argv[1]))
+    print(explain_failure(error, sys.argv[1]))
 status = Path("/proc/self/status")
 if status.exists():  # ru_maxrss counts what the parent held when it forked
     print([int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")][0] * 1024)
@@ -329,7 +329,7 @@ def test_row03_no_external_program_is_started(
 
 
 def shown(path: Path) -> np.ndarray:
-    return np.frombuffer(decode(path, [SIDE]).pixels[0], np.uint8).reshape(SIDE, SIDE, 3).astype(int)
+    return np.frombuffer(decode_image(path, [SIDE]).pixels[0], np.uint8).reshape(SIDE, SIDE, 3).astype(int)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"])
@@ -506,7 +506,7 @@ def test_row08_a_collision_is_refused_before_anything_is_copied(
         pytest.skip("this file system folds case itself")
     arguments = ("select", folder, tmp_path / "out", "-n", 2, *FAST)
     with monkeypatch.context() as patch:
-        patch.setattr(destination, "folds_case", lambda *_: True)
+        patch.setattr(destination, "is_case_insensitive", lambda *_: True)
         run = imgsubset(*arguments)
     check_failure(run, 5, "would have one name in the destination, whose file system folds case")
     assert not (tmp_path / "out").exists()
@@ -515,7 +515,7 @@ def test_row08_a_collision_is_refused_before_anything_is_copied(
 
 
 def test_row08_what_does_not_collide_is_kept(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destination, "folds_case", lambda *_: True)
+    monkeypatch.setattr(destination, "is_case_insensitive", lambda *_: True)
     paths = ["a/1.jpg", "a/2.png", "b/1.jpg", "6.bmp"]
     done = export.export(selection_of(folder, paths), tmp_path / "out")
     assert sorted(done.hashes) == sorted(paths)
@@ -523,10 +523,10 @@ def test_row08_what_does_not_collide_is_kept(tmp_path: Path, folder: Path, monke
 
 def test_row08_a_file_system_that_folds_case_is_known_by_a_name_in_it(tmp_path: Path) -> None:
     create(tmp_path / "name")
-    with opened(tmp_path) as folder:
-        assert destination.folds_case(folder, "name") == (tmp_path / "NAME").exists()
+    with open_folder(tmp_path) as folder:
+        assert destination.is_case_insensitive(folder, "name") == (tmp_path / "NAME").exists()
         create(tmp_path / "NAME")  # which a folding file system shows by itself
-        assert destination.folds_case(folder, "name")
+        assert destination.is_case_insensitive(folder, "name")
 
 
 @pytest.mark.parametrize("name", ["Manifest.json", "MANIFEST.JSON"])
@@ -536,7 +536,7 @@ def test_row08_a_label_that_would_be_the_manifest_is_refused(
     folder = tmp_path / "source"
     smooth(0, 9, 9).save(create(folder / f"{Path(name).stem}.png"))
     create(folder / name, b"{}")
-    monkeypatch.setattr(destination, "folds_case", lambda *_: True)
+    monkeypatch.setattr(destination, "is_case_insensitive", lambda *_: True)
     with pytest.raises(OutputError):
         export.export(select(folder, 1, OPTIONS), tmp_path / "out")
 
@@ -642,10 +642,10 @@ def test_row10_any_error_of_the_disk_at_any_call(
     """The first call that is about a copy fails; the run ends with 5 and its line, and the next one completes."""
     out = tmp_path / "out"
     failing = {
-        "write": (copies, "sha256_of"),
+        "write": (copies, "hash_stream"),
         "fsync": (copying.os, "fsync"),
         "mkdir": (copying.os, "mkdir"),
-        "open": (copies, "new_file"),
+        "open": (copies, "create_file"),
         "rename": (copying.os, "rename"),
     }
     owner, name = failing[call]
@@ -659,7 +659,7 @@ def test_row10_any_error_of_the_disk_at_any_call(
         with pytest.raises(OutputError, match=os.strerror(number)):
             export.export(selection, out)
     assert not {"manifest.json", "a/1.jpg", "a/2.png"} & set(tree(out))
-    assert [path for path in tree(out) if copying.PARTIAL in path] == []
+    assert [path for path in tree(out) if copying.PARTIAL_PREFIX in path] == []
     export.export(selection, out)
     assert set(tree(out)) == {"a/1.jpg", "a/2.png", "manifest.json"}
 
@@ -704,7 +704,7 @@ def test_rows13_14_the_program_names_the_file(
             os.pwrite(written, victim.read_bytes()[::-1], 0)
         real(read, written)
 
-    real = export.fill
+    real = export.export_to_locked
     monkeypatch.setattr("imgsubset.tasks.select.fill", late)
     if when == "corrupted":
         monkeypatch.setattr(shutil, "copystat", corrupt)
@@ -770,19 +770,19 @@ def test_row18_smaller_batches_of_images_are_tried() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return batch, height
 
-    found = list(ingest._in_memory(run, iter(range(7)), 16))
+    found = list(ingest._run_in_batches(run, iter(range(7)), 16))
     assert found == [([0, 1], 2), ([2, 3], 2), ([4, 5], 2), ([6], 2)]  # all of one shape
 
     def never(batch: list[int], height: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        list(ingest._in_memory(never, iter(range(7)), 16))
+        list(ingest._run_in_batches(never, iter(range(7)), 16))
 
 
 STAGES: dict[str, tuple[Any, str]] = {
-    "ingest": (ingest, "image_moments"),
-    "baseline": (objective, "subset_moments"),
+    "ingest": (ingest, "compute_image_moments"),
+    "baseline": (objective, "compute_subset_moments"),
     "exchange": (Exchanges, "step"),
     "rank": (import_module("imgsubset.search.ranking"), "herding_order"),
 }
@@ -859,7 +859,7 @@ def test_row18_paths_from_an_iterator_are_there_for_the_cpu_too(
 def test_row20_what_was_decoded_before_a_cut_is_not_decoded_again(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "STORED", 16)
+    monkeypatch.setattr(ingest, "STORE_BATCH_IMAGES", 16)
     options = replace(OPTIONS, cache=str(tmp_path / "cache"), workers=1)
     seen = []
 

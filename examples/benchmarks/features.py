@@ -25,11 +25,11 @@ from torch import Tensor
 from unseen import Unseen
 
 from imgsubset import Options, select
-from imgsubset.features.appearance import NAMES
-from imgsubset.features.source import Source, read_source
+from imgsubset.features.appearance import IMAGE_STATISTICS
+from imgsubset.features.source import SourceFeatures, load_features
 from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.processes import chunk_length, decoded
-from imgsubset.statistics.objective import Objective, effective_size
+from imgsubset.reading.processes import chunk_length, decode_chunks
+from imgsubset.statistics.objective import Objective, effective_sample_size
 
 LOOKS = ("brightness", "contrast", "sharpness", "file size")
 WITHOUT = {"match": {"image": 0}}
@@ -65,10 +65,10 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
 }
 
 
-def pixels(source: Source, size: int) -> Iterator[Tensor]:
+def pixels(source: SourceFeatures, size: int) -> Iterator[Tensor]:
     """The usable images of a source, in blocks (B, H, W, 3)."""
     files = [os.fsencode(source.listing.locate(path)) for path in source.paths]
-    with decoded(files, [size]) as chunks:
+    with decode_chunks(files, [size]) as chunks:
         for chunk in chunks:
             count = min(chunk_length(size), len(files) - chunk.start)
             block = np.frombuffer(chunk.pixels[size], np.uint8).reshape(-1, size, size, 3)[:count]
@@ -78,7 +78,7 @@ def pixels(source: Source, size: int) -> Iterator[Tensor]:
 def judged(kinds: list[list[Objective]], rows: Tensor) -> float:
     """The median of medians of sizes."""
     return median(
-        median(effective_size(float(judge.loss(rows)), judge.n, judge.total) for judge in kind) for kind in kinds
+        median(effective_sample_size(float(judge.loss(rows)), judge.n, judge.total) for judge in kind) for kind in kinds
     )
 
 
@@ -91,14 +91,14 @@ def main() -> None:
     parser.add_argument("--cache", default=".benchmark-cache")
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
-    names = arguments.only.split(",") if arguments.only else [*SETTINGS]
+    names = arguments.restrict_to.split(",") if arguments.restrict_to else [*SETTINGS]
     options = Options(cache=arguments.cache)
     listing = list_candidates(arguments.source, options)
-    read = read_source(listing, options, seen=("image",))
+    read = load_features(listing, options, seen=("image",))
     assert read.size is not None
     kinds = judges(arguments.source, arguments.n, read.size, arguments.cache)
     unseen = Unseen(pixels(read, read.size), read.paths, arguments.n)
-    looks = read.seen["image"].mean.double().numpy()[:, [NAMES.index(name) for name in LOOKS]]
+    looks = read.seen["image"].mean.double().numpy()[:, [IMAGE_STATISTICS.index(name) for name in LOOKS]]
     spread = looks.std(0, ddof=1) * (1 / arguments.n - 1 / len(looks)) ** 0.5
     left, end = ("| ", " |") if arguments.markdown else ("", "")
     mark = " | " if arguments.markdown else "  "

@@ -16,9 +16,9 @@ from statistics import median
 import torch
 
 from imgsubset import Options, select
-from imgsubset.features.source import read_source
+from imgsubset.features.source import load_features
 from imgsubset.reading.filters import list_candidates
-from imgsubset.statistics.objective import Objective, effective_size, objective
+from imgsubset.statistics.objective import Objective, effective_sample_size, make_objective
 from imgsubset.weights import Weights
 
 JUDGES = {(16, 32, 64): 5, (32, 64, 128): 2, (16, 32, 32, 48): 2}
@@ -30,9 +30,9 @@ def judges(source: Path, n: int, size: int, cache: str) -> list[list[Objective]]
     found = []
     for channels, count in JUDGES.items():
         options = Options(channels=channels, networks=count, feature_seed=SEED, size=size, cache=cache)
-        read = read_source(list_candidates(source, options), options, measured=False).standardised()
-        goal = objective(read.blocks, n, Weights())
-        found.append([goal.alone(place) for place in range(len(goal.terms))])
+        read = load_features(list_candidates(source, options), options, measured=False).standardise()
+        goal = make_objective(read.blocks, n, Weights())
+        found.append([goal.single_block(place) for place in range(len(goal.terms))])
     return found
 
 
@@ -56,7 +56,8 @@ def main() -> None:
         kinds = kinds or judges(arguments.source, arguments.n, chosen.size, arguments.cache)
         rows = torch.tensor([chosen.rows])
         of_kind = [
-            median(effective_size(float(judge.loss(rows)), judge.n, judge.total) for judge in kind) for kind in kinds
+            median(effective_sample_size(float(judge.loss(rows)), judge.n, judge.total) for judge in kind)
+            for kind in kinds
         ]
         printed = chosen.score.effective_size
         assert printed is not None

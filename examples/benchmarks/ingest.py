@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from plain import plain_moments, plain_weights
 
-from imgsubset.features.ingest import Ingested, ingest
+from imgsubset.features.ingest import IngestResult, ingest
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decoded
+from imgsubset.reading.processes import decode_chunks
 
 COLD_IMAGES = 500
 
@@ -28,8 +28,8 @@ COLD_IMAGES = 500
 def ours(folder: Path, workers: int | None) -> None:
     listing = list_images(folder)
     places = range(len(listing.paths))
-    with decoded([listing.locate(path) for path in listing.paths], [64], workers) as chunks:
-        ingest(chunks, places, Ingested.nothing(len(places)), [(RandomCNN(), 64)], torch.device("cpu"))
+    with decode_chunks([listing.locate(path) for path in listing.paths], [64], workers) as chunks:
+        ingest(chunks, places, IngestResult.empty(len(places)), [(RandomCNN(), 64)], torch.device("cpu"))
 
 
 def plain(folder: Path) -> None:

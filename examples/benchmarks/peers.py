@@ -18,8 +18,8 @@ from torch import Tensor
 
 from imgsubset.devices import single_threaded
 from imgsubset.search.quadratic import Quadratic, quadratic_form
-from imgsubset.statistics.moments import ImageMoments, Standard
-from imgsubset.statistics.objective import Objective, random_subsets
+from imgsubset.statistics.moments import ImageMoments, Standardiser
+from imgsubset.statistics.objective import Objective, draw_random_subsets
 
 MATRIX_ROWS = 20_000  # of a float64 matrix of all pairs: 3.2 GB
 EMBEDDED_BYTES = 2_000_000_000  # of vectors z kept in memory
@@ -42,7 +42,7 @@ class Problem:
     """
 
     objective: Objective
-    scale: Standard
+    scale: Standardiser
     pixels: Tensor | None
 
     @property
@@ -73,7 +73,7 @@ def plain(problem: Problem, seed: int, seconds: float) -> Pick:
     tried, best, best_loss = 0, None, math.inf
     end = time.perf_counter() + seconds
     while best is None or time.perf_counter() < end:
-        for row in random_subsets(total, n, total // n, generator):
+        for row in draw_random_subsets(total, n, total // n, generator):
             (loss,) = plain_losses(problem.pixels, row[None], problem.objective, problem.scale)
             tried += 1
             if best is None or loss < best_loss:

@@ -19,16 +19,16 @@ from pathlib import Path
 
 import torch
 
-from imgsubset.features.source import Source
-from imgsubset.features.spaces import HELD_OUT
-from imgsubset.features.tables import table
+from imgsubset.features.source import SourceFeatures
+from imgsubset.features.spaces import HELD_OUT_CHANNELS
+from imgsubset.features.tables import allocate_table
 from imgsubset.files import Stamps
 from imgsubset.options import Options
-from imgsubset.progress import Clock, silent
+from imgsubset.progress import Clock, no_progress
 from imgsubset.reading.contents import Listing
 from imgsubset.statistics.moments import Block, ImageMoments
-from imgsubset.tasks.constraints import constraints
-from imgsubset.tasks.searching import Run, never, of_size, selection_of
+from imgsubset.tasks.constraints import resolve_constraints
+from imgsubset.tasks.searching import Run, make_selection, never_stop, search_n
 
 NETWORKS, CHANNELS, POSITIONS = 4, 32, 64
 MADE = 1 << 16  # images at once
@@ -38,23 +38,23 @@ def block(name: str, channels: int, weight: float, images: int, measures: bool, 
     """Moments of feature vectors that are normal, with correlated channels, and of a variance within each image."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(channels, channels, generator=generator) / channels**0.5 + torch.eye(channels)
-    made = ImageMoments(table(images, 2 * channels, measures, torch.device("cpu")), POSITIONS)
+    made = ImageMoments(allocate_table(images, 2 * channels, measures, torch.device("cpu")), POSITIONS)
     for rows in torch.split(made.table, MADE):
         mean = torch.randn(len(rows), channels, generator=generator) @ mixing
         rows.copy_(torch.cat([mean, mean.square() + torch.rand(len(rows), channels, generator=generator)], 1))
     return Block(name, made, weight)
 
 
-def made_up(images: int) -> Source:
+def made_up(images: int) -> SourceFeatures:
     """A source of so many images, in no folder, with the spaces that a selection has by default."""
     paths = tuple(f"class-{number % 100:02}/image-{number:08}.jpg" for number in range(images))
     listing = Listing("made up", Path("nowhere"), paths, Stamps(count=images))
     blocks = [block(f"searched {k}", CHANNELS, 1 / NETWORKS, images, False, k) for k in range(NETWORKS)]
     judges = [
-        block(f"held-out {k}", shape[-1], 1 / len(HELD_OUT), images, True, NETWORKS + k)
-        for k, shape in enumerate(HELD_OUT)
+        block(f"held-out {k}", shape[-1], 1 / len(HELD_OUT_CHANNELS), images, True, NETWORKS + k)
+        for k, shape in enumerate(HELD_OUT_CHANNELS)
     ]
-    return Source(listing, tuple(blocks), paths, listing.stamps, (), "cpu", held_out=tuple(judges), size=32)
+    return SourceFeatures(listing, tuple(blocks), paths, listing.stamps, (), "cpu", held_out=tuple(judges), size=32)
 
 
 class Peak(threading.Thread):
@@ -78,10 +78,10 @@ def measured(images: int, n: int) -> dict[str, float]:
     peak.start()
     source = made_up(images)
     with clock.stage("standardise"):
-        source = source.standardised()
-    allowed = constraints(source, Options())
-    run = Run(Options(), None, clock, never, silent, ())
-    found = selection_of(source, allowed, of_size(source, allowed, n, run), str(n), run)
+        source = source.standardise()
+    allowed = resolve_constraints(source, Options())
+    run = Run(Options(), None, clock, never_stop, no_progress, ())
+    found = make_selection(source, allowed, search_n(source, allowed, n, run), str(n), run)
     size = found.score.effective_size or 0.0
     return clock.seconds | {"bytes": peak.bytes, "size": size, "searched": found.score.searched_size}
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.alone:
+    if arguments.single_block:
         print(json.dumps(measured(arguments.images[0], arguments.n)))
         return
     left, mark, end = ("| ", " | ", " |") if arguments.markdown else ("", "  ", "")
@@ -107,7 +107,7 @@ def main() -> None:
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         first = first or (images, found["bytes"])
         more = (found["bytes"] - first[1]) / (images - first[0]) if images > first[0] else 0.0
-        file = sum(8 * shape[-1] for shape in HELD_OUT) * images / 1e9
+        file = sum(8 * shape[-1] for shape in HELD_OUT_CHANNELS) * images / 1e9
         cells = [f"{images:>10,}", *(f"{found[stage]:>{len(stage)}.1f}" for stage in stages)]
         cells += [f"{found['bytes'] / 1e9:>10.2f}", f"{more:>14,.0f}", f"{file:>8.2f}"]
         print(left + mark.join(cells) + end, flush=True)

@@ -14,15 +14,22 @@ from pathlib import Path
 import torch
 from plain import maps_to_rows, plain_cnn
 
-from imgsubset.devices import side_by_side
+from imgsubset.devices import map_parallel
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decoded
-from imgsubset.statistics.divergences import mix
+from imgsubset.reading.processes import decode_chunks
+from imgsubset.statistics.divergences import compute_weighted_divergence
 from imgsubset.statistics.langevin import noised_source
-from imgsubset.statistics.moments import Block, ImageMoments, Standard, maps_to_moments, standard, subset_moments
-from imgsubset.statistics.noised import Batch, Noised
-from imgsubset.statistics.objective import Objective, objective, random_subsets
+from imgsubset.statistics.moments import (
+    Block,
+    ImageMoments,
+    Standardiser,
+    compute_subset_moments,
+    fit_standardiser,
+    maps_to_moments,
+)
+from imgsubset.statistics.noised import NoisyBatch, NoisyObjective
+from imgsubset.statistics.objective import Objective, draw_random_subsets, make_objective
 from imgsubset.weights import Weights
 
 PLAIN_CANDIDATES = 8
@@ -31,12 +38,12 @@ PLAIN_CANDIDATES = 8
 def folder_pixels(folder: Path) -> torch.Tensor:
     """All images of a folder at once, (N, 64, 64, 3), uint8."""
     listing = list_images(folder)
-    with decoded([listing.locate(path) for path in listing.paths], [64]) as chunks:
+    with decode_chunks([listing.locate(path) for path in listing.paths], [64]) as chunks:
         pixels = bytearray().join(chunk.pixels[64] for chunk in chunks)
     return torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 64, 64, 3)[: len(listing.paths)]
 
 
-def plain_losses(pixels: torch.Tensor, rows: torch.Tensor, goal: Objective, scale: Standard) -> list[float]:
+def plain_losses(pixels: torch.Tensor, rows: torch.Tensor, goal: Objective, scale: Standardiser) -> list[float]:
     """Noised losses of candidates, each through the network and the noise."""
     network = RandomCNN()
     alpha, sigma2 = goal.langevin.coefficients(1.0)
@@ -47,11 +54,13 @@ def plain_losses(pixels: torch.Tensor, rows: torch.Tensor, goal: Objective, scal
     for candidate in rows:
         images = (pixels[candidate].float() / 127.5 - 1).permute(0, 3, 1, 2)
         maps = plain_cnn(images, [weight.contiguous() for weight in network.layers])
-        maps = (maps[:, scale.kept] - center) / width
+        maps = (maps[:, scale.is_varying] - center) / width
         noised = alpha * maps + sigma2**0.5 * torch.randn_like(maps)
         moments = ImageMoments(maps_to_rows(noised), maps[0, 0].numel())
         everything = torch.arange(len(candidate))[None]
-        losses.append(float(mix(subset_moments(moments, everything), source, term.coefficients)))
+        losses.append(
+            float(compute_weighted_divergence(compute_subset_moments(moments, everything), source, term.coefficients))
+        )
     return losses
 
 
@@ -67,18 +76,18 @@ def main() -> None:
         pixels = folder_pixels(arguments.folder)
         table = torch.cat([maps_to_moments(RandomCNN()(block)) for block in pixels.split(64)])
         images = ImageMoments(table, 64)
-        scale = standard(images)
-        goal = objective([Block("random-cnn", scale.apply(images))], arguments.n, Weights())
-        rows = random_subsets(len(pixels), arguments.n, 4096, generator)
-        noised, mine, theirs = Noised(goal, 1.0), [], []
+        scale = fit_standardiser(images)
+        goal = make_objective([Block("random-cnn", scale.apply(images))], arguments.n, Weights())
+        rows = draw_random_subsets(len(pixels), arguments.n, 4096, generator)
+        noised, mine, theirs = NoisyObjective(goal, 1.0), [], []
 
-        def scored(part: torch.Tensor) -> Batch:
+        def scored(part: torch.Tensor) -> NoisyBatch:
             return noised.batch(part, torch.Generator().manual_seed(0))
 
         for _ in range(arguments.repeats):
             start = time.perf_counter()
             for block in rows.split(512):
-                noised.lowest(side_by_side(scored, block.split(goal.batch), goal.device), 16)
+                noised.lowest(map_parallel(scored, block.split(goal.batch), goal.device), 16)
             mine.append((time.perf_counter() - start) / len(rows))
             fast = noised.loss(rows[:PLAIN_CANDIDATES], generator)
             start = time.perf_counter()

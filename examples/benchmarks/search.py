@@ -25,16 +25,16 @@ from peers import Pick, Problem, UnavailableError
 from torch import Tensor
 from unseen import SPACES, Distances, Unseen
 
-from imgsubset.features.ingest import Ingested, ingest
+from imgsubset.features.ingest import IngestResult, ingest
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.options import Options
-from imgsubset.progress import silent
-from imgsubset.reading.decoding import Facts
+from imgsubset.progress import no_progress
+from imgsubset.reading.decoding import ImageInfo
 from imgsubset.reading.listing import Listing, list_images
-from imgsubset.reading.processes import chunk_length, decoded
+from imgsubset.reading.processes import chunk_length, decode_chunks
 from imgsubset.search.find import find
-from imgsubset.statistics.moments import Block, standard
-from imgsubset.statistics.objective import effective_size, objective, random_subsets
+from imgsubset.statistics.moments import Block, fit_standardiser
+from imgsubset.statistics.objective import draw_random_subsets, effective_sample_size, make_objective
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 SIZE = 64  # pixels
@@ -75,7 +75,7 @@ class Result:
 
 def searched(problem: Problem, options: Options) -> Pick:
     """imgsubset's own search."""
-    found = find(problem.objective, options, lambda: False, silent)
+    found = find(problem.objective, options, lambda: False, no_progress)
     draws = max(point.work for point in found.trace if point.method == "draws")
     return Pick(found.rows[:1], f"{draws:,} draws")
 
@@ -83,7 +83,7 @@ def searched(problem: Problem, options: Options) -> Pick:
 def uniform(problem: Problem, seed: int) -> Pick:
     """What random subsets come to on average: 1, but for chance."""
     generator = torch.Generator().manual_seed(UNIFORM_SEED + seed)
-    rows = random_subsets(len(problem.images), problem.objective.n, RANDOM_SUBSETS, generator)
+    rows = draw_random_subsets(len(problem.images), problem.objective.n, RANDOM_SUBSETS, generator)
     return Pick(rows, f"mean of {RANDOM_SUBSETS}")
 
 
@@ -122,12 +122,12 @@ def load(folder: Path, n: int) -> tuple[Problem, Unseen]:
     listing = list_images(folder)
     report(f"ingest {len(listing.paths):,} images")
     places = range(len(listing.paths))
-    with decoded([listing.locate(path) for path in listing.paths], [SIZE]) as chunks:
-        ingested = ingest(chunks, places, Ingested.nothing(len(places)), [(RandomCNN(), SIZE)], torch.device("cpu"))
+    with decode_chunks([listing.locate(path) for path in listing.paths], [SIZE]) as chunks:
+        ingested = ingest(chunks, places, IngestResult.empty(len(places)), [(RandomCNN(), SIZE)], torch.device("cpu"))
     (block,) = ingested.blocks([("random-cnn", 1.0)])
     paths = tuple(listing.paths[place] for place in ingested.usable.nonzero()[0])
-    scale = standard(block.images)
-    goal = objective([Block(block.name, scale.apply(block.images))], n, Weights())
+    scale = fit_standardiser(block.images)
+    goal = make_objective([Block(block.name, scale.apply(block.images))], n, Weights())
     report("compute the unseen feature spaces")
     kept: list[Tensor] | None = [] if len(paths) * SIZE**2 * 3 <= PIXEL_BYTES else None
     unseen = Unseen(_kept(pixel_blocks(listing, SIZE), kept), paths, n)
@@ -136,10 +136,10 @@ def load(folder: Path, n: int) -> tuple[Problem, Unseen]:
 
 def pixel_blocks(listing: Listing, size: int) -> Iterator[Tensor]:
     """Pixels (B, H, W, 3) of the images that can be decoded, in order."""
-    with decoded([listing.locate(path) for path in listing.paths], [size]) as chunks:
+    with decode_chunks([listing.locate(path) for path in listing.paths], [size]) as chunks:
         for chunk in chunks:
             pixels = np.frombuffer(chunk.pixels[size], np.uint8).reshape(chunk_length(size), size, size, 3)
-            usable = [place for place, outcome in enumerate(chunk.outcomes) if isinstance(outcome, Facts)]
+            usable = [place for place, outcome in enumerate(chunk.outcomes) if isinstance(outcome, ImageInfo)]
             if usable:
                 yield torch.from_numpy(pixels[usable])
 
@@ -194,7 +194,7 @@ def measure(problem: Problem, unseen: Unseen, method: Method, seed: int, limit: 
     return Result(
         loss=loss,
         ratios=tuple(value / mean if mean else 0.0 for value, mean in zip(values, means, strict=True)),
-        effective=effective_size(loss, objective.n, total),
+        effective=effective_sample_size(loss, objective.n, total),
         seconds=seconds,
         unseen=unseen.distances(pick.rows),
         note=", ".join(filter(None, [pick.note, method.package and f"{method.package} {version(method.package)}"])),

@@ -15,8 +15,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from imgsubset.devices import single_threaded
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.statistics.divergences import frechet
-from imgsubset.statistics.moments import ImageMoments, all_moments, subset_moments
-from imgsubset.statistics.objective import random_subsets
+from imgsubset.statistics.moments import ImageMoments, compute_all_moments, compute_subset_moments
+from imgsubset.statistics.objective import draw_random_subsets
 
 SPECTRUM = 32  # frequencies, in cycles an image
 RANDOM_DRAWS = 100
@@ -92,10 +92,10 @@ class Unseen:
                 for space, parts in zip(SPACES.values(), vectors, strict=True):
                     parts.append(space(block))
         self.spaces = [_as_moments(torch.cat(parts)) for parts in vectors]
-        self.sources = [all_moments(space) for space in self.spaces]
+        self.sources = [compute_all_moments(space) for space in self.spaces]
         self.labels = _labels(paths)
         generator = torch.Generator().manual_seed(RANDOM_SEED)
-        draws = random_subsets(len(paths), n, RANDOM_DRAWS, generator)
+        draws = draw_random_subsets(len(paths), n, RANDOM_DRAWS, generator)
         self.random_means = [1.0] * len(SPACES)
         # A space in which the images do not vary has distance 0 for all; divided by 1 it stays 0.
         self.random_means = [mean or 1.0 for mean in self.distances(draws).ratios]
@@ -105,7 +105,7 @@ class Unseen:
         """Mean distances of the subsets (K, n)."""
         ratios = []
         for space, source, unit in zip(self.spaces, self.sources, self.random_means, strict=True):
-            ratios.append(float(frechet(subset_moments(space, rows, torch.float64), source).mean()) / unit)
+            ratios.append(float(frechet(compute_subset_moments(space, rows, torch.float64), source).mean()) / unit)
         if self.labels is None:
             return Distances(tuple(ratios), None)
         shares = torch.stack([torch.bincount(self.labels[row], minlength=int(self.labels.max()) + 1) for row in rows])

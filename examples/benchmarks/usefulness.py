@@ -29,19 +29,19 @@ from classifiers import CLASSIFIERS
 
 from imgsubset import Options
 from imgsubset.devices import single_threaded
-from imgsubset.features.source import Source
-from imgsubset.options import merged
-from imgsubset.progress import Clock, silent
-from imgsubset.reading.labels import class_names
+from imgsubset.features.source import SourceFeatures
+from imgsubset.options import merge_options
+from imgsubset.progress import Clock, no_progress
+from imgsubset.reading.labels import parse_classes
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decoded
+from imgsubset.reading.processes import decode_chunks
 from imgsubset.search.find import find
-from imgsubset.statistics.covariates import covariates
-from imgsubset.statistics.estimation import estimates
-from imgsubset.tasks.constraints import Allowed
-from imgsubset.tasks.given import given
-from imgsubset.tasks.searching import Run, never, objective_of
-from imgsubset.tasks.select import prepared
+from imgsubset.statistics.covariates import compute_covariates
+from imgsubset.statistics.estimation import estimate_means
+from imgsubset.tasks.constraints import SelectionConstraints
+from imgsubset.tasks.given import resolve_inputs
+from imgsubset.tasks.searching import Run, make_run_objective, never_stop
+from imgsubset.tasks.select import prepare_search
 
 SIZE = 32  # pixels
 STRATA = 10  # of a classifier's confidence
@@ -107,10 +107,10 @@ def problem(folder: Path, own: str, n: int, cache: Path, whole: bool) -> Problem
     """Split the folder, train on one half, and gather what is true of the other; or, of the whole, of both."""
     listing = list_images(folder)
     files = [listing.locate(path) for path in listing.paths]
-    with decoded(files, [SIZE]) as chunks:
+    with decode_chunks(files, [SIZE]) as chunks:
         pixels = torch.frombuffer(bytearray().join(chunk.pixels[SIZE] for chunk in chunks), dtype=torch.uint8)
     pixels = pixels.view(-1, SIZE, SIZE, 3)[: len(files)]
-    labels = torch.from_numpy(np.unique(class_names(listing.paths), return_inverse=True)[1])
+    labels = torch.from_numpy(np.unique(parse_classes(listing.paths), return_inverse=True)[1])
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
     train, test = (half.sort().values for half in order.tensor_split(2))
     sides = [(train, test), (test, train)] if whole else [(train, test)]
@@ -186,25 +186,25 @@ def _clustered(numbers: np.ndarray) -> np.ndarray:
     return np.asarray(KMeans(STRATA, n_init=4, random_state=0).fit_predict(numbers[:, None]))
 
 
-def read(problem: Problem, **words: object) -> tuple[Source, Allowed, Run, np.ndarray]:
+def read(problem: Problem, **words: object) -> tuple[SourceFeatures, SelectionConstraints, Run, np.ndarray]:
     """The source as these options have it, and the place in the problem of each of its rows."""
     labels = {"labels": [*problem.labels]} if words else {}
-    listing, options, _ = given([*problem.paths], Options(cache=str(problem.cache), **labels, **words))
+    listing, options, _ = resolve_inputs([*problem.paths], Options(cache=str(problem.cache), **labels, **words))
     clock = Clock()
-    source, allowed = prepared(
-        listing, options, "cpu", embeddings=None, clock=clock, progress=silent, n=lambda usable: problem.n
+    source, allowed = prepare_search(
+        listing, options, "cpu", embeddings=None, clock=clock, progress=no_progress, n=lambda usable: problem.n
     )
     place = {path: row for row, path in enumerate(problem.paths)}
     rows = [place[os.path.abspath(source.listing.locate(path))] for path in source.paths]  # noqa: PTH100
-    return source, allowed, Run(options, None, clock, never, silent, ()), np.array(rows)
+    return source, allowed, Run(options, None, clock, never_stop, no_progress, ()), np.array(rows)
 
 
 def searched(problem: Problem, count: int, **words: object) -> np.ndarray:
     """What `select` finds with these options, with the seeds 0, 1, ..."""
     source, allowed, run, rows = read(problem, **words)
-    goal, choices = objective_of(source, problem.n, run), None if allowed.free else allowed.choices(problem.n)
-    seeds = (merged(run.options, {"seed": seed}).search for seed in range(count))
-    return np.stack([rows[find(goal, seed, never, silent, None, choices).rows[0].numpy()] for seed in seeds])
+    goal, choices = make_run_objective(source, problem.n, run), None if allowed.free else allowed.choices(problem.n)
+    seeds = (merge_options(run.options, {"seed": seed}).search for seed in range(count))
+    return np.stack([rows[find(goal, seed, never_stop, no_progress, None, choices).rows[0].numpy()] for seed in seeds])
 
 
 def scores(problem: Problem) -> str:
@@ -260,13 +260,13 @@ def estimated(problem: Problem, subsets: np.ndarray) -> tuple[dict[str, np.ndarr
     place = np.empty(len(order), int)
     place[order] = np.arange(len(order))
     parts = {name: problem.quantities[name] for name in RESULTS}
-    values, known = torch.from_numpy(np.concatenate([*parts.values()], 1)), covariates(source.blocks)
+    values, known = torch.from_numpy(np.concatenate([*parts.values()], 1)), compute_covariates(source.blocks)
     shares = torch.tensor([set(column.tolist()) <= {0.0, 1.0} for column in values.T])
     classes, found, held = torch.from_numpy(problem.labels[order]), [], []
     judged = sum(parts[name].shape[1] for name in RESULTS[:2])
     with single_threaded():
         for rows in subsets:
-            one = estimates(values[rows], known, torch.from_numpy(place[rows]), classes, None, shares)
+            one = estimate_means(values[rows], known, torch.from_numpy(place[rows]), classes, None, shares)
             found.append(one.value.numpy())
             true = values.mean(0)
             held.append(((one.low <= true) & (true <= one.high))[:judged].double().mean())

@@ -23,12 +23,12 @@ def as_float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def whole(least: int, most: int) -> Check:
+def int_range(least: int, most: int) -> Check:
     """A whole number between these."""
     return lambda value: least <= value <= most, f"a whole number from {least:,} to {most:,}"
 
 
-def wholes(least: int, most: int, count: int, odd: bool = False) -> Check:
+def int_list(least: int, most: int, count: int, odd: bool = False) -> Check:
     """At least one and at most `count` whole numbers between these."""
 
     def makes_sense(value: tuple[Any, ...]) -> bool:
@@ -38,7 +38,7 @@ def wholes(least: int, most: int, count: int, odd: bool = False) -> Check:
     return makes_sense, f"1 to {count} {'odd' if odd else 'whole'} numbers from {least:,} to {most:,}"
 
 
-def number(most: float) -> Check:
+def float_up_to(most: float) -> Check:
     """A number from 0 to this."""
     return lambda value: 0 <= value <= most, f"a number from 0 to {most:g}"
 
@@ -48,7 +48,7 @@ def one_of(*words: str) -> Check:
     return lambda value: value in words, f"one of {', '.join(words)}"
 
 
-SIDE: Check = (
+RESOLUTION: Check = (
     lambda value: value == "auto" or 8 <= value <= 4096,
     "'auto' or between 8 and 4096 pixels",
 )
@@ -61,10 +61,10 @@ DEVICE: Check = (
     "one of auto, cpu, cuda, or a certain GPU as in cuda:1",
 )
 SEED: Check = (lambda value: 0 <= value < 1 << 63, "between 0 and 2^63 - 1")
-PAIR: Check = (
+INT_PAIR: Check = (
     lambda value: not value or (len(value) == 2 and all(1 <= one <= 4096 for one in value)),
     "two whole numbers from 1 to 4,096",
 )
-SWITCH: Check = (lambda value: isinstance(value, bool), "True or False; how is said by stratify_as")
-ABOVE_0: Check = (lambda value: 0 < value <= sys.float_info.max, "a finite number above 0")
-SECONDS: Check = (ABOVE_0[0], "a finite number of seconds above 0")
+BOOLEAN: Check = (lambda value: isinstance(value, bool), "True or False; how is said by stratify_as")
+POSITIVE: Check = (lambda value: 0 < value <= sys.float_info.max, "a finite number above 0")
+SECONDS: Check = (POSITIVE[0], "a finite number of seconds above 0")

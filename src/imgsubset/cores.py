@@ -14,29 +14,32 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-GROUPS, GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # of Linux: all groups, and those of this process
+CGROUP_ROOT, PROCESS_CGROUP = (
+    Path("/sys/fs/cgroup"),
+    Path("/proc/self/cgroup"),
+)  # of Linux: all groups, and those of this process
 
 
-_shared: ContextVar[int | None] = ContextVar("shared", default=None)
+_core_share: ContextVar[int | None] = ContextVar("shared", default=None)
 
 
 def usable_cores() -> int:
     """How many processor cores this process may use: those it is bound to, or as many as its quota pays for; or its
     share of them."""
-    return _shared.get() or max(1, min([_bound(), *map(math.ceil, _quotas())]))
+    return _core_share.get() or max(1, min([_count_bound_cores(), *map(math.ceil, _cgroup_quotas())]))
 
 
 @contextlib.contextmanager
-def sharing(count: int) -> Iterator[None]:
+def limit_cores(count: int) -> Iterator[None]:
     """A context in which this process may use so many cores, since others use the rest."""
-    token = _shared.set(count)
+    token = _core_share.set(count)
     try:
         yield
     finally:
-        _shared.reset(token)
+        _core_share.reset(token)
 
 
-def share(mine: Set[int], all_of: Iterable[Set[int]]) -> int:
+def fair_core_share(mine: Set[int], all_of: Iterable[Set[int]]) -> int:
     """How many cores are left to a process bound to `mine`, where processes, it among them, are bound to those in
     `all_of`, and each core is shared evenly by those that are bound to it. At least one."""
     users = Counter(core for some in all_of for core in some)
@@ -52,21 +55,21 @@ def bound_cores() -> Set[int]:
         return {*range(os.cpu_count() or 1)}
 
 
-def _bound() -> int:
+def _count_bound_cores() -> int:
     """How many cores this process is bound to, whatever its quota; torch knows of no other number."""
     return len(bound_cores())
 
 
-def _quotas() -> Iterator[float]:
+def _cgroup_quotas() -> Iterator[float]:
     """Cores that the control groups of this process, and those around them, pay for: versions 2 and 1 of Linux."""
     try:
-        groups = [line.split(":", 2)[1:] for line in GROUP.read_text().splitlines()]
+        groups = [line.split(":", 2)[1:] for line in PROCESS_CGROUP.read_text().splitlines()]
     except OSError:
         return
     for controllers, path in groups:
         if controllers and "cpu" not in controllers.split(","):
             continue
-        top = GROUPS / ("cpu" if controllers else "")
+        top = CGROUP_ROOT / ("cpu" if controllers else "")
         inner = top / path.lstrip("/")  # in a container this may be a name from outside, which is not there
         for folder in (inner, *inner.parents):
             with contextlib.suppress(OSError, ValueError):
@@ -80,12 +83,12 @@ def _quotas() -> Iterator[float]:
                 break
 
 
-_limit: ContextVar[int | None] = ContextVar("limit", default=None)
+_thread_limit: ContextVar[int | None] = ContextVar("limit", default=None)
 _has_threads: int | None = None  # the process in which torch may have started threads first, by its number
 
 
 @contextlib.contextmanager
-def bounded(count: int | None) -> Iterator[None]:
+def limit_threads(count: int | None) -> Iterator[None]:
     """A context in which sums take no more threads than this, but at least one; None is one for each usable core.
 
     A process that was forked from one whose sums took several takes one: it has none of the threads that the OpenMP
@@ -96,28 +99,28 @@ def bounded(count: int | None) -> Iterator[None]:
     if count > 1:
         _has_threads = _has_threads or os.getpid()
         count = count if _has_threads == os.getpid() else 1
-    token = _limit.set(count)
+    token = _thread_limit.set(count)
     try:
         # Else torch takes no more by itself, and its import can wait until the decoding processes have begun.
-        if count < _bound():
-            with torch_threads(count):
+        if count < _count_bound_cores():
+            with limit_torch_threads(count):
                 yield
         else:
             yield
     finally:
-        _limit.reset(token)
+        _thread_limit.reset(token)
 
 
-def threads() -> int:
+def max_threads() -> int:
     """How many threads sums may take."""
-    return _limit.get() or usable_cores()
+    return _thread_limit.get() or usable_cores()
 
 
-_setting = threading.Lock()
+_thread_count_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def torch_threads(most: int) -> Iterator[None]:
+def limit_torch_threads(most: int) -> Iterator[None]:
     """A context in which an operation of torch takes at most so many threads, if this thread calls it."""
     import torch
 
@@ -125,28 +128,28 @@ def torch_threads(most: int) -> Iterator[None]:
     if before <= most:
         yield
         return
-    set_threads(most)
+    set_torch_threads(most)
     try:
         yield
     finally:
-        set_threads(before)
+        set_torch_threads(before)
 
 
-def set_threads(count: int) -> None:
+def set_torch_threads(count: int) -> None:
     """Tell torch how many threads operations that this thread calls may take.
 
     torch gives the number to every thread that starts later, too; these should have what they would have had.
     """
     import torch
 
-    with _setting:
+    with _thread_count_lock:
         torch.get_num_threads()  # at the first question a thread takes over the common number, even if it has its own
-        others = _on_new_thread(torch.get_num_threads)
+        others = _run_in_new_thread(torch.get_num_threads)
         torch.set_num_threads(count)
-        _on_new_thread(lambda: torch.set_num_threads(others))
+        _run_in_new_thread(lambda: torch.set_num_threads(others))
 
 
-def _on_new_thread(function: Callable[[], T]) -> T:
+def _run_in_new_thread(function: Callable[[], T]) -> T:
     outcome: Future[T] = Future()
     thread = threading.Thread(target=lambda: outcome.set_result(function()))
     thread.start()

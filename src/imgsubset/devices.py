@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from imgsubset.cores import bounded, set_threads, threads, torch_threads
+from imgsubset.cores import limit_threads, limit_torch_threads, max_threads, set_torch_threads
 from imgsubset.errors import InputError, UsageError
 
 if TYPE_CHECKING:  # decoding processes import this module too
@@ -21,9 +21,9 @@ if TYPE_CHECKING:  # decoding processes import this module too
 
 S = TypeVar("S")
 T = TypeVar("T")
-_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")  # NVIDIA, under WSL, of Jetson boards; AMD
+_DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")  # NVIDIA, under WSL, of Jetson boards; AMD
 # What torch says where a GPU cannot go on, besides its OutOfMemoryError, and what a user should hear.
-_TROUBLES = {
+_GPU_ERRORS = {
     r"(CUDA|HIP)[^\n]*out of memory|CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)": (
         "the GPU has too little memory for this"
     ),
@@ -41,36 +41,38 @@ def single_threaded() -> contextlib.AbstractContextManager[None]:
     a result computed on one thread does not depend on their number. Other threads do not notice; not to be held
     while a generator yields.
     """
-    return torch_threads(1)
+    return limit_torch_threads(1)
 
 
-def workers() -> ThreadPoolExecutor:
+def thread_pool() -> ThreadPoolExecutor:
     """Threads, as many as sums may take, each of which runs an operation alone."""
-    return _workers(threads())
+    return _thread_pool(max_threads())
 
 
 @cache
-def _workers(count: int) -> ThreadPoolExecutor:
+def _thread_pool(count: int) -> ThreadPoolExecutor:
     # Kept: the libraries under torch set up their workspaces once in each new thread.
-    return ThreadPoolExecutor(count, "imgsubset", set_threads, (1,))
+    return ThreadPoolExecutor(count, "imgsubset", set_torch_threads, (1,))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_workers.cache_clear)  # a forked child has none of the threads
+    os.register_at_fork(after_in_child=_thread_pool.cache_clear)  # a forked child has none of the threads
 
 
-def side_by_side(function: Callable[[S], T], items: Iterable[S], device: torch.device) -> list[T]:
+def map_parallel(function: Callable[[S], T], items: Iterable[S], device: torch.device) -> list[T]:
     """function of each item, in order: on a CPU on a thread a core, each operation on its own; on a GPU in turn.
 
     No item's outcome may depend on another's, nor on which comes first: an item has its own random numbers.
     """
     if device.type != "cpu":
         return [function(item) for item in items]
-    return list(workers().map(function, items))
+    return list(thread_pool().map(function, items))
 
 
-_lock = threading.Lock()
-_found: list[list[tuple[Any, str, Any]]] = []  # a list for each user of the context; what a caller has set is the first
+_settings_lock = threading.Lock()
+_saved_settings: list[
+    list[tuple[Any, str, Any]]
+] = []  # a list for each user of the context; what a caller has set is the first
 
 
 @contextlib.contextmanager
@@ -91,17 +93,19 @@ def exact_matmul() -> Iterator[None]:
         exact = [(owner, "allow_tf32", False) for owner in (backends.cuda.matmul, backends.cudnn)]
     # One algorithm for one shape, whatever other programs do meanwhile.
     exact += [(backends.cudnn, "deterministic", True), (backends.cudnn, "benchmark", False)]
-    with _lock:
-        _found.append([(owner, name, getattr(owner, name)) for owner, name, _ in exact] if not _found else [])
+    with _settings_lock:
+        _saved_settings.append(
+            [(owner, name, getattr(owner, name)) for owner, name, _ in exact] if not _saved_settings else []
+        )
         for setting in exact:
             setattr(*setting)
     try:
         yield
     finally:
-        with _lock:
-            before = _found[0]
-            _found.pop()
-            for setting in () if _found else before:
+        with _settings_lock:
+            before = _saved_settings[0]
+            _saved_settings.pop()
+            for setting in () if _saved_settings else before:
                 setattr(*setting)
 
 
@@ -125,7 +129,7 @@ def device_name(name: str) -> str:
 
     Raises UsageError if it is not there.
     """
-    if name == "cpu" or (name == "auto" and not any(Path(driver).exists() for driver in _DRIVERS)):
+    if name == "cpu" or (name == "auto" and not any(Path(driver).exists() for driver in _DRIVER_FILES)):
         return "cpu"
     import torch
 
@@ -133,15 +137,15 @@ def device_name(name: str) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def trouble(error: BaseException) -> str | None:
+def explain_gpu_error(error: BaseException) -> str | None:
     """What keeps a GPU from work that a CPU could do, of an error that torch raised; None for any other."""
     if type(error).__name__ == "OutOfMemoryError":  # torch's; it may not be imported yet
-        return next(iter(_TROUBLES.values()))
-    found = (said for pattern, said in _TROUBLES.items() if re.search(pattern, str(error)))
+        return next(iter(_GPU_ERRORS.values()))
+    found = (said for pattern, said in _GPU_ERRORS.items() if re.search(pattern, str(error)))
     return next(found, None) if isinstance(error, RuntimeError) else None
 
 
-def free_gpu() -> None:
+def free_gpu_memory() -> None:
     """Give back the memory of what failed. Of use once its exception, which holds its tensors, is gone."""
     import torch
 
@@ -149,19 +153,19 @@ def free_gpu() -> None:
     torch.cuda.empty_cache()
 
 
-def or_on_cpu(device: str, work: Callable[[str, tuple[str, ...]], T], workers: int | None = None) -> T:
+def run_with_cpu_fallback(device: str, work: Callable[[str, tuple[str, ...]], T], workers: int | None = None) -> T:
     """work(device, notes), once more on the CPU where a GPU that `auto` found has no room for it.
 
     `notes` is what the result should tell of that; `workers` is how many threads sums may take, as in `bounded`.
     """
-    with bounded(workers):
+    with limit_threads(workers):
         try:
             return work(device, ())
         except RuntimeError as error:
-            problem = trouble(error)
+            problem = explain_gpu_error(error)
             if problem is None:
                 raise
             if device != "auto":
                 raise InputError(f"{problem}; --device cpu does without it") from None
-        free_gpu()
+        free_gpu_memory()
         return work("cpu", (f"{problem}, so the CPU did it",))

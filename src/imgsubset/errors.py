@@ -25,26 +25,26 @@ EXIT_CODES = {
 }
 
 
-MOST = 1_000  # characters of a message; a line of a list that was no list may have millions
+MAX_MESSAGE_CHARS = 1_000  # characters of a message; a line of a list that was no list may have millions
 
 
-def shortened(text: str, most: int = MOST) -> str:
+def shorten(text: str, most: int = MAX_MESSAGE_CHARS) -> str:
     """A text without its middle, if it is longer than most people read."""
     half = most // 2
     return text if len(text) <= most else f"{text[:half]}[... {len(text) - 2 * half:,} characters ...]{text[-half:]}"
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about a word that is not known: which one may have been meant; empty if none is near."""
     return "".join(f"; did you mean '{one}'?" for one in difflib.get_close_matches(word, list(known), 1))
 
 
-def said(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, on one line; its kind, if it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """What a caller gave, for a message: on one line, and not all of something long."""
     try:
         text = " ".join(repr(value).split())
@@ -59,7 +59,7 @@ class ImgsubsetError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(shortened(message))
+        super().__init__(shorten(message))
 
 
 class UsageError(ImgsubsetError, ValueError):

@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, TypeAlias
 
 from imgsubset.errors import InputError
 
-PARTIAL = ".imgsubset-partial-"  # begins the name of a file that is not whole yet
-BLOCK = 1 << 20
-SECOND = 10**9  # nanoseconds
-READERS = 8  # files read or copied at once: that waits for disks, not for processors
+PARTIAL_PREFIX = ".imgsubset-partial-"  # begins the name of a file that is not whole yet
+BLOCK_BYTES = 1 << 20
+NS_PER_SECOND = 10**9  # nanoseconds
+N_IO_THREADS = 8  # files read or copied at once: that waits for disks, not for processors
 Cancelled: TypeAlias = Callable[[], bool]
 
 
@@ -51,7 +51,7 @@ class Stamps(Sequence[Stamp]):
 
     def append(self, stamp: Stamp) -> None:
         """Add one."""
-        self._words.extend((stamp.size, *divmod(stamp.mtime_ns, SECOND)))
+        self._words.extend((stamp.size, *divmod(stamp.mtime_ns, NS_PER_SECOND)))
 
     def at(self, places: Sequence[int]) -> Stamps:
         """Those at some places."""
@@ -63,7 +63,7 @@ class Stamps(Sequence[Stamp]):
         return found
 
     def __setitem__(self, place: int, stamp: Stamp) -> None:
-        self._words[3 * place : 3 * place + 3] = array("q", (stamp.size, *divmod(stamp.mtime_ns, SECOND)))
+        self._words[3 * place : 3 * place + 3] = array("q", (stamp.size, *divmod(stamp.mtime_ns, NS_PER_SECOND)))
 
     def __len__(self) -> int:
         return len(self._words) // 3
@@ -73,11 +73,13 @@ class Stamps(Sequence[Stamp]):
             return self.at(range(len(self))[place])
         place = range(len(self))[place]
         size, seconds, rest = self._words[3 * place : 3 * place + 3]
-        return Stamp(size, seconds * SECOND + rest)
+        return Stamp(size, seconds * NS_PER_SECOND + rest)
 
     def __iter__(self) -> Iterator[Stamp]:
         words = iter(self._words)
-        return (Stamp(size, seconds * SECOND + rest) for size, seconds, rest in zip(words, words, words, strict=True))
+        return (
+            Stamp(size, seconds * NS_PER_SECOND + rest) for size, seconds, rest in zip(words, words, words, strict=True)
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stamps) and self._words == other._words
@@ -85,7 +87,7 @@ class Stamps(Sequence[Stamp]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def identity(file: object) -> dict[str, object] | None:
+def describe_file(file: object) -> dict[str, object] | None:
     """A file's absolute path, size and modification time; None for what is no path."""
     if not isinstance(file, (str, os.PathLike)):
         return None
@@ -108,7 +110,7 @@ def open_regular(path: str | bytes | os.PathLike[str], inside: int | None = None
     return os.fdopen(descriptor, "rb")
 
 
-def read_whole(file: str | os.PathLike[str]) -> bytes:
+def read_file(file: str | os.PathLike[str]) -> bytes:
     """The content of a file that a user names. Raises OSError for what is no file.
 
     A shell passes the output of `<(command)` as a FIFO under /dev or /proc; any other may have no writer and hang.
@@ -121,29 +123,29 @@ def read_whole(file: str | os.PathLike[str]) -> bytes:
     return path.read_bytes()
 
 
-def read_named(file: str | os.PathLike[str], name: str) -> bytes:
+def read_input_file(file: str | os.PathLike[str], name: str) -> bytes:
     """Like `read_whole`, of a file that messages call `name`. Raises InputError if it cannot be read."""
     try:
-        return read_whole(file)
+        return read_file(file)
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from None
     except ValueError:
         raise InputError(f"cannot read {name}: no file can have such a name") from None
 
 
-def sha256(path: str | os.PathLike[str], inside: int | None = None) -> str:
+def hash_file(path: str | os.PathLike[str], inside: int | None = None) -> str:
     """SHA-256 of a file, in hex; `inside` is as `open_regular` has it."""
     with open_regular(path, inside) as file:
-        return sha256_of(file)
+        return hash_stream(file)
 
 
-def sha256_of(file: BinaryIO, cancelled: Cancelled = lambda: False, copy: BinaryIO | None = None) -> str:
+def hash_stream(file: BinaryIO, cancelled: Cancelled = lambda: False, copy: BinaryIO | None = None) -> str:
     """SHA-256 of the rest of an open file, in hex, copied to another on the way.
 
     Raises OSError between two blocks if `cancelled()`: somebody wants to leave.
     """
     digest = hashlib.sha256()
-    while block := file.read(BLOCK):
+    while block := file.read(BLOCK_BYTES):
         if cancelled():
             raise OSError(errno.ECANCELED, "cancelled")
         digest.update(block)
@@ -153,9 +155,9 @@ def sha256_of(file: BinaryIO, cancelled: Cancelled = lambda: False, copy: Binary
 
 
 @contextlib.contextmanager
-def new_name(target: Path) -> Iterator[Path]:
+def temporary_path(target: Path) -> Iterator[Path]:
     """A name beside the target that no other file has. What has it in the end, not yet renamed, is removed."""
-    path = target.parent / f"{PARTIAL}{secrets.token_hex(8)}"
+    path = target.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}"
     try:
         yield path
     finally:
@@ -163,7 +165,7 @@ def new_name(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_file(path: str | Path, durable: bool = True, inside: int | None = None) -> Iterator[BinaryIO]:
+def create_file(path: str | Path, durable: bool = True, inside: int | None = None) -> Iterator[BinaryIO]:
     """A new file to write, and to read back. In the end it is on the disk, unless it need not be durable.
 
     inside  descriptor of the folder that the path is a name in
@@ -176,16 +178,16 @@ def new_file(path: str | Path, durable: bool = True, inside: int | None = None) 
             os.fsync(descriptor)
 
 
-def as_json(record: object) -> bytes:
+def to_json_bytes(record: object) -> bytes:
     """The content of a JSON file."""
     return json.dumps(record, indent=1).encode() + b"\n"
 
 
-def write_whole(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
     """Write a file in one step, in place of any earlier one, whose mode it keeps. Unless it is durable, a power cut may
     leave half of it."""
-    with new_name(path) as new:
-        with new_file(new, durable) as file:
+    with temporary_path(path) as new:
+        with create_file(new, durable) as file:
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_ISREG(mode := path.lstat().st_mode):
                     os.fchmod(file.fileno(), mode & 0o777)
@@ -195,13 +197,13 @@ def write_whole(path: Path, content: bytes | memoryview, durable: bool = True) -
         sync_folder(path.parent)
 
 
-def write_out(path: Path, content: bytes) -> None:
+def write_output(path: Path, content: bytes) -> None:
     """Write what a user asked for to a place of his: a file whole or not at all, a FIFO or a device as it comes, and of
     a link what it leads to. Raises OSError."""
     if path.exists() and not path.is_file():
         path.write_bytes(content)
     else:
-        write_whole(path.resolve(), content)
+        write_atomic(path.resolve(), content)
 
 
 def sync_folder(folder: Path | int) -> None:
@@ -217,13 +219,13 @@ def sync_folder(folder: Path | int) -> None:
             os.close(descriptor)
 
 
-def files_in(folder: Path) -> Iterator[str]:
+def walk_files(folder: Path) -> Iterator[str]:
     """Relative paths of everything in a folder that is not itself a folder. Raises OSError for what it cannot list."""
-    for base, folders, files in os.walk(folder, onerror=_raise):
+    for base, folders, files in os.walk(folder, onerror=_raise_error):
         links = [name for name in folders if Path(base, name).is_symlink()]
         for name in files + links:
             yield Path(base, name).relative_to(folder).as_posix()
 
 
-def _raise(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error

@@ -15,87 +15,87 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from imgsubset.errors import UsageError, shown
-from imgsubset.files import identity
+from imgsubset.errors import UsageError, short_repr
+from imgsubset.files import describe_file
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 
-def _whole(value: Any) -> int:
+def _as_int(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
     return operator.index(value)
 
 
-def _number(value: Any) -> float:
+def _as_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError
     return value if isinstance(value, int) else float(value)
 
 
-def _switch(value: Any) -> bool:
+def _as_bool(value: Any) -> bool:
     if type(value).__name__ not in ("bool", "bool_"):  # numpy's too
         raise TypeError
     return bool(value)
 
 
-def _text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     text = str(os.fsdecode(value))
     os.fsencode(text)
     return text
 
 
-def _text_without_nul(value: Any) -> str:  # which no path has
-    if "\0" in (text := _text(value)):
+def _as_text_without_nul(value: Any) -> str:  # which no path has
+    if "\0" in (text := _as_text(value)):
         raise TypeError
     return text
 
 
-def _whole_or_text(value: Any) -> int | str:
-    return _text(value) if isinstance(value, str) else _whole(value)
+def _as_int_or_text(value: Any) -> int | str:
+    return _as_text(value) if isinstance(value, str) else _as_int(value)
 
 
-def _whole_numbers(value: Any) -> tuple[int, ...]:
-    return tuple(map(_whole, value)) if isinstance(value, Iterable) else (_whole(value),)
+def _as_ints(value: Any) -> tuple[int, ...]:
+    return tuple(map(_as_int, value)) if isinstance(value, Iterable) else (_as_int(value),)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _as_texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, (str, bytes)):
         raise TypeError
-    return tuple(map(_text, value))
+    return tuple(map(_as_text, value))
 
 
-def _file_or_texts(value: Any) -> str | tuple[str, ...]:
-    return _text_without_nul(value) if isinstance(value, (str, os.PathLike)) else _texts(value)
+def _as_file_or_texts(value: Any) -> str | tuple[str, ...]:
+    return _as_text_without_nul(value) if isinstance(value, (str, os.PathLike)) else _as_texts(value)
 
 
-KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "int": (_whole, "a whole number"),
-    "float": (_number, "a number"),
-    "bool": (_switch, "True or False"),
-    "str": (_text_without_nul, "a text"),
-    "int | str": (_whole_or_text, "a whole number or a text"),
-    "tuple[int, ...]": (_whole_numbers, "a list of whole numbers"),
-    "tuple[str, ...]": (_texts, "a list of texts"),
-    "str | tuple[str, ...]": (_file_or_texts, "a list of paths, nor the path of a file that lists them"),
+CONVERTERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "int": (_as_int, "a whole number"),
+    "float": (_as_number, "a number"),
+    "bool": (_as_bool, "True or False"),
+    "str": (_as_text_without_nul, "a text"),
+    "int | str": (_as_int_or_text, "a whole number or a text"),
+    "tuple[int, ...]": (_as_ints, "a list of whole numbers"),
+    "tuple[str, ...]": (_as_texts, "a list of texts"),
+    "str | tuple[str, ...]": (_as_file_or_texts, "a list of paths, nor the path of a file that lists them"),
 }
 """By how a kind is written in a record of options: what makes a value of it, or raises TypeError; and its name."""
 
 
-def of_kind(name: str, kind: str, value: Any, wanted: str = "") -> Any:
+def convert_value(name: str, kind: str, value: Any, wanted: str = "") -> Any:
     """A value made plain, such as an int of numpy's.
 
     Raises UsageError, which says what is wanted, if it is of another kind than `name` is.
     """
-    if kind not in KINDS:
+    if kind not in CONVERTERS:
         return value
-    made, usual = KINDS[kind]
+    made, usual = CONVERTERS[kind]
     try:
         return made(value)
     except (TypeError, UnicodeError):
-        raise UsageError(f"{name} {shown(value)} is not {wanted or usual}") from None
+        raise UsageError(f"{name} {short_repr(value)} is not {wanted or usual}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +118,11 @@ class Embeddings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, (str, os.PathLike)):
-            object.__setattr__(self, "values", _array(self.values))
+            object.__setattr__(self, "values", _as_array(self.values))
         if self.paths is not None and not isinstance(self.paths, (str, os.PathLike)):
-            object.__setattr__(self, "paths", of_kind("paths of embeddings", "tuple[str, ...]", self.paths))
+            object.__setattr__(self, "paths", convert_value("paths of embeddings", "tuple[str, ...]", self.paths))
         if self.pca is not None:
-            object.__setattr__(self, "pca", of_kind("pca", "int", self.pca))
+            object.__setattr__(self, "pca", convert_value("pca", "int", self.pca))
             if self.pca < 0:
                 raise UsageError(f"pca {self.pca} is not a number of at least 0")
 
@@ -137,7 +137,7 @@ class Embeddings:
 
     @cached_property
     def _described(self) -> dict[str, object]:
-        values, paths = identity(self.values), identity(self.paths)
+        values, paths = describe_file(self.values), describe_file(self.paths)
         if values is None:
             array: Any = self.values
             content = array.copy(order="C") if not array.flags.c_contiguous else array
@@ -145,14 +145,14 @@ class Embeddings:
             digest.update(content.reshape(-1).view("u1") if array.size else b"")
             values = {"shape": [*array.shape], "sha256": digest.hexdigest()}
         if paths is None and self.paths is not None:
-            paths = _digest(map(os.fsdecode, self.paths))  # type: ignore[arg-type]  # it is no file
+            paths = _digest_lines(map(os.fsdecode, self.paths))  # type: ignore[arg-type]  # it is no file
         return {"values": values, "paths": paths, "pca": self.pca}
 
 
-AnyEmbeddings: TypeAlias = "Embeddings | np.ndarray | Tensor | str | os.PathLike[str] | None"
+EmbeddingsLike: TypeAlias = "Embeddings | np.ndarray | Tensor | str | os.PathLike[str] | None"
 
 
-def _array(values: Any) -> np.ndarray:
+def _as_array(values: Any) -> np.ndarray:
     """Values in memory as an array of numpy's."""
     import numpy as np
 
@@ -165,9 +165,9 @@ def _array(values: Any) -> np.ndarray:
             values = (values.float() if small else values).numpy()
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError):
-        raise UsageError(wanted.format(shown(values))) from None
+        raise UsageError(wanted.format(short_repr(values))) from None
     if not isinstance(values, np.ndarray) and (array.ndim == 0 or array.dtype.kind not in "biufc"):
-        raise UsageError(wanted.format(shown(values)))
+        raise UsageError(wanted.format(short_repr(values)))
     return array
 
 
@@ -191,11 +191,13 @@ class Labels:
         if isinstance(given, cls):
             return given
         if isinstance(given, Mapping):
-            paths = of_kind("paths of labels", "tuple[str, ...]", given.keys())
+            paths = convert_value("paths of labels", "tuple[str, ...]", given.keys())
             return cls(tuple(_class_name(*item) for item in given.items()), paths)
         given = given.tolist() if hasattr(given, "tolist") else given
         if not isinstance(given, Iterable) or isinstance(given, (bytes, set, frozenset)):
-            raise UsageError(f"labels {shown(given)} are not a CSV file, a dict of classes by path, or a list of them")
+            raise UsageError(
+                f"labels {short_repr(given)} are not a CSV file, a dict of classes by path, or a list of them"
+            )
         return cls(tuple(_class_name(place, label) for place, label in enumerate(given)))
 
     def by_path(self) -> dict[str, str]:
@@ -204,7 +206,9 @@ class Labels:
 
     def describe(self) -> dict[str, object]:
         """What they are, for a manifest."""
-        return _digest(f"{path}\0{name}" for path, name in sorted(zip(self.paths or (), self.names, strict=False)))
+        return _digest_lines(
+            f"{path}\0{name}" for path, name in sorted(zip(self.paths or (), self.names, strict=False))
+        )
 
     def __repr__(self) -> str:
         return f"Labels({len(self.names):,} images, {len({*self.names}):,} classes)"
@@ -214,10 +218,10 @@ def _class_name(where: object, label: Any) -> str:
     label = label.item() if hasattr(label, "item") and not getattr(label, "shape", ()) else label  # of an array
     if isinstance(label, (str, int)) or (isinstance(label, float) and math.isfinite(label)):
         return str(label)
-    raise UsageError(f"labels: that of {where!r} is {shown(label)}, which is no name or number of a class")
+    raise UsageError(f"labels: that of {where!r} is {short_repr(label)}, which is no name or number of a class")
 
 
-def _digest(lines: Iterable[str]) -> dict[str, object]:
+def _digest_lines(lines: Iterable[str]) -> dict[str, object]:
     count, digest = 0, hashlib.sha256()
     for line in lines:
         count += 1

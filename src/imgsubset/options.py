@@ -13,32 +13,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imgsubset.checks import (
-    ABOVE_0,
+    BOOLEAN,
     CANDIDATES,
     DEVICE,
-    PAIR,
+    INT_PAIR,
+    POSITIVE,
+    RESOLUTION,
     SECONDS,
     SEED,
-    SIDE,
-    SWITCH,
     Check,
-    number,
+    float_up_to,
+    int_list,
+    int_range,
     one_of,
-    whole,
-    wholes,
 )
-from imgsubset.errors import UsageError, meant, shown
-from imgsubset.inputs import Labels, of_kind
-from imgsubset.weights import DIVERGENCE_NAMES, Weights, named_weights, terms
+from imgsubset.errors import UsageError, did_you_mean, short_repr
+from imgsubset.inputs import Labels, convert_value
+from imgsubset.weights import DIVERGENCE_NAMES, Weights, parse_named_weights, parse_terms
 
 # What an option affects: the moments of an image; or the loss of a given subset; or which subset is selected, or what
 # is written with it; or nothing but the time it takes. Each level includes those before it.
 MOMENTS, LOSS, SELECTION, NOTHING = range(4)
 TAPS = ("last", "all")
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-KNOWN = ("hardness", "objects", "image")  # what `match` takes beside tables
-IMAGE = 0.25  # the weight of `image` where random CNNs are matched and nobody says another
-REMOVED = {  # what became of options of earlier versions
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+MATCH_TERMS = ("hardness", "objects", "image")  # what `match` takes beside tables
+IMAGE_STATS_WEIGHT = 0.25  # the weight of `image` where random CNNs are matched and nobody says another
+REMOVED_OPTIONS = {  # what became of options of earlier versions
     "resume": "a search takes seconds, and the cache keeps what is expensive: run the same command again",
     "cache_verify": "an image is known by its path, size and modification time; --no-cache decodes all of them anew",
 }
@@ -111,18 +111,18 @@ class Options:
         "matched in, each with its weight, as in 'random-cnn=1,colour=2'", metavar="NAME=W,...",
         shown_default="random-cnn")  # fmt: skip
     size: int | str = option("auto", "Match", MOMENTS, "Side of the square that images are resized to; auto is 32 for "
-        "images of at most 40 pixels, else 64", SIDE, metavar="PIXELS|auto")  # fmt: skip
-    networks: int = option(4, "Expert", MOMENTS, "Random CNNs that are matched together", whole(1, 64))
+        "images of at most 40 pixels, else 64", RESOLUTION, metavar="PIXELS|auto")  # fmt: skip
+    networks: int = option(4, "Expert", MOMENTS, "Random CNNs that are matched together", int_range(1, 64))
     channels: tuple[int, ...] = option((16, 32, 32), "Expert", MOMENTS, "Output channels of each layer of a random CNN",
-        wholes(1, 1024, 16), metavar="C,C,...", extractor="random-cnn")  # fmt: skip
+        int_list(1, 1024, 16), metavar="C,C,...", extractor="random-cnn")  # fmt: skip
     kernel_size: tuple[int, ...] = option((3,), "Expert", MOMENTS, "Kernel size of a random CNN, odd: one number, or "
-        "one a layer", wholes(1, 63, 16, odd=True), metavar="PIXELS,...", extractor="random-cnn")  # fmt: skip
+        "one a layer", int_list(1, 63, 16, odd=True), metavar="PIXELS,...", extractor="random-cnn")  # fmt: skip
     stride: tuple[int, ...] = option((2,), "Expert", MOMENTS, "Stride of a random CNN: one number, or one a layer",
-        wholes(1, 64, 16), metavar="PIXELS,...", extractor="random-cnn")  # fmt: skip
+        int_list(1, 64, 16), metavar="PIXELS,...", extractor="random-cnn")  # fmt: skip
     activation: str = option("leaky", "Expert", MOMENTS, "Activation of a random CNN: LeakyReLU of slope 0.2, ReLU, or "
         "the absolute value", choices=("leaky", "relu", "abs"), extractor="random-cnn")  # fmt: skip
     pool: tuple[int, ...] = option((), "Expert", MOMENTS, "Window and stride of an average over the last maps of a "
-        "random CNN", PAIR, metavar="WINDOW,STRIDE", extractor="random-cnn")  # fmt: skip
+        "random CNN", INT_PAIR, metavar="WINDOW,STRIDE", extractor="random-cnn")  # fmt: skip
     taps: str = option("last", "Expert", MOMENTS, "Whether the last layer of a random CNN is matched, or all layers",
         choices=TAPS, extractor="random-cnn")  # fmt: skip
     weights_file: str | None = option(None, "Expert", MOMENTS, "The weights of torchvision:NAME or inceptionN, in "
@@ -138,13 +138,13 @@ class Options:
     match: tuple[tuple[str, float], ...] = option((), "Match", LOSS, "Match what is known of the images too, of this "
         "weight: a table (.csv, .tsv, .jsonl, .parquet) of numbers and texts with a row an image; hardness, how hard "
         "it is to tell its class; objects, those in its label file; or image, its size, brightness, sharpness and the "
-        f"like, which counts {IMAGE:g} beside random CNNs unless image=W says otherwise, and image=0 not at all"
+        f"like, which counts {IMAGE_STATS_WEIGHT:g} beside random CNNs unless image=W says otherwise, and image=0 not at all"
         + REPEATABLE, metavar="TERM[=W]")  # fmt: skip
     match_columns: tuple[str, ...] = option((), "Match", LOSS, "Which columns of a table, as in 'a,b' or "
         "'FILE.csv:a,b'; hour@24 comes round after 24" + REPEATABLE, metavar="[FILE:]A,B",
         shown_default="all")  # fmt: skip
 
-    stratify: bool = option(False, "Which images", SELECTION, "Every class keeps its share of n", SWITCH)
+    stratify: bool = option(False, "Which images", SELECTION, "Every class keeps its share of n", BOOLEAN)
     stratify_by: str = option("first", "Which images", SELECTION, "What the class of an image is: that in the data "
         "set, archive or table, else the first folder in its path; parent, the last; or what the expression captures "
         "in the path",
@@ -165,28 +165,30 @@ class Options:
     seed: int = option(0, "Search", SELECTION, "Seed of the search alone: the same seed chooses the same images", SEED)
     candidates: int | str = option(1024, "Expert", SELECTION, "Random subsets to score, or all: as many as there are "
         "images; of more than 16,384 images each, fewer in proportion", CANDIDATES, metavar="K|all")  # fmt: skip
-    rounds: int = option(8, "Search", SELECTION, "Rounds that the candidates are drawn in, at least", whole(1, 1000))
+    rounds: int = option(
+        8, "Search", SELECTION, "Rounds that the candidates are drawn in, at least", int_range(1, 1000)
+    )
     schedule: str = option("cool", "Search", SELECTION, "How the temperature of the noise goes from round to round: "
         "cool, to 0; hold; or rise, by 0.1", choices=("cool", "hold", "rise"))  # fmt: skip
-    chains: int = option(2, "Expert", SELECTION, "How many of the best draws are improved side by side", whole(1, 1024),
+    chains: int = option(2, "Expert", SELECTION, "How many of the best draws are improved side by side", int_range(1, 1024),
         metavar="R")  # fmt: skip
     steps: int = option(100, "Search", SELECTION, "Steps of annealed exchanges; 0 keeps the best draw",
-        whole(0, 10_000_000))  # fmt: skip
+        int_range(0, 10_000_000))  # fmt: skip
     time_limit: float | None = option(None, "Search", SELECTION, "End the search after this long, as in '30s' or '5m', "
         "with the best found by then", SECONDS, metavar="TIME")  # fmt: skip
     temperature: float = option(1.0, "Expert", SELECTION, "Temperature kT of the Langevin noise at the start, in units "
-        "of the source's variance", number(1000))  # fmt: skip
-    friction: float = option(1.0, "Expert", SELECTION, "Friction gamma of the Langevin noise", number(1000))
-    langevin_time: float = option(0.1, "Expert", SELECTION, "How long the Langevin noise acts", number(1000))
+        "of the source's variance", float_up_to(1000))  # fmt: skip
+    friction: float = option(1.0, "Expert", SELECTION, "Friction gamma of the Langevin noise", float_up_to(1000))
+    langevin_time: float = option(0.1, "Expert", SELECTION, "How long the Langevin noise acts", float_up_to(1000))
     target_loss: float | None = option(None, "How many", SELECTION, "With '-n auto': the smallest n with at most this "
-        "loss", ABOVE_0, metavar="X")  # fmt: skip
+        "loss", POSITIVE, metavar="X")  # fmt: skip
     target_size: float | None = option(None, "How many", SELECTION, "With '-n auto': the smallest n that is as close "
-        "as M random images", ABOVE_0, metavar="M")  # fmt: skip
+        "as M random images", POSITIVE, metavar="M")  # fmt: skip
 
     device: str = option("auto", "Running", SELECTION, "Where the network and the search run; auto is a CUDA GPU if "
         "there is one; cuda:1 is the second", DEVICE, metavar="auto|cpu|cuda[:N]")  # fmt: skip
     workers: int | None = option(None, "Running", NOTHING, "Decoding processes, and threads that compute; 0 decodes in "
-        "this process and computes in one thread", whole(0, 1024), metavar="N",
+        "this process and computes in one thread", int_range(0, 1024), metavar="N",
         shown_default="one a core; one for few images")  # fmt: skip
     cache: str | None = option(None, "Running", NOTHING, "Where the moments of images are kept between runs",
         metavar="DIR", shown_default="the user's cache folder")  # fmt: skip
@@ -195,7 +197,7 @@ class Options:
         values = _expanded(values)
         for name in values:
             if name not in FIELDS:
-                raise UsageError(unknown(name, f"unknown option '{name}'", {**FIELDS, "preset": None}))
+                raise UsageError(unknown_name_message(name, f"unknown option '{name}'", {**FIELDS, "preset": None}))
         for name, declared in FIELDS.items():
             object.__setattr__(self, name, self._checked(declared, values.get(name, declared.default)))
         self._check_together()
@@ -208,18 +210,18 @@ class Options:
         if value is None and declared.default is None:
             return None
         makes_sense, wanted = declared.metadata["check"] or (None, "")
-        plain = of_kind(name, str(declared.type).removesuffix(" | None"), value, wanted)
+        plain = convert_value(name, str(declared.type).removesuffix(" | None"), value, wanted)
         try:
             good = makes_sense is None or makes_sense(plain)
         except (TypeError, ValueError):  # an array, or of a type that is not in KINDS
             good = False
         if not good:
-            raise UsageError(f"{name} {shown(plain)} is not {wanted}")
+            raise UsageError(f"{name} {short_repr(plain)} is not {wanted}")
         return plain
 
     def _check_together(self) -> None:
         """Raise UsageError for options that make no sense together."""
-        tables = [name for name, _ in self.match if name not in KNOWN]
+        tables = [name for name, _ in self.match if name not in MATCH_TERMS]
         for good, name, wanted in (
             (tables or not self.match_columns, "match_columns", "of use without a table to match"),
             (self.stratify_as == "share" or self.stratify, "stratify_as", "of use without stratify"),
@@ -232,7 +234,7 @@ class Options:
             (self.by_class or self.stratify_by == "first", "stratify_by", "of use without stratify"),
         ):  # fmt: skip
             if not good:
-                raise UsageError(f"{name} {shown(getattr(self, name))} is not {wanted}")
+                raise UsageError(f"{name} {short_repr(getattr(self, name))} is not {wanted}")
 
     @property
     def by_class(self) -> bool:
@@ -261,16 +263,16 @@ def _weights(value: Any) -> Weights:
     if isinstance(value, Mapping):
         return Weights.of(value)
     if not isinstance(value, Weights):
-        raise UsageError(f"weights {shown(value)} is not a dict of numbers by the names of divergences")
+        raise UsageError(f"weights {short_repr(value)} is not a dict of numbers by the names of divergences")
     return value
 
 
 def _match(value: Any) -> tuple[tuple[str, float], ...]:
-    matched = terms(value, "match", kept=("image",))
+    matched = parse_terms(value, "match", kept=("image",))
     for name, _ in matched:
-        if name not in KNOWN and os.path.splitext(name)[1].lower() not in TABLES:  # noqa: PTH122 (fails for no text)
-            known = f"neither a table ({', '.join(TABLES)}) nor one of {', '.join(KNOWN)}"
-            raise UsageError(f"match '{name}' is {known}{meant(name, KNOWN)}")
+        if name not in MATCH_TERMS and os.path.splitext(name)[1].lower() not in TABLE_SUFFIXES:  # noqa: PTH122 (fails for no text)
+            known = f"neither a table ({', '.join(TABLE_SUFFIXES)}) nor one of {', '.join(MATCH_TERMS)}"
+            raise UsageError(f"match '{name}' is {known}{did_you_mean(name, MATCH_TERMS)}")
     return matched
 
 
@@ -281,10 +283,10 @@ def _labels(value: Any) -> str | Labels | None:
 
 
 CONVERTERS = {
-    "features": lambda value: named_weights(value, "features"),
+    "features": lambda value: parse_named_weights(value, "features"),
     "weights": _weights,
     "match": _match,
-    "match_columns": lambda value: of_kind(
+    "match_columns": lambda value: convert_value(
         "match_columns", "tuple[str, ...]", (value,) if isinstance(value, str) else value
     ),
     "labels": _labels,
@@ -296,11 +298,11 @@ Options.__doc__ = "\n".join(
 )
 
 
-def merged(options: Options | None, words: Mapping[str, Any]) -> Options:
+def merge_options(options: Options | None, words: Mapping[str, Any]) -> Options:
     """Options with some of them replaced. Raises UsageError for what are none."""
     if not (options is None or isinstance(options, Options)):
         raise UsageError(
-            f"options {shown(options)} are not Options(...); single ones are given by name, as in steps=50"
+            f"options {short_repr(options)} are not Options(...); single ones are given by name, as in steps=50"
         )
     return dataclasses.replace(options or Options(), **_expanded(words))
 
@@ -311,11 +313,11 @@ def _expanded(words: Mapping[str, Any]) -> dict[str, Any]:
     return {**preset_of(own.pop("preset")), **own} if "preset" in own else own
 
 
-def unknown(name: str, complaint: str, known: Mapping[str, object] | set[str]) -> str:
+def unknown_name_message(name: str, complaint: str, known: Mapping[str, object] | set[str]) -> str:
     """A message about a word that is not known: what became of it, or what may have been meant."""
-    if fate := REMOVED.get(name.replace("-", "_")):
+    if fate := REMOVED_OPTIONS.get(name.replace("-", "_")):
         return f"{complaint}: it was taken out, since {fate}"
-    return complaint + (meant(name, known) or "; `imgsubset select --help` names them all")
+    return complaint + (did_you_mean(name, known) or "; `imgsubset select --help` names them all")
 
 
 @dataclass(frozen=True)
@@ -354,5 +356,5 @@ def preset_of(name: object) -> Mapping[str, Any]:
     """The options of a preset. Raises UsageError if there is none of this name."""
     if not isinstance(name, str) or name not in PRESETS:
         known = f"; known: {', '.join(PRESETS)}"
-        raise UsageError(f"unknown preset {shown(name)}{meant(str(name), PRESETS) or known}")
+        raise UsageError(f"unknown preset {short_repr(name)}{did_you_mean(str(name), PRESETS) or known}")
     return PRESETS[name].options

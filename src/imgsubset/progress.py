@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from imgsubset.errors import UsageError, shown
+from imgsubset.errors import UsageError, short_repr
 
 
 class Progress(Protocol):
@@ -17,11 +17,11 @@ class Progress(Protocol):
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None: ...
 
 
-def silent(stage: str, done: int, total: int, note: str = "") -> None:
+def no_progress(stage: str, done: int, total: int, note: str = "") -> None:
     """No progress is shown."""
 
 
-class Bars:
+class TqdmProgress:
     """Progress as bars of tqdm's, on stderr or in a notebook: one at a time, which ends with its stage."""
 
     def __init__(self) -> None:
@@ -44,12 +44,12 @@ class Bars:
                 self.bar = None
 
 
-def teller(progress: Progress | bool | None) -> Progress:
+def as_progress(progress: Progress | bool | None) -> Progress:
     """Whom to tell of progress: True shows bars, False and None nothing. Raises UsageError for what is no function."""
     if isinstance(progress, bool) or progress is None:
-        return Bars() if progress else silent
+        return TqdmProgress() if progress else no_progress
     if not callable(progress):
-        raise UsageError(f"progress {shown(progress)} is neither True or False nor a function to be told")
+        raise UsageError(f"progress {short_repr(progress)} is neither True or False nor a function to be told")
     return progress
 
 

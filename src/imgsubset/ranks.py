@@ -19,21 +19,24 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from imgsubset.cores import bound_cores, share
-from imgsubset.errors import ImgsubsetError, InputError, UsageError, shown
-from imgsubset.watch import STEP, End, Place, Watch
+from imgsubset.cores import bound_cores, fair_core_share
+from imgsubset.errors import ImgsubsetError, InputError, UsageError, short_repr
+from imgsubset.watch import POLL_SECONDS, HeartbeatMonitor, ProcessInfo, RunEnd
 
 if TYPE_CHECKING:  # a process that works alone imports no torch.distributed
     from torch import Tensor
     from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
-JOIN_SECONDS = 300.0  # in which all have to come
-FOREVER = timedelta(days=1000)  # a slow rank is not lost: that it is alive is told by its beats
-TORCHRUN, SLURM = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+JOIN_TIMEOUT_SECONDS = 300.0  # in which all have to come
+GROUP_TIMEOUT = timedelta(days=1000)  # a slow rank is not lost: that it is alive is told by its beats
+TORCHRUN_VARIABLES, SLURM_VARIABLES = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+)
 
 
-def place_of(environ: Mapping[str, str]) -> Place | None:
+def read_process_info(environ: Mapping[str, str]) -> ProcessInfo | None:
     """What torchrun, or srun, tells of this process; None where it works alone.
 
     Under srun MASTER_ADDR and MASTER_PORT have to be set, as for any program with torch.distributed: in an allocation
@@ -41,22 +44,22 @@ def place_of(environ: Mapping[str, str]) -> Place | None:
 
     Raises UsageError for what makes no sense.
     """
-    names = TORCHRUN if "RANK" in environ else SLURM
+    names = TORCHRUN_VARIABLES if "RANK" in environ else SLURM_VARIABLES
     if any(name not in environ for name in ("MASTER_ADDR", "MASTER_PORT", *names[:2])):
         return None
     numbers = []
     for name in names:
         text = environ.get(name, "0")
         if not (text.isascii() and text.isdigit()):
-            raise UsageError(f"{name} {shown(text)} is not a whole number; torchrun sets it")
+            raise UsageError(f"{name} {short_repr(text)} is not a whole number; torchrun sets it")
         numbers.append(int(text))
-    place = Place(*numbers)
+    place = ProcessInfo(*numbers)
     if place.rank >= place.size:
         raise UsageError(f"{names[0]} {place.rank} is not below {names[1]} {place.size}; torchrun sets both")
     return place if place.size > 1 else None
 
 
-class Ranks:
+class ProcessGroup:
     """All processes of a run, as one of them has them.
 
     place  of this one
@@ -64,7 +67,7 @@ class Ranks:
     watch  over the others
     """
 
-    def __init__(self, place: Place, cores: int, watch: Watch) -> None:
+    def __init__(self, place: ProcessInfo, cores: int, watch: HeartbeatMonitor) -> None:
         self.place, self.cores, self.watch = place, cores, watch
 
     def say(self, other: int, *parts: bytes) -> None:
@@ -91,17 +94,17 @@ class Ranks:
         """Send a table in main memory, when the other rank is there to receive it."""
         import torch.distributed as dist
 
-        self._talk(other, lambda: dist.send(table.contiguous(), other))
+        self._communicate(other, lambda: dist.send(table.contiguous(), other))
 
     def receive(self, other: int, table: Tensor) -> None:
         """Receive a table of this shape and type, in main memory."""
         import torch.distributed as dist
 
-        self._talk(other, lambda: dist.recv(table, other))
+        self._communicate(other, lambda: dist.recv(table, other))
 
-    def _talk(self, other: int, work: Callable[[], object]) -> None:
+    def _communicate(self, other: int, work: Callable[[], object]) -> None:
         try:
-            aside(work).result()
+            run_in_thread(work).result()
         except RuntimeError:
             end = self.watch.end(f"rank {other} is gone")
             gone = ImgsubsetError(end.message)
@@ -109,13 +112,13 @@ class Ranks:
             raise gone from None
 
     @contextlib.contextmanager
-    def at_hand(self) -> Iterator[None]:
+    def activate(self) -> Iterator[None]:
         """A context in which `together` is this."""
-        token = _ranks.set(self)
+        token = _current_group.set(self)
         try:
             yield
         finally:
-            _ranks.reset(token)
+            _current_group.reset(token)
 
     def leave(self) -> None:
         """The work is done, and no rank waits for another any more."""
@@ -133,15 +136,15 @@ class Ranks:
         dist.destroy_process_group()
 
 
-_ranks: ContextVar[Ranks | None] = ContextVar("ranks", default=None)
+_current_group: ContextVar[ProcessGroup | None] = ContextVar("ranks", default=None)
 
 
-def together() -> Ranks | None:
+def current_group() -> ProcessGroup | None:
     """The processes that work together, in rank 0 of them; None where this process works alone."""
-    return _ranks.get()
+    return _current_group.get()
 
 
-def aside(work: Callable[[], T]) -> Future[T]:
+def run_in_thread(work: Callable[[], T]) -> Future[T]:
     """work() on a thread that nobody waits for at the end: inside of gloo, the main one would hear no signal."""
     outcome: Future[T] = Future()
 
@@ -155,7 +158,7 @@ def aside(work: Callable[[], T]) -> Future[T]:
     return outcome
 
 
-def join(place: Place, words: Sequence[str], ended: Callable[[End], None]) -> Ranks:
+def join_group(place: ProcessInfo, words: Sequence[str], ended: Callable[[RunEnd], None]) -> ProcessGroup:
     """Meet the other processes, which were started with the same words; `ended` is as in `Watch`.
 
     Raises InputError if they do not come, or are others.
@@ -165,22 +168,24 @@ def join(place: Place, words: Sequence[str], ended: Callable[[End], None]) -> Ra
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        wait = timedelta(seconds=JOIN_SECONDS)
+        wait = timedelta(seconds=JOIN_TIMEOUT_SECONDS)
         store, _, _ = next(iter(rendezvous("env://", place.rank, place.size, timeout=wait)))
         # Of each start by torchrun its own: what an earlier one has left would be taken for signs of life.
         store = PrefixStore(f"imgsubset {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        cores = meet(store, place, words)
-        watch = Watch(store, place, ended)
+        cores = wait_for_ranks(store, place, words)
+        watch = HeartbeatMonitor(store, place, ended)
         watch.start()
-        dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=FOREVER)
+        dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=GROUP_TIMEOUT)
     except (RuntimeError, ValueError) as error:  # as all of torch.distributed's are
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        problem = shown(str(error).split("\n")[0])
+        problem = short_repr(str(error).split("\n")[0])
         raise InputError(f"rank {place.rank} of {place.size} does not meet the others at {where}: {problem}") from None
-    return Ranks(place, cores, watch)
+    return ProcessGroup(place, cores, watch)
 
 
-def meet(store: Store, place: Place, words: Sequence[str], seconds: float = JOIN_SECONDS) -> int:
+def wait_for_ranks(
+    store: Store, place: ProcessInfo, words: Sequence[str], seconds: float = JOIN_TIMEOUT_SECONDS
+) -> int:
     """Wait until all are there; how many cores this one may use.
 
     Raises InputError if some do not come in time, or were started with other words, or in another folder, than rank 0.
@@ -195,8 +200,10 @@ def meet(store: Store, place: Place, words: Sequence[str], seconds: float = JOIN
                 f"{few} of {place.size} did not come within {seconds:g} s; without RANK and WORLD_SIZE in the "
                 "environment, which torchrun sets, this process works alone"
             )
-        time.sleep(STEP)
+        time.sleep(POLL_SECONDS)
     nodes, bound, started = zip(*(json.loads(store.get(f"here {rank}")) for rank in range(place.size)), strict=True)
     if other := next((rank for rank in range(place.size) if started[rank] != started[0]), None):
         raise InputError(f"rank {other} was started with other words, or in another folder, than rank 0")
-    return share(cores, [{*theirs} for node, theirs in zip(nodes, bound, strict=True) if node == platform.node()])
+    return fair_core_share(
+        cores, [{*theirs} for node, theirs in zip(nodes, bound, strict=True) if node == platform.node()]
+    )

@@ -17,12 +17,14 @@ from imgsubset.errors import ImgsubsetError
 if TYPE_CHECKING:  # a process that works alone imports no torch.distributed
     from torch.distributed.distributed_c10d import Store
 
-BEAT_SECONDS = 2.0  # between signs of life
-SILENCE = 25  # beats without one after which a rank is lost: with what it takes to tell the others, within a minute
-STEP = 0.05  # seconds between looks for what others write
+HEARTBEAT_SECONDS = 2.0  # between signs of life
+MAX_MISSED_HEARTBEATS = (
+    25  # beats without one after which a rank is lost: with what it takes to tell the others, within a minute
+)
+POLL_SECONDS = 0.05  # seconds between looks for what others write
 
 
-class Place(NamedTuple):
+class ProcessInfo(NamedTuple):
     """Which of how many processes this is, and which of those on its machine."""
 
     rank: int
@@ -30,70 +32,72 @@ class Place(NamedTuple):
     local: int
 
 
-class End(NamedTuple):
+class RunEnd(NamedTuple):
     """How a run ended: what went wrong, empty where rank 0 has said so itself; and the exit code of every rank."""
 
     message: str
     code: int
 
 
-class Watch:
+class HeartbeatMonitor:
     """Signs of life through a store: rank 0 looks for those of all others, and these for that of rank 0.
 
     Silence is counted in beats of this process, not in seconds: when all are suspended together, however long, none is
     lost. `ended` is called once, on a thread of this, when the run is over for another reason than `stop`.
     """
 
-    def __init__(self, store: Store, place: Place, ended: Callable[[End], None], beat: float = BEAT_SECONDS) -> None:
+    def __init__(
+        self, store: Store, place: ProcessInfo, ended: Callable[[RunEnd], None], beat: float = HEARTBEAT_SECONDS
+    ) -> None:
         self.store, self.place, self.ended, self.beat = store, place, ended, beat
         self.others = range(1, place.size) if place.rank == 0 else range(1)
-        self.heard = dict.fromkeys(self.others, (b"", 0))  # the last sign, and how many beats ago
+        self.last_heartbeats = dict.fromkeys(self.others, (b"", 0))  # the last sign, and how many beats ago
         self.rounds = 0
-        self.over: End | None = None
+        self.over: RunEnd | None = None
         self.stopped = threading.Event()
 
     def start(self) -> None:
         """Give the first sign, and go on until `stop`."""
         self.round()
-        for work in (self._give_signs, self._see_to_it):
+        for work in (self._send_heartbeats, self._watch_store):
             threading.Thread(target=work, daemon=True).start()
 
     def stop(self) -> None:
         """The run is over in order."""
         self.stopped.set()
 
-    def round(self) -> End | None:
+    def round(self) -> RunEnd | None:
         """Give a sign of life and look for those of others; how the run has ended, if it has."""
         self.store.set(f"beat {self.place.rank}", str(self.rounds))
         self.rounds += 1
-        for other, (before, silent) in self.heard.items():
+        for other, (before, silent) in self.last_heartbeats.items():
             sign = self.store.get(f"beat {other}") if self.store.check([f"beat {other}"]) else b""
-            self.heard[other] = (sign, 0 if sign != before else silent + 1)
-            if self.heard[other][1] >= SILENCE:
-                return self.end(f"rank {other} gave no sign of life for {SILENCE * self.beat:.0f} s")
-        return self._written()
+            self.last_heartbeats[other] = (sign, 0 if sign != before else silent + 1)
+            if self.last_heartbeats[other][1] >= MAX_MISSED_HEARTBEATS:
+                return self.end(f"rank {other} gave no sign of life for {MAX_MISSED_HEARTBEATS * self.beat:.0f} s")
+        return self._read_end()
 
-    def told(self) -> End | None:
+    def told(self) -> RunEnd | None:
         """How the run has ended, as far as this rank can know."""
         with contextlib.suppress(RuntimeError):  # the store is gone, with whoever kept it
-            self._written()
+            self._read_end()
         return self.over
 
-    def _written(self) -> End | None:
+    def _read_end(self) -> RunEnd | None:
         """How the run has ended, as whoever ended it wrote."""
         if self.over is None and self.store.check(["over"]):
-            self.over = End(*json.loads(self.store.get("over")))
+            self.over = RunEnd(*json.loads(self.store.get("over")))
         return self.over
 
-    def end(self, message: str, code: int = ImgsubsetError.exit_code) -> End:
+    def end(self, message: str, code: int = ImgsubsetError.exit_code) -> RunEnd:
         """End the run for all ranks, unless that was done; how it ended."""
         with contextlib.suppress(RuntimeError):
             if self.store.add("ends", 1) == 1:
                 self.store.set("over", json.dumps([message, code]))
-        self.over = self.told() or End(message, code)
+        self.over = self.told() or RunEnd(message, code)
         return self.over
 
-    def _give_signs(self) -> None:
+    def _send_heartbeats(self) -> None:
         end = None
         while end is None and not self.stopped.wait(self.beat):
             try:
@@ -104,25 +108,30 @@ class Watch:
             self.store.set(f"seen {self.place.rank}", "")
         self._finish(end)
 
-    def _see_to_it(self) -> None:
+    def _watch_store(self) -> None:
         """The store may not answer, nor say so."""
         rounds, silent = 0, 0
-        while silent < SILENCE and not self.stopped.wait(self.beat):
+        while silent < MAX_MISSED_HEARTBEATS and not self.stopped.wait(self.beat):
             rounds, silent = self.rounds, silent + 1 if rounds == self.rounds else 0
         if not self.stopped.is_set():
-            self._finish(End(f"the store that the ranks have met by gave no answer for {SILENCE * self.beat:.0f} s", 1))
+            self._finish(
+                RunEnd(
+                    f"the store that the ranks have met by gave no answer for {MAX_MISSED_HEARTBEATS * self.beat:.0f} s",
+                    1,
+                )
+            )
 
-    def linger(self) -> None:
+    def wait_until_seen(self) -> None:
         """After an end of which not all ranks may know: let them see it, before the store goes with this process."""
         self.stop()
         with contextlib.suppress(RuntimeError):
             self.store.set(f"seen {self.place.rank}", "")
-            for _ in range(round(2 * self.beat / STEP) if self.place.rank == 0 else 0):
+            for _ in range(round(2 * self.beat / POLL_SECONDS) if self.place.rank == 0 else 0):
                 if self.store.check([f"seen {other}" for other in self.others]):
                     break
-                time.sleep(STEP)
+                time.sleep(POLL_SECONDS)
 
-    def _finish(self, end: End | None) -> None:
+    def _finish(self, end: RunEnd | None) -> None:
         if end and not self.stopped.is_set():
             self.stopped.set()
             self.over = self.over or end

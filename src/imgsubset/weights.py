@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgsubset.checks import as_float
-from imgsubset.errors import UsageError, shown
+from imgsubset.errors import UsageError, short_repr
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Weights:
             try:
                 good = math.isfinite(as_float(value)) and value >= 0
             except (TypeError, ValueError, RuntimeError):
-                raise UsageError(f"weight {name}={shown(value)} is not a number") from None
+                raise UsageError(f"weight {name}={short_repr(value)} is not a number") from None
             if not good:
-                raise UsageError(f"weight {name}={shown(value)} is not a finite number of at least 0")
+                raise UsageError(f"weight {name}={short_repr(value)} is not a finite number of at least 0")
             object.__setattr__(self, name, float(value))  # of a number of numpy's, for one
         if not any(dataclasses.astuple(self)):
             raise UsageError("all weights are 0; at least one divergence must count")
@@ -44,7 +44,7 @@ class Weights:
 
         Raises UsageError naming what it does not understand.
         """
-        of_what = f" in weights '{text or shown(dict(given))}'"
+        of_what = f" in weights '{text or short_repr(dict(given))}'"
         values = dict.fromkeys(DIVERGENCE_NAMES, 0.0)
         for name, number in given.items():
             if name not in values:
@@ -85,7 +85,7 @@ class Weights:
         return {name: value / largest / total for name, value in values.items() if value > 0}
 
 
-def named_weights(
+def parse_named_weights(
     given: str | Mapping[str, Any] | Iterable[tuple[str, Any]], what: str, kept: Collection[str] = ()
 ) -> tuple[tuple[str, float], ...]:
     """Names with weights, as in 'a=1,b' where a name alone has weight 1; those of weight 0 are left out.
@@ -104,25 +104,25 @@ def named_weights(
             listed = given.items() if isinstance(given, Mapping) else given
             pairs = [(one, 1) if isinstance(one, str) else (str(one[0]), one[1]) for one in listed]
         except (TypeError, IndexError, KeyError):
-            raise UsageError(f"{what} {shown(given)} are not names, nor a dict of weights by name") from None
+            raise UsageError(f"{what} {short_repr(given)} are not names, nor a dict of weights by name") from None
     values: dict[str, float] = {}
     for name, number in pairs:
         if name in values:
-            raise UsageError(f"'{name}' is named twice in {what} '{_spelt(pairs)}'")
+            raise UsageError(f"'{name}' is named twice in {what} '{_format_pairs(pairs)}'")
         try:
             values[name] = as_float(number)
         except (TypeError, ValueError):
             values[name] = math.nan
         if not (math.isfinite(values[name]) and values[name] >= 0):
-            written = shown(number) if isinstance(number, int) else number
+            written = short_repr(number) if isinstance(number, int) else number
             raise UsageError(f"weight '{name}={written}' in {what} is not a finite number of at least 0")
     left = tuple((name, value) for name, value in values.items() if value or name in kept)
     if not left:
-        raise UsageError(f"{what} '{_spelt(pairs)}' name nothing with a weight above 0")
+        raise UsageError(f"{what} '{_format_pairs(pairs)}' name nothing with a weight above 0")
     return left
 
 
-def terms(given: Any, what: str, kept: Collection[str] = ()) -> tuple[tuple[str, float], ...]:
+def parse_terms(given: Any, what: str, kept: Collection[str] = ()) -> tuple[tuple[str, float], ...]:
     """Names with weights, as `named_weights` has them, of a list whose texts are NAME or NAME=W; none are none.
 
     A name may hold anything: only a number after the last `=` is a weight.
@@ -130,11 +130,11 @@ def terms(given: Any, what: str, kept: Collection[str] = ()) -> tuple[tuple[str,
     if isinstance(given, (str, os.PathLike)):
         given = [given]
     if not isinstance(given, Mapping) and isinstance(given, Iterable):
-        given = [_term(os.fspath(one)) if isinstance(one, (str, os.PathLike)) else one for one in given]
-    return named_weights(given, what, kept) if given or not hasattr(given, "__len__") else ()
+        given = [_parse_term(os.fspath(one)) if isinstance(one, (str, os.PathLike)) else one for one in given]
+    return parse_named_weights(given, what, kept) if given or not hasattr(given, "__len__") else ()
 
 
-def _term(text: str) -> tuple[str, Any]:
+def _parse_term(text: str) -> tuple[str, Any]:
     name, equals, number = text.rpartition("=")
     try:
         return (name, float(number)) if equals else (text, 1)
@@ -142,7 +142,7 @@ def _term(text: str) -> tuple[str, Any]:
         return text, 1
 
 
-def _spelt(pairs: Iterable[tuple[str, Any]]) -> str:
+def _format_pairs(pairs: Iterable[tuple[str, Any]]) -> str:
     return ",".join(f"{name}={number}" for name, number in pairs)
 
 

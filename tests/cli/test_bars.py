@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from terminal import drawn, on_terminal, open_terminal, wrapped
 
-from imgsubset.cli.bars import CLEAR_LINE, Bars
+from imgsubset.cli.bars import CLEAR_LINE, ProgressBar
 
 WIDTHS = (40, 80, 120)
 SEARCH = ("--candidates", 16, "--chains", 1, "--size", 16, "--device", "cpu", "--workers", 0)
@@ -43,7 +43,7 @@ def stderr_on(columns: int) -> Iterator[Callable[[], list[str]]]:
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_a_bar_ends_at_100_percent_and_goes_when_the_next_begins(columns: int) -> None:
     with stderr_on(columns) as screen:
-        bars = Bars(quiet=False)
+        bars = ProgressBar(quiet=False)
         for _ in range(50):
             bars("decode", 2, 100)
         (line,) = screen()
@@ -61,7 +61,7 @@ def test_a_bar_ends_at_100_percent_and_goes_when_the_next_begins(columns: int) -
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_a_stage_that_comes_again_begins_anew(columns: int) -> None:
     with stderr_on(columns) as screen:
-        bars = Bars(quiet=False)
+        bars = ProgressBar(quiet=False)
         bars("decode", 8, 8)
         bars("decode", 1, 4)
         (line,) = screen()
@@ -72,7 +72,7 @@ def test_a_stage_that_comes_again_begins_anew(columns: int) -> None:
 
 def test_a_stage_without_an_end_says_how_far_it_is() -> None:
     with stderr_on(80) as screen:
-        bars = Bars(quiet=False)
+        bars = ProgressBar(quiet=False)
         bars("list", 10_000, 0)
         bars("list", 10_000, 0)
         assert bars.bar is not None
@@ -89,7 +89,7 @@ def test_a_stage_without_an_end_says_how_far_it_is() -> None:
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_a_line_and_what_is_typed_leave_no_trace_of_a_bar(columns: int) -> None:
     with stderr_on(columns) as screen:
-        bars = Bars(quiet=False)
+        bars = ProgressBar(quiet=False)
         bars("exchange", 1, 4, "loss 0.1234")
         os.write(sys.stderr.fileno(), b"^C")
         bars.say("ending")

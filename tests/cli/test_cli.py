@@ -20,8 +20,8 @@ from PIL import Image
 import imgsubset as package
 from imgsubset import cli, errors
 from imgsubset.cli import signals
-from imgsubset.cli.bars import Bars
-from imgsubset.options import FIELDS, IMAGE
+from imgsubset.cli.bars import ProgressBar
+from imgsubset.options import FIELDS, IMAGE_STATS_WEIGHT
 from imgsubset.search.exchange import Exchanges
 
 Program = Callable[..., Run]
@@ -106,7 +106,7 @@ def test_defaults_are_those_of_the_library(
     monkeypatch.setattr("imgsubset.tasks.select.select", watch)
     create(tmp_path / "a" / "x.jpg")
     assert imgsubset("select", tmp_path / "a", tmp_path / "b", "-n", 3, "--no-cache").code == 3
-    expected = (("image", IMAGE),) if field == "match" else getattr(package.Options(), field)
+    expected = (("image", IMAGE_STATS_WEIGHT),) if field == "match" else getattr(package.Options(), field)
     assert getattr(seen[0], field) == expected
 
 
@@ -337,8 +337,8 @@ def test_an_interrupt_asks_the_search_to_end_and_ends_any_other_stage(
     def leave(number: int) -> None:
         raise signals.EndedBySignal(number)
 
-    monkeypatch.setattr(signals, "leave", leave)
-    interrupt = signals.Interrupt(Bars(quiet=True))
+    monkeypatch.setattr(signals, "exit_on_signal", leave)
+    interrupt = signals.Interrupt(ProgressBar(quiet=True))
     assert interrupt() is False  # as the search asks
     interrupt.progress(stage, 1, 2)
     if searching:

@@ -313,13 +313,13 @@ def look(imgsubset: Program, folder: Path) -> Callable[..., Run]:
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The paths that each run decodes."""
     source = importlib.import_module("imgsubset.features.dealing")
-    real, seen = source.decoded, []
+    real, seen = source.decode_chunks, []
 
     def watch(files: Sequence[bytes], *rest: Any) -> Any:
         seen.append(tuple(os.path.basename(os.fsdecode(file)) for file in files))
         return real(files, *rest)
 
-    monkeypatch.setattr(source, "decoded", watch)
+    monkeypatch.setattr(source, "decode_chunks", watch)
     return seen
 
 

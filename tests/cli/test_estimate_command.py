@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import Run, strict_json
 
-from imgsubset.results.as_json import KEYS
+from imgsubset.results.as_json import RECORD_KEYS
 
 Program = Callable[..., Run]
 FAST = ("--workers", 0, "--no-cache", "--networks", 1, "--channels", "4", "--size", 16, "--device", "cpu")
@@ -58,7 +58,7 @@ def test_a_line_a_result(imgsubset: Program, pictures: Path, subset: Path, tmp_p
 def test_json_fields_and_silence(imgsubset: Program, pictures: Path, subset: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "r.csv", results(subset, "one", "two"))
     record = strict_json(imgsubset("estimate", pictures, subset, file, "--json", *FAST).out)
-    assert set(record) == set(KEYS["estimated"])
+    assert set(record) == set(RECORD_KEYS["estimated"])
     assert [one["name"] for one in record["estimates"]] == ["one", "two"]
     assert (record["differences"][0]["first"], record["differences"][0]["decided"]) == ("one", False)
     assert record["options"]["stratify"] is True

@@ -9,7 +9,7 @@ import pytest
 from conftest import Run
 
 from imgsubset import cli
-from imgsubset.cli.help import COMMON, HEADING_OF, HEADINGS
+from imgsubset.cli.help import COMMON_OPTIONS, HEADING_OF, HEADINGS
 from imgsubset.options import FIELDS
 
 Program = Callable[..., Run]
@@ -49,7 +49,7 @@ def test_short_help_leaves_out_what_few_need(imgsubset: Program, name: str) -> N
     for option in options:
         row = f"\n  {', '.join(option.opts)}"
         assert row in whole
-        assert (row in short) == (option.name in COMMON)
+        assert (row in short) == (option.name in COMMON_OPTIONS)
     assert f"{len(options) + 2} options in all: imgsubset {name} --help" in short
     headings = [line[:-1] for line in whole.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings == [heading for heading in HEADINGS if heading in headings]
@@ -65,7 +65,7 @@ def test_examples_stand_on_top(imgsubset: Program) -> None:
 def test_every_option_has_a_heading_and_every_rule_an_option() -> None:
     assert {*HEADING_OF.values(), *(field.metadata["group"] for field in FIELDS.values())} == {*HEADINGS}
     options = {one.name for command in cli.program.commands.values() for one in command.params}
-    assert {*HEADING_OF, *COMMON} - {*FIELDS, "short_help"} <= options
+    assert {*HEADING_OF, *COMMON_OPTIONS} - {*FIELDS, "short_help"} <= options
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

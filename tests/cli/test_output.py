@@ -17,7 +17,7 @@ from conftest import Run, create, noise, strict_json, tree, without_times
 from PIL import Image
 
 import imgsubset as package
-from imgsubset.files import PARTIAL
+from imgsubset.files import PARTIAL_PREFIX
 from imgsubset.reading.listing import Listing
 
 Program = Callable[..., Run]
@@ -210,7 +210,7 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
     k: int,
     fault: BaseException,
 ) -> None:
-    real, calls = export.place, []
+    real, calls = export.copy_or_link, []
 
     def failing(*arguments: Any, **named: Any) -> Any:
         calls.append(arguments)
@@ -218,11 +218,11 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
             raise fault
         return real(*arguments, **named)
 
-    monkeypatch.setattr(export, "READERS", 1)
+    monkeypatch.setattr(export, "N_IO_THREADS", 1)
     arguments = ("select", folder, tmp_path / "out", "-n", 5, "--mode", mode, *FAST)
     before = tree(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(export, "place", failing)
+        patch.setattr(export, "copy_or_link", failing)
         assert imgsubset(*arguments).code == (5 if isinstance(fault, OSError) else 130)
     assert not (tmp_path / "out").exists()
     run = imgsubset(*arguments)
@@ -236,13 +236,13 @@ def test_a_run_that_ended_amid_its_links_is_completed_by_the_next(
 def test_a_source_that_changes_before_it_is_linked_is_detected(
     imgsubset: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    real = export.place
+    real = export.copy_or_link
 
     def late(source: Listing, path: str, *arguments: Any, **named: Any) -> Any:
         os.utime(source.locate(path), ns=(0, 10**18))
         return real(source, path, *arguments, **named)
 
-    monkeypatch.setattr(export, "place", late)
+    monkeypatch.setattr(export, "copy_or_link", late)
     run = imgsubset("select", folder, tmp_path / "out", "-n", 3, "--mode", mode, *FAST)
     check_failure(run, 5, "changed while imgsubset was at work")
     assert not (tmp_path / "out").exists()
@@ -387,7 +387,7 @@ def test_a_list_that_cannot_be_written_is_one_line(
     (tmp_path / "folder").mkdir()
     run = imgsubset("select", folder, "-n", 3, "--mode", "none", "--list", name, *FAST)
     check_failure(run, 2, name)
-    assert not [path for path in tree(tmp_path) if PARTIAL in path]
+    assert not [path for path in tree(tmp_path) if PARTIAL_PREFIX in path]
 
 
 def test_a_list_goes_into_a_fifo_and_does_not_replace_it(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
@@ -643,7 +643,7 @@ def test_a_source_that_changed_during_the_run_is_not_taken_for_the_same(
     imgsubset: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("select", folder, tmp_path / "out", "-n", 3, *FAST)
-    place = export._place_all
+    place = export._copy_or_link_all
 
     def late(source: Path, out: Path, stamps: dict[str, object], *rest: Any) -> Any:
         other = next(path for path in tree(folder) if path not in stamps)
@@ -651,7 +651,7 @@ def test_a_source_that_changed_during_the_run_is_not_taken_for_the_same(
         return place(source, out, stamps, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "_place_all", late)
+        patch.setattr(export, "_copy_or_link_all", late)
         assert imgsubset(*arguments).code == 0
     check_not_recognised(imgsubset, arguments, tmp_path / "out")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Run, create, strict_json
 
-from imgsubset.cli.output import fitted
-from imgsubset.results.as_json import KEYS
+from imgsubset.cli.output import fit_to_terminal
+from imgsubset.results.as_json import RECORD_KEYS
 
 Program = Callable[..., Run]
 SMALL = ("--candidates", 8, "--chains", 1, "--steps", 2, "--size", 16, "--channels", "8,8", "--device", "cpu")
@@ -28,9 +28,9 @@ def test_lines_end_between_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("COLUMNS", "20")
     text = "a  table of  columns\n\nNote: words that do not fit in a line\n" + "x" * 30
     broken = "a  table of  columns\n\nNote: words that do\nnot fit in a line\n" + "x" * 30
-    assert fitted(text, Terminal()) == broken
-    assert fitted(text, io.StringIO()) == text
-    assert fitted(text, None) == text
+    assert fit_to_terminal(text, Terminal()) == broken
+    assert fit_to_terminal(text, io.StringIO()) == text
+    assert fit_to_terminal(text, None) == text
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def commands(folder: Path, tmp_path: Path, imgsubset: Program) -> dict[str, list
 @pytest.mark.usefixtures("few_deals")
 @pytest.mark.parametrize("name", ["placed", "parts,done", "scored", "comparison", "verification", "jobs"])
 def test_fields_are_those_of_the_object(imgsubset: Program, commands: dict[str, list[object]], name: str) -> None:
-    keys = KEYS.get(name) or tuple(name.split(","))
+    keys = RECORD_KEYS.get(name) or tuple(name.split(","))
     whole = imgsubset(*commands[name], "--json")
     assert whole.code == 0, whole.err
     assert {*strict_json(whole.out)} == {*keys}

@@ -19,10 +19,10 @@ from forked import MAIN, Forked
 import imgsubset as package
 from imgsubset import InputError
 from imgsubset.cli import ranks
-from imgsubset.cli.ranks import by_rank
-from imgsubset.cli.signals import FATAL, EndedBySignal
-from imgsubset.ranks import Ranks
-from imgsubset.watch import End, Place, Watch
+from imgsubset.cli.ranks import run_distributed
+from imgsubset.cli.signals import FATAL_SIGNALS, EndedBySignal
+from imgsubset.ranks import ProcessGroup
+from imgsubset.watch import HeartbeatMonitor, ProcessInfo, RunEnd
 
 MASTER = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 FAST = ("--candidates=16", "--chains=1", "--steps=4", "--size=16", "--channels=8,8", "--device=cpu", "--workers=0")
@@ -34,24 +34,24 @@ class LeftError(Exception):
 
 @pytest.fixture(autouse=True)
 def _signals_as_they_were() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in FATAL}
+    before = {number: signal.getsignal(number) for number in FATAL_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 @pytest.fixture
-def rank(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ranks]:
+def rank(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ProcessGroup]:
     """This process as one of three, that has met the others and leaves in order."""
 
-    def joined(number: int, serve: Callable[[Ranks], None] = lambda ranks: None) -> Ranks:
+    def joined(number: int, serve: Callable[[ProcessGroup], None] = lambda ranks: None) -> ProcessGroup:
         store = dist.HashStore()
-        place = Place(number, 3, number)
-        one = Ranks(place, 1, Watch(store, place, lambda end: None, beat=0.01))
-        monkeypatch.setattr(ranks, "place_of", lambda environ: place)
-        monkeypatch.setattr(ranks, "join", lambda place, words, ended: one)
+        place = ProcessInfo(number, 3, number)
+        one = ProcessGroup(place, 1, HeartbeatMonitor(store, place, lambda end: None, beat=0.01))
+        monkeypatch.setattr(ranks, "read_process_info", lambda environ: place)
+        monkeypatch.setattr(ranks, "join_group", lambda place, words, ended: one)
         monkeypatch.setattr(one, "leave", lambda: None)
-        monkeypatch.setattr("imgsubset.features.serving.serve", serve)
+        monkeypatch.setattr("imgsubset.features.serving.serve_requests", serve)
 
         def leave(code: int) -> None:
             raise LeftError(code)
@@ -69,37 +69,37 @@ def fail(error: BaseException) -> Any:
 def code_of(run: Callable[[], int] = lambda: 0) -> int:
     """What the process ends with."""
     try:
-        return by_rank(run)
+        return run_distributed(run)
     except LeftError as left:
         return int(left.args[0])
 
 
 def test_a_process_alone_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "join", lambda *arguments: pytest.fail("there is nobody"))
-    assert by_rank(lambda: 3) == 3
+    monkeypatch.setattr(ranks, "join_group", lambda *arguments: pytest.fail("there is nobody"))
+    assert run_distributed(lambda: 3) == 3
 
 
 def test_an_odd_environment_is_a_usage_error(imgsubset: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**MASTER, "RANK": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert by_rank(lambda: pytest.fail("it has no place")) == 2
+    assert run_distributed(lambda: pytest.fail("it has no place")) == 2
     assert imgsubset().code == 2
 
 
 def test_who_does_not_meet_the_others_says_so(
-    rank: Callable[..., Ranks], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rank: Callable[..., ProcessGroup], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["imgsubset", "select", "--json"])
     for number in range(2):
         rank(number)
-        monkeypatch.setattr(ranks, "join", lambda *arguments: fail(InputError("rank 2 of 3 did not come")))
+        monkeypatch.setattr(ranks, "join_group", lambda *arguments: fail(InputError("rank 2 of 3 did not come")))
         assert code_of(lambda: pytest.fail("it has no place")) == 3
         out, err = capsys.readouterr()
         assert err == "imgsubset: error: rank 2 of 3 did not come\n"
         assert strict_json(out) == {"error": "rank 2 of 3 did not come", "exit_code": 3} if number == 0 else out == ""
 
 
-def test_in_order_all_end_with_0_and_rank_0_does_the_work(rank: Callable[..., Ranks]) -> None:
+def test_in_order_all_end_with_0_and_rank_0_does_the_work(rank: Callable[..., ProcessGroup]) -> None:
     done: list[str] = []
     rank(0)
     assert code_of(lambda: done.append("the work") or 0) == 0
@@ -109,11 +109,11 @@ def test_in_order_all_end_with_0_and_rank_0_does_the_work(rank: Callable[..., Ra
 
 
 def test_what_rank_0_ends_with_is_what_all_end_with(
-    rank: Callable[..., Ranks], capsys: pytest.CaptureFixture[str]
+    rank: Callable[..., ProcessGroup], capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = rank(0)
     assert code_of(lambda: 6) == 6
-    assert one.watch.over == End("", 6)
+    assert one.watch.over == RunEnd("", 6)
     other = rank(2, lambda ranks: fail(InputError("")))
     other.watch.end("", 6)
     assert code_of() == 6
@@ -121,11 +121,11 @@ def test_what_rank_0_ends_with_is_what_all_end_with(
 
 
 def test_what_another_rank_cannot_do_is_said_by_all(
-    rank: Callable[..., Ranks], capsys: pytest.CaptureFixture[str]
+    rank: Callable[..., ProcessGroup], capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = rank(1, lambda ranks: fail(InputError("the GPU has too little memory")))
     assert code_of() == 3
-    assert one.watch.over == End("rank 1: the GPU has too little memory", 3)
+    assert one.watch.over == RunEnd("rank 1: the GPU has too little memory", 3)
     assert capsys.readouterr().err == "imgsubset: error: rank 1: the GPU has too little memory\n"
     one = rank(1, lambda ranks: fail(MemoryError()))
     assert code_of() == 1
@@ -138,7 +138,7 @@ def test_what_another_rank_cannot_do_is_said_by_all(
 
 
 def test_a_signal_of_the_watch_is_the_end_that_it_found(
-    rank: Callable[..., Ranks], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    rank: Callable[..., ProcessGroup], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["imgsubset", "select", "--json"])
     for number in range(2):
@@ -150,10 +150,10 @@ def test_a_signal_of_the_watch_is_the_end_that_it_found(
         assert strict_json(out) == {"error": "rank 2 is gone", "exit_code": 1} if number == 0 else out == ""
 
 
-def test_a_signal_from_outside_ends_all(rank: Callable[..., Ranks], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_from_outside_ends_all(rank: Callable[..., ProcessGroup], capsys: pytest.CaptureFixture[str]) -> None:
     one = rank(0)
     assert code_of(lambda: fail(EndedBySignal(signal.SIGINT))) == 130
-    assert one.watch.over == End("", 130)
+    assert one.watch.over == RunEnd("", 130)
     assert capsys.readouterr().err == "imgsubset: interrupted\n"
     one = rank(1, lambda ranks: fail(EndedBySignal(signal.SIGTERM)))
     assert code_of() == 143
@@ -162,17 +162,19 @@ def test_a_signal_from_outside_ends_all(rank: Callable[..., Ranks], capsys: pyte
     assert capsys.readouterr().err.startswith("imgsubset: error: rank 1 was ended by a signal; ")
 
 
-def test_ctrl_c_is_for_rank_0_to_hear(rank: Callable[..., Ranks]) -> None:
+def test_ctrl_c_is_for_rank_0_to_hear(rank: Callable[..., ProcessGroup]) -> None:
     rank(1, lambda ranks: signal.raise_signal(signal.SIGINT))
     assert code_of() == 0
 
 
-def test_an_end_reaches_a_main_thread_that_waits(rank: Callable[..., Ranks], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_reaches_a_main_thread_that_waits(
+    rank: Callable[..., ProcessGroup], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.0)
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     monkeypatch.setattr(os, "_exit", ended.append)
-    ranks._interrupt(End("", 7))
+    ranks._interrupt_main_thread(RunEnd("", 7))
     assert ended == [signal.SIGTERM, 7]
 
 

@@ -15,46 +15,53 @@ from conftest import NOBODY, Run, fill
 from forked import Forked
 
 from imgsubset.cli import check
-from imgsubset.cli.scarce import FILES, MEMORY, SPACE, THREADS, check_room, scarcity
+from imgsubset.cli.scarce import (
+    DISK_SPACE_ADVICE,
+    MEMORY_ADVICE,
+    OPEN_FILES_ADVICE,
+    THREADS_ADVICE,
+    check_memory_limit,
+    explain_resource_error,
+)
 from imgsubset.errors import ImgsubsetError
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 FOUND = [
-    (MemoryError(), MEMORY),
-    (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
-    (RuntimeError(ALLOCATOR), MEMORY),
-    (RuntimeError("could not create a primitive"), MEMORY),
-    (RuntimeError("can't start new thread"), THREADS),
-    (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), THREADS),
-    (OSError(errno.EMFILE, "Too many open files"), FILES),
-    (OSError(errno.EMFILE, "Too many open files", "/dev/null"), FILES + ": '/dev/null'"),
-    (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), SPACE + ": '/tmp/x'"),
+    (MemoryError(), MEMORY_ADVICE),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY_ADVICE),
+    (RuntimeError(ALLOCATOR), MEMORY_ADVICE),
+    (RuntimeError("could not create a primitive"), MEMORY_ADVICE),
+    (RuntimeError("can't start new thread"), THREADS_ADVICE),
+    (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), THREADS_ADVICE),
+    (OSError(errno.EMFILE, "Too many open files"), OPEN_FILES_ADVICE),
+    (OSError(errno.EMFILE, "Too many open files", "/dev/null"), OPEN_FILES_ADVICE + ": '/dev/null'"),
+    (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), DISK_SPACE_ADVICE + ": '/tmp/x'"),
 ]
 
 
 @pytest.mark.parametrize(("error", "said"), FOUND)
 def test_what_is_lacking_is_told(error: Exception, said: str) -> None:
-    assert scarcity(error) == said
+    assert explain_resource_error(error) == said
     outer = ValueError("outer")
     outer.__cause__ = error
-    assert scarcity(outer) == said
+    assert explain_resource_error(outer) == said
 
 
 @pytest.mark.parametrize(
     "error", [ImportError("no module named x"), ValueError("x"), RuntimeError("a bug"), OSError(errno.EIO, "x")]
 )
 def test_other_errors_are_not_explained_away(error: Exception) -> None:
-    assert scarcity(error) is None
+    assert explain_resource_error(error) is None
 
 
 def test_a_library_that_cannot_be_loaded_is_named() -> None:
     error = ImportError("libtorch_cpu.so: failed to map segment from shared object")
     advice = ImportError("pages of advice, and at their end: failed to map segment from shared object")
     advice.__cause__ = error
-    said = scarcity(error)
+    said = explain_resource_error(error)
     assert said is not None
     assert "(libtorch_cpu.so: failed to map segment from shared object)" in said
-    assert scarcity(advice) == said
+    assert explain_resource_error(advice) == said
 
 
 @pytest.mark.parametrize(("error", "said"), FOUND[::2])
@@ -85,10 +92,10 @@ def test_whether_torch_can_be_loaded_is_tried_where_memory_is_limited(
         resource, "getrlimit", lambda kind: (limit if kind == resource.RLIMIT_AS else resource.RLIM_INFINITY, -1)
     )
     if loads:
-        check_room()
+        check_memory_limit()
     else:
         with pytest.raises(ImgsubsetError, match=r"torch cannot be loaded with the 1\.07 GB .* \(ulimit -v\)$"):
-            check_room()
+            check_memory_limit()
 
 
 @pytest.mark.slow
@@ -128,7 +135,7 @@ main()
     ("program", "arguments", "said"),
     [
         (WITHOUT_PROCESSES, ("select", "-n", 1, "--mode", "none", "--no-cache"), "no decoding process can be started"),
-        (WITHOUT_THREADS, ("verify",), THREADS),
+        (WITHOUT_THREADS, ("verify",), THREADS_ADVICE),
     ],
 )
 def test_where_nothing_can_be_started_that_is_told(

@@ -19,7 +19,7 @@ from terminal import on_terminal
 
 from imgsubset import Options, export, select
 from imgsubset.features import ingest
-from imgsubset.files import PARTIAL
+from imgsubset.files import PARTIAL_PREFIX
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")]
 IMAGES = 70
@@ -51,25 +51,25 @@ def slow(inner):
         return inner(*arguments, **named)
     return wait
 
-def slow_copy(file, cancelled, copy, inner=copying.sha256_of):
+def slow_copy(file, cancelled, copy, inner=copying.hash_stream):
     return inner(file, slow(cancelled), copy)
 
 if stage == "list":
     listing._Walk._visit = slow(listing._Walk._visit)
 elif stage == "decode":
-    processes.SERVE = (
+    processes.WORKER_CODE = (
         "import sys, time; sys.path[:] = sys.argv[2:]; from pathlib import Path\\n"
         "import imgsubset.reading.processes as d\\n"
-        "def decode(path, sizes, real=d.decode):\\n"
+        "def decode(path, sizes, real=d.decode_image):\\n"
         f"    Path({reached!r}).touch(); time.sleep({seconds})\\n"
         "    return real(path, sizes)\\n"
-        "d.decode = decode; d.serve(sys.argv[1])"
+        "d.decode_image = decode; d.serve(sys.argv[1])"
     )
 elif stage == "search":
     Exchanges.step = slow(Exchanges.step)
 elif stage == "copy":
-    files.BLOCK = 8
-    copying.sha256_of = slow_copy
+    files.BLOCK_BYTES = 8
+    copying.hash_stream = slow_copy
 cli.main()
 """
 # So long that no machine gets out of the stage by itself, but where a signal waits for the step that is under way.
@@ -119,7 +119,7 @@ class Started:
 
     def left(self) -> list[str]:
         """Temporary files."""
-        return [path for path in tree(self.folder) if path.startswith("tmp/") or PARTIAL in path]
+        return [path for path in tree(self.folder) if path.startswith("tmp/") or PARTIAL_PREFIX in path]
 
 
 Begin = Callable[..., Started]
@@ -232,7 +232,7 @@ select(sys.argv[3], 5, cache=sys.argv[4], size=16, device="cpu", workers=1, prog
 
 
 def test_a_run_killed_while_it_decodes_decodes_little_again(imgsubset: Callable[..., Run], tmp_path: Path) -> None:
-    assert ingest.STORED == 2048  # what the README and the cache speak of
+    assert ingest.STORE_BATCH_IMAGES == 2048  # what the README and the cache speak of
     stored, decoded, total = 64, 160, 320
     (tmp_path / "source").mkdir()
     for number in range(total):

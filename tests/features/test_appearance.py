@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imgsubset.features.appearance import NAMES, Appearance
+from imgsubset.features.appearance import IMAGE_STATISTICS, Appearance
 
 
 def plainly(pixels: np.ndarray, width: float, height: float, size: float) -> list[float]:
@@ -26,7 +26,7 @@ def test_each_number_is_what_a_plain_loop_finds() -> None:
     pixels[2] = 0
     files = torch.tensor([[640.0, 480, 12345], [10, 20, 99], [1, 1, 1], [3, 2, 1], [100, 1, 2**31]])
     found = Appearance()(torch.from_numpy(pixels), files)
-    assert found.shape == (5, len(NAMES), 1, 1)
+    assert found.shape == (5, len(IMAGE_STATISTICS), 1, 1)
     for row, picture, about in zip(found[..., 0, 0].double().numpy(), pixels, files.tolist(), strict=True):
         # Pillow's saturation is a whole number of 255ths, rounded down.
         expected = plainly(picture, *about)

@@ -20,8 +20,8 @@ from forked import Forked
 from imgsubset import Options
 from imgsubset.errors import InputError, OutputError
 from imgsubset.features import cache
-from imgsubset.features.cache import Asked, Cache, clear, contents
-from imgsubset.files import PARTIAL, Stamp
+from imgsubset.features.cache import Cache, CacheQuery, delete_entries, list_entries
+from imgsubset.files import PARTIAL_PREFIX, Stamp
 from imgsubset.results.as_json import describe_cache
 from imgsubset.results.as_text import cache_summary
 
@@ -68,7 +68,7 @@ class Got(NamedTuple):
 
 
 def fetched(store: Cache, names: list[bytes], stamps: Sequence[Stamp | None]) -> Got:
-    found = store.get(Asked(names, stamps))
+    found = store.get(CacheQuery(names, stamps))
     places = np.flatnonzero(found.found)
     assert len(found.rows) == len(names) or not len(places)
     return Got(tuple(places.tolist()), found.rows[places] if len(places) else found.rows[:0], found.positions)
@@ -259,37 +259,37 @@ def test_many_small_segments_become_one_without_the_rows_of_former_files(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = Cache(store, RECIPE)
-    for time_ns in range(cache.MANY + 1):
+    for time_ns in range(cache.MAX_SMALL_SEGMENTS + 1):
         running.put(named(0, 2), [OLD, Stamp(8, time_ns)], numbers(0, 2), POSITIONS)
-    assert len(segments(store)) == cache.MANY + 1
+    assert len(segments(store)) == cache.MAX_SMALL_SEGMENTS + 1
     stray = create(home(store) / segments(store)[0].name.replace("-2-", "-9-"), b"damaged")
     put(store, 2, 5)
     assert [path.name.split("-")[1] for path in segments(store)] == ["5"]
     assert not stray.exists()
-    stamps = [OLD, Stamp(8, cache.MANY), OLD, OLD, OLD]
+    stamps = [OLD, Stamp(8, cache.MAX_SMALL_SEGMENTS), OLD, OLD, OLD]
     assert whole(fetched(running, named(0, 5), stamps), 5)
-    assert contents(store)[0].images == 5
-    monkeypatch.setattr(cache, "SMALL", segments(store)[0].stat().st_size)
-    for number in range(5, 5 + cache.MANY + 2):
+    assert list_entries(store)[0].images == 5
+    monkeypatch.setattr(cache, "SMALL_SEGMENT_BYTES", segments(store)[0].stat().st_size)
+    for number in range(5, 5 + cache.MAX_SMALL_SEGMENTS + 2):
         put(store, number, number + 1)
-    assert [path.name.split("-")[1] for path in segments(store)] == ["5", str(cache.MANY + 2)]
+    assert [path.name.split("-")[1] for path in segments(store)] == ["5", str(cache.MAX_SMALL_SEGMENTS + 2)]
 
 
 def test_segments_that_vanish_while_they_are_read_are_absent(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         put(store, number, number + 1)
-    real, (first, *_) = cache._listed, segments(store)
+    real, (first, *_) = cache._list_files, segments(store)
 
     def listed(*arguments: str) -> dict[Path, os.stat_result]:
         found = real(*arguments)
         first.unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(cache, "_listed", listed)
+    monkeypatch.setattr(cache, "_list_files", listed)
     found = get(store, 3)
     assert found.places == (1, 2)
     assert right(found)
-    assert contents(store)[0].images == 2
+    assert list_entries(store)[0].images == 2
 
 
 # Damage
@@ -353,7 +353,7 @@ def test_links_fifos_and_folders_in_place_of_segments_are_left_alone(store: Path
     put(store, 0, 3)
     assert whole(get(store, 3), 3)
     assert before.items() <= tree(tmp_path).items()
-    assert clear(store) > 0
+    assert delete_entries(store) > 0
     assert tree(tmp_path) == before
 
 
@@ -370,7 +370,7 @@ def test_a_file_in_place_of_a_folder_turns_the_cache_off(tmp_path: Path, where: 
     blocked.put(named(0, 3), [OLD] * 3, numbers(0, 3), POSITIONS)
     assert fetched(blocked, named(0, 3), [OLD] * 3).places == ()
     assert blocked.problem == problem
-    assert clear(tmp_path) == 0
+    assert delete_entries(tmp_path) == 0
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"precious"}
 
 
@@ -402,7 +402,7 @@ def test_a_cache_that_may_only_be_read_is_read_and_kept(open_folder: Path) -> No
         assert blocked.problem is not None
         assert whole(fetched(blocked, named(0, 4), [OLD] * 4), 3)
         with pytest.raises(OutputError, match="cannot delete"):
-            clear(store)
+            delete_entries(store)
     assert tree(store) == before
 
 
@@ -421,7 +421,7 @@ print(store.problem)
     assert process.returncode == 0
     assert "nothing is cached" in said
     assert whole(get(store, 800), 10)
-    assert not list(home(store).glob(f"{PARTIAL}*"))
+    assert not list(home(store).glob(f"{PARTIAL_PREFIX}*"))
     put(store, 0, 800)
     assert whole(get(store, 800), 800)
 
@@ -432,7 +432,7 @@ print(store.problem)
 def test_a_cache_deleted_under_a_run_is_made_anew(store: Path) -> None:
     running = Cache(store, RECIPE)
     running.put(named(0, 2), [OLD] * 2, numbers(0, 2), POSITIONS)
-    assert clear(store) > 0
+    assert delete_entries(store) > 0
     assert fetched(running, named(0, 3), [OLD] * 3).places == ()
     running.put(named(0, 3), [OLD] * 3, numbers(0, 3), POSITIONS)
     assert running.problem is None
@@ -495,8 +495,8 @@ while True:
 
 def test_only_old_files_of_killed_writers_are_removed(store: Path) -> None:
     put(store, 0, 1)
-    old, young = (create(home(store) / f"{PARTIAL}{digit * 16}", b"half") for digit in "ab")
-    other = create(home(store) / f"{PARTIAL}notes", b"mine")
+    old, young = (create(home(store) / f"{PARTIAL_PREFIX}{digit * 16}", b"half") for digit in "ab")
+    other = create(home(store) / f"{PARTIAL_PREFIX}notes", b"mine")
     for path in (old, other):
         os.utime(path, (0, time.time() - cache.ABANDONED_SECONDS - 60))
     put(store, 1, 2)
@@ -507,7 +507,7 @@ def test_only_old_files_of_killed_writers_are_removed(store: Path) -> None:
 
 
 def test_contents_lists_recipes_and_numbers_of_images(store: Path) -> None:
-    assert contents(store) == []
+    assert list_entries(store) == []
     put(store, 0, 3)
     put(store, 3, 7)
     path = home(store)
@@ -518,8 +518,8 @@ def test_contents_lists_recipes_and_numbers_of_images(store: Path) -> None:
     (store / f"moments-{'1' * 32}").symlink_to(path)
     create(store / f"moments-{'2' * 32}.sqlite", b"of the past")
     Cache(store, {"b": 2}).put(named(0, 1), [OLD], numbers(0, 1), POSITIONS)
-    listed = contents(store)
-    assert [one.used for one in listed] == sorted((one.used for one in listed), reverse=True)
+    listed = list_entries(store)
+    assert [one.last_used for one in listed] == sorted((one.last_used for one in listed), reverse=True)
     assert (path, size) in [(one.path, one.bytes) for one in listed]
     found = sorted((one.images, str(one.recipe)) for one in listed)
     assert found == [(0, "{}"), (0, "{}"), (1, "{'b': 2}"), (7, str(dict(sorted(RECIPE.items()))))]
@@ -531,15 +531,15 @@ def test_a_recipe_that_cannot_be_read_is_written_anew(store: Path, content: byte
     (home(store) / "recipe.json").unlink()
     if content is not None:
         create(home(store) / "recipe.json", content)
-    assert [(one.recipe, one.images) for one in contents(store)] == [({}, 3)]
+    assert [(one.recipe, one.images) for one in list_entries(store)] == [({}, 3)]
     put(store, 3, 4)
-    assert [(one.recipe, one.images) for one in contents(store)] == [(RECIPE, 4)]
+    assert [(one.recipe, one.images) for one in list_entries(store)] == [(RECIPE, 4)]
 
 
 @pytest.mark.parametrize("recipe", [b"null", b"[1]", b'"x"', b"{", b"\xff", b"[" * 100_000, b"1e999"])
 def test_a_recipe_under_its_own_digest_need_be_no_recipe(store: Path, recipe: bytes) -> None:
     create(store / f"moments-{cache._digest(recipe)}" / "recipe.json", recipe)
-    assert [(one.recipe, one.images) for one in contents(store)] == [({}, 0)]
+    assert [(one.recipe, one.images) for one in list_entries(store)] == [({}, 0)]
 
 
 def used_at(folder: Path, recipe: dict[str, object], time_s: float) -> int:
@@ -552,20 +552,20 @@ def used_at(folder: Path, recipe: dict[str, object], time_s: float) -> int:
 
 def test_what_is_used_counts_as_used_now(store: Path) -> None:
     used_at(store, RECIPE, 1000)
-    assert contents(store)[0].used == 1000
+    assert list_entries(store)[0].last_used == 1000
     get(store, 3)
-    assert contents(store)[0].used > 1_700_000_000
+    assert list_entries(store)[0].last_used > 1_700_000_000
 
 
 def test_what_was_used_longest_ago_goes_first(store: Path) -> None:
     sizes = [used_at(store, {"k": k}, time_s) for k, time_s in enumerate((3000, 1000, 2000))]
-    assert [one.recipe["k"] for one in contents(store)] == [0, 2, 1]
-    assert clear(store, before=1000) == 0
-    assert clear(store, largest=sum(sizes)) == 0
-    assert clear(store, largest=sum(sizes) - 1) == sizes[1]
-    assert clear(store, before=2500) == sizes[2]
-    assert [one.recipe["k"] for one in contents(store)] == [0]
-    assert clear(store, largest=0) == sizes[0]
+    assert [one.recipe["k"] for one in list_entries(store)] == [0, 2, 1]
+    assert delete_entries(store, before=1000) == 0
+    assert delete_entries(store, largest=sum(sizes)) == 0
+    assert delete_entries(store, largest=sum(sizes) - 1) == sizes[1]
+    assert delete_entries(store, before=2500) == sizes[2]
+    assert [one.recipe["k"] for one in list_entries(store)] == [0]
+    assert delete_entries(store, largest=0) == sizes[0]
 
 
 @pytest.mark.parametrize("time_s", [-(2**33), 2**33, 2**40])
@@ -575,17 +575,17 @@ def test_a_time_that_no_calendar_has_is_shown(store: Path, time_s: int) -> None:
         os.utime(home(store) / "recipe.json", (time_s, time_s))
     except OSError:
         pytest.skip("the file system has no such time")
-    kept = contents(store)
+    kept = list_entries(store)
     assert "3 " in cache_summary(store, kept)
     assert describe_cache(store, kept)["files"][0]["images"] == 3
 
 
 def test_clear_deletes_ours_and_nothing_else(store: Path, tmp_path: Path) -> None:
-    assert clear(store) == 0
+    assert delete_entries(store) == 0
     put(store, 0, 3)
     path = home(store)
     database = store / f"moments-{'a' * 32}.sqlite"
-    for mine in (path / f"{PARTIAL}{'a' * 16}", database, store / f"{database.name}-journal"):
+    for mine in (path / f"{PARTIAL_PREFIX}{'a' * 16}", database, store / f"{database.name}-journal"):
         create(mine, bytes(50))
     ours = {file.relative_to(tmp_path) for file in store.glob("**/*") if file.is_file()}
     size = sum((tmp_path / file).stat().st_size for file in ours)
@@ -597,20 +597,22 @@ def test_clear_deletes_ours_and_nothing_else(store: Path, tmp_path: Path) -> Non
     create(store / f"moments-{'d' * 32}", b"x")
     others = ["a.png", "recipe.json", "moments.sqlite", f"moments-{'a' * 31}.sqlite", f"moments-{'A' * 32}.sqlite"]
     others += [f"{database.name}{end}" for end in (".bak", "-journal-journal", "\n", "-wal", "~")]
-    others += [f"{path.name}/{name}" for name in ("a.npy", "recipe.json~", f"{PARTIAL}notes", "deeper/recipe.json")]
+    others += [
+        f"{path.name}/{name}" for name in ("a.npy", "recipe.json~", f"{PARTIAL_PREFIX}notes", "deeper/recipe.json")
+    ]
     for name in others:
         create(store / name, b"x")
     before = tree(tmp_path)
-    assert clear(store) == size
+    assert delete_entries(store) == size
     assert tree(tmp_path) == {name: value for name, value in before.items() if Path(name) not in ours}
-    assert clear(store) == 0
+    assert delete_entries(store) == 0
     shutil.rmtree(store)
     put(store, 0, 3)
-    clear(store)
+    delete_entries(store)
     assert list(store.iterdir()) == []
 
 
-@pytest.mark.parametrize("action", [clear, contents])
+@pytest.mark.parametrize("action", [delete_entries, list_entries])
 def test_a_file_is_no_cache_folder(tmp_path: Path, action: Callable[[Path], object]) -> None:
     create(tmp_path / "file", b"precious")
     with pytest.raises(InputError, match="cannot read the cache folder"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgsubset.features.colour import colour, oklab
+from imgsubset.features.colour import colour, convert_to_oklab
 
 EDGES = ((0.4, 0.55, 0.7), (-0.02, 0.02), (-0.03, -0.01, 0.02, 0.05))
 
@@ -33,7 +33,7 @@ def lab_of(pixel: np.ndarray) -> list[float]:
     ],
 )
 def test_known_colours(pixel: tuple[int, ...], wanted: tuple[float, ...]) -> None:
-    found = oklab(torch.tensor(pixel, dtype=torch.uint8).view(1, 1, 1, 3))
+    found = convert_to_oklab(torch.tensor(pixel, dtype=torch.uint8).view(1, 1, 1, 3))
     assert found.flatten().tolist() == pytest.approx(wanted, abs=1e-4)
 
 

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from imgsubset import BadFilesError, InputError, Options, embed, score, select
 from imgsubset.features import dealing, serving, tables
-from imgsubset.features.dealing import Task
-from imgsubset.features.serving import serve
-from imgsubset.features.source import Source, read_source
-from imgsubset.ranks import Ranks
+from imgsubset.features.dealing import IngestTask
+from imgsubset.features.serving import serve_requests
+from imgsubset.features.source import SourceFeatures, load_features
+from imgsubset.ranks import ProcessGroup
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decoded
-from imgsubset.watch import Place, Watch
+from imgsubset.reading.processes import decode_chunks
+from imgsubset.watch import HeartbeatMonitor, ProcessInfo
 
 PATIENCE = 60.0  # seconds, for what takes none
 WORDS: dict[str, Any] = {"workers": 0, "device": "cpu", "channels": (4, 6), "networks": 2, "size": 16}
@@ -35,11 +35,11 @@ SEARCH: dict[str, Any] = {"candidates": 16, "steps": 4}
 TOTAL = 70
 
 
-class Piped(Ranks):
+class Piped(ProcessGroup):
     """A rank whose messages go through queues."""
 
-    def __init__(self, place: Place, queues: dict[tuple[int, int], queue.Queue[Tensor]]) -> None:
-        super().__init__(place, 1, Watch(dist.HashStore(), place, lambda end: None))
+    def __init__(self, place: ProcessInfo, queues: dict[tuple[int, int], queue.Queue[Tensor]]) -> None:
+        super().__init__(place, 1, HeartbeatMonitor(dist.HashStore(), place, lambda end: None))
         self.queues = queues
 
     def send(self, other: int, table: Tensor) -> None:
@@ -57,19 +57,19 @@ class Crew:
     def __init__(self, size: int) -> None:
         queues: dict[tuple[int, int], queue.Queue[Tensor]] = defaultdict(queue.Queue)
         self.errors: list[BaseException] = []
-        self.first, *others = (Piped(Place(rank, size, rank), queues) for rank in range(size))
+        self.first, *others = (Piped(ProcessInfo(rank, size, rank), queues) for rank in range(size))
         self.threads = [threading.Thread(target=self._serve, args=(rank,), daemon=True) for rank in others]
         for thread in self.threads:
             thread.start()
 
     def _serve(self, rank: Piped) -> None:
         try:
-            serve(rank)
+            serve_requests(rank)
         except BaseException as error:
             self.errors.append(error)
 
     def together(self, work: Callable[[], Any]) -> Any:
-        with self.first.at_hand():
+        with self.first.activate():
             return work()
 
     def leave(self) -> None:
@@ -100,12 +100,12 @@ def source(tmp_path: Path) -> Path:
     return root
 
 
-def read(source: Path, **words: Any) -> Source:
+def read(source: Path, **words: Any) -> SourceFeatures:
     seen = words.pop("seen", ())
-    return read_source(list_images(source), Options(**{**WORDS, **words}), "cpu", seen=seen)
+    return load_features(list_images(source), Options(**{**WORDS, **words}), "cpu", seen=seen)
 
 
-def check_same(one: Source, other: Source) -> None:
+def check_same(one: SourceFeatures, other: SourceFeatures) -> None:
     """To the last bit."""
     assert (one.paths, one.stamps, one.rejected) == (other.paths, other.stamps, other.rejected)
     assert one.seen.keys() == other.seen.keys()
@@ -122,7 +122,7 @@ def test_any_number_of_ranks_reads_the_same(crew: Crew, source: Path, monkeypatc
     expected = read(source, **words)
     check_same(crew.together(lambda: read(source, **words)), expected)
     made = watched_files(monkeypatch)
-    monkeypatch.setattr(tables, "IN_MEMORY", 5)
+    monkeypatch.setattr(tables, "MAX_IMAGES_IN_MEMORY", 5)
     check_same(crew.together(lambda: read(source, **words)), expected)
     assert len(made) == 4 * len([crew.first, *crew.threads])  # of three networks that measure, and of what is seen
 
@@ -156,9 +156,9 @@ def test_each_rank_fills_the_cache_and_what_is_there_is_dealt_out_no_more(
 
     def watch(files: Any, *rest: Any) -> Any:
         counts.append(len(files))
-        return decoded(files, *rest)
+        return decode_chunks(files, *rest)
 
-    monkeypatch.setattr(dealing, "decoded", watch)
+    monkeypatch.setattr(dealing, "decode_chunks", watch)
     cache = str(tmp_path / "cache")
     half = crew.together(lambda: embed(source, shard=(1, 2), cache=cache, **WORDS))
     assert (len(counts), sum(counts)) == (crew.first.place.size, half.images)
@@ -198,29 +198,29 @@ def test_strict_fails_after_all_have_answered(crew: Crew, source: Path) -> None:
 def test_an_error_in_rank_0_leaves_the_others_ready_for_more(
     crew: Crew, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = dealing.reduced_here
+    real = dealing.compute_local_moments
 
     def fail(*arguments: Any) -> Any:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(dealing, "reduced_here", fail)
+    monkeypatch.setattr(dealing, "compute_local_moments", fail)
     with pytest.raises(InputError, match="the GPU has too little memory for this; --device cpu does without it"):
         crew.together(lambda: read(source))
-    monkeypatch.setattr(dealing, "reduced_here", real)
+    monkeypatch.setattr(dealing, "compute_local_moments", real)
     check_same(crew.together(lambda: read(source)), read(source))
 
 
 def test_a_cache_that_another_rank_cannot_write_is_told_of(
     crew: Crew, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = serving.caches_of
+    real = serving.make_caches
 
-    def full(task: Task, spaces: Any) -> Any:
+    def full(task: IngestTask, spaces: Any) -> Any:
         found = real(task, spaces)
         found[0].problem = "nothing is cached in 'there': No space left on device"
         return found
 
-    monkeypatch.setattr(serving, "caches_of", full)
+    monkeypatch.setattr(serving, "make_caches", full)
     read_together = crew.together(lambda: read(source, cache=str(tmp_path / "cache")))
     assert read_together.warnings == ("the cache is not used: nothing is cached in 'there': No space left on device",)
 
@@ -229,15 +229,15 @@ def test_a_rank_that_would_measure_otherwise_says_what_is_different(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crew = Crew(2)
-    real = Task.spaces
+    real = IngestTask.spaces
 
-    def other(task: Task, extractor: Any = None) -> Any:
+    def other(task: IngestTask, extractor: Any = None) -> Any:
         spaces = real(task, extractor)
         if threading.current_thread() in crew.threads:
             return tuple(replace(space, recipe={**(space.recipe or {}), "torch": "1.0"}) for space in spaces)
         return spaces
 
-    monkeypatch.setattr(Task, "spaces", other)
+    monkeypatch.setattr(IngestTask, "spaces", other)
     monkeypatch.setattr(Piped, "hear", lambda rank, of: _or_fail(crew, rank, of))
     with pytest.raises(InputError, match=r"rank 1 would measure .* than rank 0: its torch is '1.0'"):
         crew.together(lambda: read(source))
@@ -256,23 +256,25 @@ def _or_fail(crew: Crew, rank: Piped, of: int) -> bytes:
     if rank.place.rank == 0:
         crew.threads[of - 1].join(PATIENCE)
         raise crew.errors[0]
-    return Ranks.hear(rank, of)
+    return ProcessGroup.hear(rank, of)
 
 
 def test_a_task_is_the_same_in_words() -> None:
     features = {"random-cnn": 1, "colour": 0.5}
     options = Options(features=features, kernel_size=(3, 5, 3), pool=(2, 1), cache="/c/é\udcff")
-    task = Task({"random-cnn": 2 / 3, "colour": 1 / 3}, options, 32, "cuda:1", True, ("image",))
-    assert Task.of(task.words()) == task
+    task = IngestTask({"random-cnn": 2 / 3, "colour": 1 / 3}, options, 32, "cuda:1", True, ("image",))
+    assert IngestTask.of(task.words()) == task
     assert strict_json(task.words())["options"]["cache"] == "/c/é\udcff"
 
 
 def test_a_rank_has_the_gpu_of_its_number_on_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "torch_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [serving._own_device("auto", local) for local in range(6)] == [f"cuda:{k}" for k in (0, 1, 2, 3, 0, 1)]
-    assert serving._own_device("cuda", 2) == "cuda:2"
-    assert serving._own_device("cuda:1", 2) == "cuda:1"
-    assert serving._own_device("cpu", 2) == "cpu"
+    assert [serving._choose_rank_device("auto", local) for local in range(6)] == [
+        f"cuda:{k}" for k in (0, 1, 2, 3, 0, 1)
+    ]
+    assert serving._choose_rank_device("cuda", 2) == "cuda:2"
+    assert serving._choose_rank_device("cuda:1", 2) == "cuda:1"
+    assert serving._choose_rank_device("cpu", 2) == "cpu"
     monkeypatch.setattr(serving, "torch_device", lambda name: torch.device("cpu"))
-    assert serving._own_device("auto", 2) == "auto"
+    assert serving._choose_rank_device("auto", 2) == "auto"

@@ -15,11 +15,11 @@ from conftest import listing_of
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features import embeddings as module
-from imgsubset.features.embeddings import Embedded, Embeddings, read_embeddings
-from imgsubset.features.source import read_source
+from imgsubset.features.embeddings import EmbeddingMoments, Embeddings, read_embeddings
+from imgsubset.features.source import load_features
 from imgsubset.options import Options
 from imgsubset.reading.listing import list_images
-from imgsubset.statistics.moments import standard
+from imgsubset.statistics.moments import fit_standardiser
 
 CPU = torch.device("cpu")
 COUNT = 40
@@ -51,7 +51,7 @@ def features(count: int = COUNT, dimensions: int = 12, seed: int = 0) -> np.ndar
     return (raw * generator.uniform(0.1, 9, dimensions) + generator.uniform(-9, 9, dimensions)).astype(np.float32)
 
 
-def read(values: Any, root: Path, pca: int | None = None, paths: Any = NAMES) -> Embedded:
+def read(values: Any, root: Path, pca: int | None = None, paths: Any = NAMES) -> EmbeddingMoments:
     return read_embeddings(Embeddings(values, paths, pca), listing_of(root), CPU)
 
 
@@ -74,7 +74,7 @@ def standardised(values: np.ndarray) -> np.ndarray:
     return (values - values.mean(0)) / values.std(0)
 
 
-def bits(embedded: Embedded) -> str:
+def bits(embedded: EmbeddingMoments) -> str:
     return hashlib.sha256(embedded.images.table.numpy().tobytes()).hexdigest()
 
 
@@ -107,8 +107,8 @@ def test_as_many_dimensions_are_searched_as_are_asked_for(tmp_path: Path, pca: i
     for name in names:
         (tmp_path / name).write_bytes(b"never decoded")
     embeddings = Embeddings(features(100, 90), names, pca)
-    found = read_source(list_images(tmp_path), Options(), "cpu", embeddings=embeddings)
-    (block,) = found.standardised().blocks
+    found = load_features(list_images(tmp_path), Options(), "cpu", embeddings=embeddings)
+    (block,) = found.standardise().blocks
     assert block.images.channels == searched
     assert [f"reduced to {searched} principal" in note for note in found.warnings] == [True] * (searched < 90)
 
@@ -132,7 +132,7 @@ def test_a_file_is_mapped_and_not_written(tmp_path: Path, root: Path) -> None:
     path = tmp_path / "e.npy"
     path_bytes = Path(saved(path, features())).read_bytes()
     path.chmod(0o444)
-    array, _ = module._array(path)
+    array, _ = module._open_array(path)
     assert isinstance(array.base, np.memmap)
     assert not array.flags.writeable
     read(path, root, 3)
@@ -203,7 +203,7 @@ def test_standardising_hardly_changes_the_spectrum(root: Path) -> None:
     values = features(dimensions=30)
     images = read(values, root, 20).images
     var = images.mean.double().var(0, correction=0)
-    cov = np.cov(standard(images).apply(images).mean.double().numpy().T, bias=True)
+    cov = np.cov(fit_standardiser(images).apply(images).mean.double().numpy().T, bias=True)
     singular = np.linalg.svd(standardised(values), compute_uv=False)[:20] ** 2
     assert singular[0] > 100 * singular[-1]
     assert float(var.max()) < 10 * float(var.min())
@@ -282,7 +282,7 @@ def test_more_components_than_dimensions_are_refused(tmp_path: Path, root: Path)
 
 
 def test_components_of_too_many_dimensions_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_DIMENSIONS", 11)
+    monkeypatch.setattr(module, "MAX_PCA_DIMENSIONS", 11)
     assert refused(features(), root, pca=2) == "the embeddings have 12 dimensions; PCA takes 11 at most"
     assert read(features(), root, 0).components == 12
 
@@ -419,7 +419,7 @@ def test_the_largest_numbers_fit(root: Path) -> None:
     for pca in (0, 3):
         found = read(values, root, pca)
         assert found.images.table.isfinite().all()
-        assert standard(found.images).kept.all()
+        assert fit_standardiser(found.images).is_varying.all()
 
 
 # Paths

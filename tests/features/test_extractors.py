@@ -14,9 +14,9 @@ from torchvision import models
 
 from imgsubset.errors import UsageError
 from imgsubset.features import extractors
-from imgsubset.features.extractors import EXTRACTORS, SPELLINGS, is_raw, kind_of, make_extractor
+from imgsubset.features.extractors import EXTRACTOR_SYNTAX, EXTRACTORS, find_extractor_spec, is_raw, make_extractor
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.reading.decoding import PUBLISHED
+from imgsubset.reading.decoding import FID_RESOLUTION
 
 Maker = Callable[[str], tuple[Callable[[Tensor], Tensor], int]]
 
@@ -39,7 +39,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         elif head == "python":
             (tmp_path / "rows_of_mine.py").write_text("def halves(pixels): return pixels.permute(0, 3, 1, 2) / 2\n")
             head = "python:rows_of_mine:halves"
-        return make_extractor(head, **parameters), kind_of(head).size or 24
+        return make_extractor(head, **parameters), find_extractor_spec(head).size or 24
 
     return make
 
@@ -89,7 +89,7 @@ def test_each_row_says_what_it_sees_in_a_line() -> None:
         assert "\n" not in kind.meaning
         assert not kind.meaning.endswith(".")
         assert kind.numbers is None or 1 <= kind.numbers <= (2048 if kind.raw else 192)
-        assert kind.size in (None, PUBLISHED) or 8 <= kind.size <= 256
+        assert kind.size in (None, FID_RESOLUTION) or 8 <= kind.size <= 256
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -117,9 +117,9 @@ def test_parameters_reach_the_extractor() -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("color", f"unknown extractor 'color'; did you mean 'colour'? known: {', '.join(SPELLINGS)}"),
-        ("xyz", f"unknown extractor 'xyz'; known: {', '.join(SPELLINGS)}"),
-        ("", f"unknown extractor ''; known: {', '.join(SPELLINGS)}"),
+        ("color", f"unknown extractor 'color'; did you mean 'colour'? known: {', '.join(EXTRACTOR_SYNTAX)}"),
+        ("xyz", f"unknown extractor 'xyz'; known: {', '.join(EXTRACTOR_SYNTAX)}"),
+        ("", f"unknown extractor ''; known: {', '.join(EXTRACTOR_SYNTAX)}"),
         ("torchvision", "extractor 'torchvision' is named in full as torchvision:NAME"),
         ("python:", "extractor 'python:' is named in full as python:MODULE:FUNCTION"),
         ("hog:3", "extractor 'hog:3': nothing follows 'hog'"),
@@ -128,7 +128,7 @@ def test_parameters_reach_the_extractor() -> None:
 )
 def test_what_names_no_extractor_is_told(name: str, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        kind_of(name)
+        find_extractor_spec(name)
     assert str(caught.value) == complaint
 
 

@@ -9,7 +9,7 @@ from scipy import linalg, special, stats
 from torch import Tensor
 
 from imgsubset.features import hardness as module
-from imgsubset.features.hardness import hardness, too_few
+from imgsubset.features.hardness import compute_difficulty, small_class_warning
 
 RIDGE = 0.03
 
@@ -63,7 +63,7 @@ def slow_components(numbers: np.ndarray) -> np.ndarray:
 def test_hardness_is_what_a_slow_program_makes_of_it(count: int, classes: int, apart: float) -> None:
     first, labels = made_up(count, classes, 6, apart)
     second = torch.cat([first[:, :3] ** 2, torch.full((count, 1), 7.0)], 1)  # one of them constant
-    found = np.asarray(hardness([first, second], labels))
+    found = np.asarray(compute_difficulty([first, second], labels))
     numbers = [slow_numbers(np.asarray(view, float), np.asarray(labels)) for view in (first, second)]
     expected = slow_components(np.concatenate(numbers, 1))
     assert found.shape == expected.shape
@@ -78,7 +78,7 @@ def test_images_beyond_hope_are_alike() -> None:
     numbers = slow_numbers(np.asarray(view, float), np.asarray(labels))
     least = np.isclose(numbers[:, 2], np.log(0.025))
     assert least.sum() == 3
-    found, expected = np.asarray(hardness([view], labels)), slow_components(numbers)
+    found, expected = np.asarray(compute_difficulty([view], labels)), slow_components(numbers)
     np.testing.assert_allclose(np.abs((found * expected).mean(0)), 1, atol=1e-6)
 
 
@@ -87,7 +87,7 @@ def test_another_classifier_errs_where_images_are_hard() -> None:
     train, known = made_up(400, 4, 8, 0.6, seed=1)  # none of those images
     centers = torch.stack([train[known == name].mean(0) for name in range(4)])
     right = (torch.cdist(view, centers).argmin(1) == labels).double()
-    numbers = hardness([view[:, :5], view[:, 3:]], labels)
+    numbers = compute_difficulty([view[:, :5], view[:, 3:]], labels)
     fitted = numbers @ (numbers.mT @ (right - right.mean()) / len(right))  # they are uncorrelated
     assert float(fitted.var() / right.var()) > 0.3
     shuffled = right[torch.randperm(len(right), generator=torch.Generator().manual_seed(0))]
@@ -97,35 +97,39 @@ def test_another_classifier_errs_where_images_are_hard() -> None:
 
 def test_what_classes_are_called_does_not_matter() -> None:
     view, labels = made_up(120, 3, 5, 0.5)
-    torch.testing.assert_close(hardness([view], 1000 - 7 * labels), hardness([view], labels))
+    torch.testing.assert_close(compute_difficulty([view], 1000 - 7 * labels), compute_difficulty([view], labels))
 
 
 def test_the_scale_of_numbers_does_not_matter_nor_a_large_mean() -> None:
     view, labels = made_up(150, 3, 5, 0.5)
     view = view.double()
     moved = view * torch.tensor([1e-3, 1, 5, 100, 1e4]).double() + torch.tensor([0, 0, 1e3, 1e4, 1e6]).double()
-    torch.testing.assert_close(hardness([moved], labels), hardness([view], labels), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        compute_difficulty([moved], labels), compute_difficulty([view], labels), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_numbers_are_the_same_in_blocks_of_any_size_and_on_any_number_of_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     view, labels = made_up(300, 3, 5, 0.5)
-    whole = hardness([view, view[:, :2]], labels)
+    whole = compute_difficulty([view, view[:, :2]], labels)
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        assert torch.equal(hardness([view, view[:, :2]], labels), whole)
+        assert torch.equal(compute_difficulty([view, view[:, :2]], labels), whole)
     finally:
         torch.set_num_threads(before)
-    monkeypatch.setattr(module, "BLOCK_NUMBERS", 70)
-    torch.testing.assert_close(hardness([view, view[:, :2]], labels), whole, rtol=1e-6, atol=1e-6)
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 70)
+    torch.testing.assert_close(compute_difficulty([view, view[:, :2]], labels), whole, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("labels", [[], [3], [0, 1], [0, 0, 1], [0, 1, 2, 3], [0] * 9 + [1], [0, 0, 0, 1, 2], [5] * 12])
 def test_few_images_and_small_classes_have_finite_numbers(labels: list[int]) -> None:
     view, _ = made_up(len(labels), 1, 4, 1.0)
-    numbers = hardness([view, torch.ones(len(labels), 2), torch.zeros(len(labels), 0)], torch.tensor(labels).long())
+    numbers = compute_difficulty(
+        [view, torch.ones(len(labels), 2), torch.zeros(len(labels), 0)], torch.tensor(labels).long()
+    )
     assert numbers.shape[0] == len(labels)
     assert numbers.shape[1] <= min(16, max(0, len(labels) - 1))
     assert numbers.shape[1] == 0 or len({*labels}) > 1
@@ -134,15 +138,15 @@ def test_few_images_and_small_classes_have_finite_numbers(labels: list[int]) -> 
 
 def test_nothing_that_varies_has_no_numbers() -> None:
     labels = torch.arange(40) % 2
-    assert hardness([], labels).shape == (40, 0)
+    assert compute_difficulty([], labels).shape == (40, 0)
     # Without views all images of a class are alike; of two classes of one size so are all images.
-    assert hardness([torch.ones(40, 3)], labels).shape == (40, 0)
+    assert compute_difficulty([torch.ones(40, 3)], labels).shape == (40, 0)
 
 
 def test_views_need_a_row_for_each_label() -> None:
     for view in (torch.ones(3, 2), torch.ones(4), torch.ones(4, 1, 1)):
         with pytest.raises(ValueError, match="do not fit 4 labels"):
-            hardness([torch.ones(4, 2), view], torch.arange(4))
+            compute_difficulty([torch.ones(4, 2), view], torch.arange(4))
 
 
 @pytest.mark.parametrize(
@@ -158,5 +162,5 @@ def test_views_need_a_row_for_each_label() -> None:
 )
 def test_small_classes_are_told_of(counts: tuple[int, ...], words: str | None) -> None:
     labels = torch.tensor([*itertools.chain.from_iterable([name] * count for name, count in enumerate(counts))])
-    note = too_few(labels)
+    note = small_class_warning(labels)
     assert (note is None) if words is None else (note is not None and words in note)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from imgsubset import compare
 from imgsubset.errors import UsageError
-from imgsubset.features.extractors import EXTRACTORS, is_raw, kind_of
-from imgsubset.features.inception import LAYERS, Inception
-from imgsubset.reading.decoding import PUBLISHED, decode, square_bytes
+from imgsubset.features.extractors import EXTRACTORS, find_extractor_spec, is_raw
+from imgsubset.features.inception import INCEPTION_LAYERS, Inception
+from imgsubset.reading.decoding import FID_RESOLUTION, decode_image, square_bytes
 from imgsubset.statistics.vectors import frechet_distance
 
 fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
@@ -31,7 +31,7 @@ def theirs(numbers: int, file: Path) -> Any:
 
 def floats(path: Path) -> Tensor:
     """The pixels that the network is given, (1, 299, 299, 3)."""
-    (pixels,) = decode(path, [PUBLISHED]).pixels
+    (pixels,) = decode_image(path, [FID_RESOLUTION]).pixels
     return torch.from_numpy(np.frombuffer(pixels, np.float32).reshape(1, 299, 299, 3).copy())
 
 
@@ -78,15 +78,15 @@ def test_pixels_of_16_bits_are_scaled(tmp_path: Path) -> None:
 
 def test_other_sizes_stand_beside_it_in_any_order(tmp_path: Path) -> None:
     smooth(1, 90, 70).save(tmp_path / "a.png")
-    alone = {size: decode(tmp_path / "a.png", [size]).pixels[0] for size in (PUBLISHED, 8, 64)}
-    for sizes in ([PUBLISHED, 8, 64], [8, PUBLISHED, 64], [64, 8, PUBLISHED]):
-        found = decode(tmp_path / "a.png", sizes).pixels
+    alone = {size: decode_image(tmp_path / "a.png", [size]).pixels[0] for size in (FID_RESOLUTION, 8, 64)}
+    for sizes in ([FID_RESOLUTION, 8, 64], [8, FID_RESOLUTION, 64], [64, 8, FID_RESOLUTION]):
+        found = decode_image(tmp_path / "a.png", sizes).pixels
         assert list(found) == [alone[size] for size in sizes]
         assert [len(pixels) for pixels in found] == [square_bytes(size) for size in sizes]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("numbers", LAYERS)
+@pytest.mark.parametrize("numbers", INCEPTION_LAYERS)
 def test_a_vector_is_that_of_torch_fidelity(numbers: int, inception_file: Path, tmp_path: Path) -> None:
     smooth(3, 50, 70).save(tmp_path / "a.png")
     pixels = floats(tmp_path / "a.png")
@@ -97,14 +97,14 @@ def test_a_vector_is_that_of_torch_fidelity(numbers: int, inception_file: Path, 
 
 
 def test_the_table_knows_each_of_its_layers() -> None:
-    for numbers in LAYERS:
+    for numbers in INCEPTION_LAYERS:
         kind = EXTRACTORS[f"inception{numbers}"]
-        assert (kind.numbers, kind.size, kind.raw, kind.weights) == (numbers, PUBLISHED, True, True)
-    assert [name for name in EXTRACTORS if is_raw(name)] == [f"inception{numbers}" for numbers in LAYERS]
+        assert (kind.numbers, kind.size, kind.raw, kind.weights) == (numbers, FID_RESOLUTION, True, True)
+    assert [name for name in EXTRACTORS if is_raw(name)] == [f"inception{numbers}" for numbers in INCEPTION_LAYERS]
     assert Inception.raw
     assert not is_raw("embeddings")
     with pytest.raises(UsageError, match="unknown extractor 'inception128'; did you mean"):
-        kind_of("inception128")
+        find_extractor_spec("inception128")
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

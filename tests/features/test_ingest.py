@@ -15,11 +15,11 @@ from torch import Tensor
 from imgsubset import Options, select
 from imgsubset.errors import UsageError
 from imgsubset.features import ingest
-from imgsubset.features.custom import Foreign
-from imgsubset.features.ingest import Ingested
+from imgsubset.features.custom import ExternalExtractor
+from imgsubset.features.ingest import IngestResult
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.files import Stamp
-from imgsubset.reading.decoding import Facts
+from imgsubset.reading.decoding import ImageInfo
 from imgsubset.reading.processes import Chunk
 
 SIDE, LENGTH = 16, 4
@@ -31,13 +31,13 @@ def chunks(count: int, last: int = LENGTH) -> Iterator[Chunk]:
     for number in range(count):
         pixels = np.random.default_rng(number).integers(0, 256, LENGTH * SIDE * SIDE * 3, np.uint8)
         filled = LENGTH if number < count - 1 else last
-        facts = tuple(Facts(Stamp(number, place), ()) for place in range(filled))
+        facts = tuple(ImageInfo(Stamp(number, place), ()) for place in range(filled))
         yield Chunk(number * LENGTH, {SIDE: pixels.tobytes()}, facts)
 
 
 def table(network: Callable[[Tensor], Tensor], count: int, device: str = "cpu") -> Tensor:
     places = range(count * LENGTH)
-    done = ingest.ingest(chunks(count), places, Ingested.nothing(len(places)), [(network, SIDE)],
+    done = ingest.ingest(chunks(count), places, IngestResult.empty(len(places)), [(network, SIDE)],
                          torch.device(device))  # fmt: skip
     return done.images[0].table
 
@@ -65,17 +65,17 @@ def test_batches_on_a_gpu_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> Non
         used.heights.append(height)
         return batch
 
-    assert list(ingest._in_memory(run, iter(range(37)), 16)) == [[*range(16)], [*range(16, 32)], [*range(32, 37)]]
+    assert list(ingest._run_in_batches(run, iter(range(37)), 16)) == [[*range(16)], [*range(16, 32)], [*range(32, 37)]]
     assert used.heights == [16] * 3
-    alone = table(Foreign(spy), 5)
-    monkeypatch.setattr(ingest, "_side_by_side", lambda run, chunks: ingest._in_memory(run, chunks, 3))
+    alone = table(ExternalExtractor(spy), 5)
+    monkeypatch.setattr(ingest, "_run_in_threads", lambda run, chunks: ingest._run_in_batches(run, chunks, 3))
     assert torch.equal(table(spy, 5), alone)
     assert spy.heights == [LENGTH] * 5 + [3 * LENGTH] * 2  # the second is padded
 
 
 def test_an_extractor_of_the_callers_is_called_by_the_callers_thread_alone() -> None:
     spy = Spy()
-    table(Foreign(spy), 9)
+    table(ExternalExtractor(spy), 9)
     assert spy.threads == {threading.current_thread()}
 
 
@@ -88,7 +88,7 @@ def test_networks_on_a_cpu_run_side_by_side_in_order() -> None:
     torch.testing.assert_close(found[:, :3], expected)
 
 
-@pytest.mark.parametrize("network", [RandomCNN((4,)), Foreign(RandomCNN((4,)))], ids=["ours", "the caller's"])
+@pytest.mark.parametrize("network", [RandomCNN((4,)), ExternalExtractor(RandomCNN((4,)))], ids=["ours", "the caller's"])
 def test_settings_of_the_caller_are_back_even_while_an_error_is_handled(network: torch.nn.Module) -> None:
     def settings() -> list[object]:
         backends = torch.backends
@@ -98,7 +98,7 @@ def test_settings_of_the_caller_are_back_even_while_an_error_is_handled(network:
         raise OSError("gone")
 
     before = settings()
-    done = Ingested.nothing(99)
+    done = IngestResult.empty(99)
     try:
         ingest.ingest(chunks(9), range(99), done, [(network, SIDE)], torch.device("cpu"), fail)
     except OSError:  # whose traceback still holds the frames
@@ -137,7 +137,7 @@ def test_a_module_is_used_in_evaluation_mode_and_stays_as_it_was(pictures: Path)
     first, again = (select(pictures, 3, FAST, extractor=net).chosen for _ in range(2))
     assert first == again  # no dropout
     assert net.training
-    foreign = Foreign(net).to("meta")  # as to a GPU
+    foreign = ExternalExtractor(net).to("meta")  # as to a GPU
     assert {one.device.type for one in foreign.parameters()} == {"meta"}
     assert {one.device.type for one in net.parameters()} == {"cpu"}
 

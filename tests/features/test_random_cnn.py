@@ -11,7 +11,7 @@ from reference import convolve
 from torch import Tensor
 
 from imgsubset.errors import UsageError
-from imgsubset.features.random_cnn import ACTIVATIONS, RandomCNN, RandomCNNs, image_moments
+from imgsubset.features.random_cnn import ACTIVATIONS, RandomCNN, RandomCNNs, compute_image_moments
 from imgsubset.reading.processes import chunk_length
 
 
@@ -155,7 +155,7 @@ def test_networks_together_are_those_one_by_one(taps: str, pool: tuple[int, int]
 @pytest.mark.parametrize("taps", ["last", "all"])
 def test_moments_are_exact_in_each_layer(taps: str) -> None:
     network, pixels = RandomCNN((2, 3, 2), seed=4, activation="leaky", taps=taps), random_pixels(3, 30)
-    images = image_moments(network(pixels))
+    images = compute_image_moments(network(pixels))
     for number, image in enumerate(pixels):
         layers = by_loops(network, image, (2, 2, 2), "leaky")
         layers = layers if taps == "all" else layers[-1:]

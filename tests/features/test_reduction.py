@@ -12,10 +12,16 @@ from conftest import watched_files
 from imgsubset import Options, select
 from imgsubset.features import source as reading_source
 from imgsubset.features import tables
-from imgsubset.features.reduction import apart, reduced
-from imgsubset.features.tables import in_file, in_memory, place_of
-from imgsubset.statistics.moments import Block, ImageMoments, all_moments, standard, subset_moments
-from imgsubset.statistics.objective import objective
+from imgsubset.features.reduction import reduce_channels, standardise_lazily
+from imgsubset.features.tables import allocate_in_file, allocate_in_memory, choose_allocator
+from imgsubset.statistics.moments import (
+    Block,
+    ImageMoments,
+    compute_all_moments,
+    compute_subset_moments,
+    fit_standardiser,
+)
+from imgsubset.statistics.objective import make_objective
 from imgsubset.weights import Weights
 
 FEW = 400
@@ -35,33 +41,36 @@ def images(channels: int, positions: int, count: int = 3000) -> ImageMoments:
 def test_rows_that_are_looked_at_are_those_of_a_table_that_is_standardised(channels: int, positions: int) -> None:
     raw = images(channels, positions)
     before = raw.table.clone()
-    expected = standard(raw).apply(raw)
-    found, scale = apart(raw, FEW)
+    expected = fit_standardiser(raw).apply(raw)
+    found, scale = standardise_lazily(raw, FEW)
     assert (len(found), found.channels, found.positions) == (3000, channels - 1, positions)
-    assert scale.kept.tolist() == [False] + [True] * (channels - 1)
+    assert scale.is_varying.tolist() == [False] + [True] * (channels - 1)
     rows = torch.tensor([7, 2999, 7, 0])
     torch.testing.assert_close(found.gathered(rows, torch.empty(0)), expected.table[rows], rtol=1e-5, atol=1e-5)
     subsets = torch.stack([torch.randperm(3000)[:50] for _ in range(3)])
     for dtype in (torch.float32, torch.float64):
-        one, other = (subset_moments(some, subsets, dtype) for some in (found, expected))
+        one, other = (compute_subset_moments(some, subsets, dtype) for some in (found, expected))
         for name in ("mean", "var", "cov"):
             torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-4, atol=1e-4)
     for name in ("mean", "var", "cov"):
         torch.testing.assert_close(
-            getattr(all_moments(found), name), getattr(all_moments(expected), name), rtol=1e-5, atol=1e-5
+            getattr(compute_all_moments(found), name),
+            getattr(compute_all_moments(expected), name),
+            rtol=1e-5,
+            atol=1e-5,
         )
     assert torch.equal(raw.table, before)
 
 
 def test_many_channels_are_reduced_by_the_components_of_the_sample() -> None:
     raw = images(70, 1)
-    found, _ = apart(raw, 3000)  # of all
-    expected = reduced(raw)
-    again = standard(expected).apply(expected)
+    found, _ = standardise_lazily(raw, 3000)  # of all
+    expected = reduce_channels(raw)
+    again = fit_standardiser(expected).apply(expected)
     assert found.channels == again.channels == 64
     rows = torch.arange(3000)
     torch.testing.assert_close(found.gathered(rows, torch.empty(0)), again.table, rtol=1e-3, atol=1e-3)
-    some, _ = apart(raw, FEW)
+    some, _ = standardise_lazily(raw, FEW)
     torch.testing.assert_close(some.whole.mean, torch.zeros(64, dtype=torch.float64))
     torch.testing.assert_close(some.whole.var, torch.ones(64, dtype=torch.float64))
     seen = some.gathered(rows, torch.empty(0)).double()[:, :64]
@@ -70,26 +79,26 @@ def test_many_channels_are_reduced_by_the_components_of_the_sample() -> None:
 
 def test_the_sample_has_the_baseline_of_all_images() -> None:
     raw = images(6, 9, 20_000)
-    whole = standard(raw).apply(raw)
-    found, _ = apart(raw, 2000)
+    whole = fit_standardiser(raw).apply(raw)
+    found, _ = standardise_lazily(raw, 2000)
     assert len(found.sample) == 2000
     for n, draws, tolerance in ((100, 600, 0.1), (1500, 200, 0.15)):  # a mean of draws has an error of a few per cent
         (expected,), (term,) = (
-            objective((Block("", some),), n, Weights(), draws=draws).terms for some in (whole, found)
+            make_objective((Block("", some),), n, Weights(), draws=draws).terms for some in (whole, found)
         )
         np.testing.assert_allclose(term.random.mean(0), expected.random.mean(0), rtol=tolerance)
 
 
 def test_a_file_holds_what_memory_would() -> None:
     rows = np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32)
-    room = in_file(300, 7)
+    room = allocate_in_file(300, 7)
     room[:] = rows
     assert room.dtype == np.float32
     assert np.array_equal(room, rows)
     assert isinstance(room, np.memmap)
-    assert not isinstance(in_memory(3, 2), np.memmap)
-    assert place_of(10**6, measures=True) is in_file
-    assert place_of(10**6, measures=False) is place_of(20_000, measures=True) is in_memory
+    assert not isinstance(allocate_in_memory(3, 2), np.memmap)
+    assert choose_allocator(10**6, measures=True) is allocate_in_file
+    assert choose_allocator(10**6, measures=False) is choose_allocator(20_000, measures=True) is allocate_in_memory
 
 
 def full(*_: object) -> None:
@@ -98,10 +107,10 @@ def full(*_: object) -> None:
 
 def test_a_full_disk_is_met_by_memory_or_by_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables.os, "posix_fallocate", full, raising=False)
-    assert not isinstance(in_file(300, 7), np.memmap)
+    assert not isinstance(allocate_in_file(300, 7), np.memmap)
     monkeypatch.setattr(tables, "free_bytes", lambda: 1000)
     with pytest.raises(tables.InputError, match=r"^300 images need 0\.0 GB in the folder of temporary"):
-        in_file(300, 7)
+        allocate_in_file(300, 7)
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -13,16 +13,23 @@ from PIL import Image
 
 from imgsubset import Embeddings, Options
 from imgsubset.errors import UsageError
-from imgsubset.features.spaces import HELD_OUT, JUDGE, Space, feature_spaces, resolution, shares
+from imgsubset.features.spaces import (
+    HELD_OUT_CHANNELS,
+    HELD_OUT_ROLE,
+    FeatureSpace,
+    choose_resolution,
+    compute_feature_shares,
+    make_feature_spaces,
+)
 from imgsubset.options import FIELDS
 
 
-def spaces(measured: bool = True, size: int = 64, **words: Any) -> tuple[Space, ...]:
+def spaces(measured: bool = True, size: int = 64, **words: Any) -> tuple[FeatureSpace, ...]:
     options = Options(**words)
-    return feature_spaces(shares(options, None), options, size, "cpu", measured=measured)
+    return make_feature_spaces(compute_feature_shares(options, None), options, size, "cpu", measured=measured)
 
 
-def filters(space: Space) -> list[torch.Tensor]:
+def filters(space: FeatureSpace) -> list[torch.Tensor]:
     network = space.make()
     assert isinstance(network, torch.nn.Module)
     return list(network.parameters())
@@ -51,8 +58,10 @@ def test_weights_of_features_sum_to_1() -> None:
 
 def test_the_held_out_networks_are_constants() -> None:
     """Whoever changes how weights are drawn changes every size that was ever told."""
-    plain = [space for space in spaces() if space.role == JUDGE]
-    assert [[len(weight) for weight in filters(space)] for space in plain] == [list(shape) for shape in HELD_OUT]
+    plain = [space for space in spaces() if space.role == HELD_OUT_ROLE]
+    assert [[len(weight) for weight in filters(space)] for space in plain] == [
+        list(shape) for shape in HELD_OUT_CHANNELS
+    ]
     found = [filters(space)[0][0, 0, 0].tolist() for space in plain]
     assert found == [
         pytest.approx(wanted, rel=1e-5)
@@ -63,7 +72,7 @@ def test_the_held_out_networks_are_constants() -> None:
         )
     ]
     other = {"features": "hog=1", "channels": (8,), "networks": 2, "feature_seed": 5, "activation": "relu", "seed": 3}
-    for space, same in zip(plain, [space for space in spaces(**other) if space.role == JUDGE], strict=True):
+    for space, same in zip(plain, [space for space in spaces(**other) if space.role == HELD_OUT_ROLE], strict=True):
         assert space.recipe == same.recipe
         assert all(map(torch.equal, filters(space), filters(same)))
 
@@ -130,11 +139,11 @@ def test_what_a_function_of_the_users_does_is_not_cached() -> None:
 
 def test_embeddings_alone_take_the_place_of_pixels_unless_named_beside_them() -> None:
     embeddings = Embeddings(np.zeros((2, 2)), ["a", "b"])
-    assert shares(Options(), embeddings) == {"embeddings": 1.0}
+    assert compute_feature_shares(Options(), embeddings) == {"embeddings": 1.0}
     both = Options(features="random-cnn=1,embeddings=3")
-    assert shares(both, embeddings) == {"random-cnn": 0.25, "embeddings": 0.75}
+    assert compute_feature_shares(both, embeddings) == {"random-cnn": 0.25, "embeddings": 0.75}
     with pytest.raises(UsageError, match="none are given"):
-        shares(both, None)
+        compute_feature_shares(both, None)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +154,12 @@ def test_the_resolution_follows_from_the_images(tmp_path: Path, sides: list[int]
     for name, side in zip(names, sides, strict=True):
         Image.new("RGB", (8, side)).save(tmp_path / name)
     listing = listing_of(tmp_path, names)
-    assert resolution(listing, "auto") == expected
-    assert resolution(listing, 48) == 48
+    assert choose_resolution(listing, "auto") == expected
+    assert choose_resolution(listing, 48) == 48
 
 
 def test_files_that_are_no_images_say_nothing_of_the_resolution(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no image")
-    assert resolution(listing_of(tmp_path, ["a.png", "b.png", "gone.png"]), "auto") == 32
-    assert resolution(listing_of(tmp_path, ["b.png"]), "auto") == 64
+    assert choose_resolution(listing_of(tmp_path, ["a.png", "b.png", "gone.png"]), "auto") == 32
+    assert choose_resolution(listing_of(tmp_path, ["b.png"]), "auto") == 64

@@ -22,8 +22,8 @@ from conftest import create, selection_of, tree
 from imgsubset import Options, export, select_into
 from imgsubset.errors import ImgsubsetError, InputError
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decoded
-from imgsubset.reading.tars import entries
+from imgsubset.reading.processes import decode_chunks
+from imgsubset.reading.tars import iter_tar_entries
 
 GOOD = {f"{'ab'[number % 2]}/{number}.png": png(number) for number in range(8)} | {"a/0.txt": b"label of a/0"}
 
@@ -55,11 +55,11 @@ def test_members_are_decoded_as_files_are(tmp_path: Path, workers: int) -> None:
     files = [tmp_path / "folder" / name for name in GOOD]
     for file in files:
         create(file, GOOD[str(file.relative_to(tmp_path / "folder"))])
-    with decoded([os.fsencode(file) for file in files], [8], workers) as chunks:
+    with decode_chunks([os.fsencode(file) for file in files], [8], workers) as chunks:
         (expected,) = chunks
     for kind, make in MAKERS.items():
         listing = list_images(create(tmp_path / f"x.{kind}", make(GOOD)))
-        with decoded([listing.file(name) for name in GOOD], [8], workers) as chunks:
+        with decode_chunks([listing.file(name) for name in GOOD], [8], workers) as chunks:
             (found,) = chunks
         assert found.pixels == expected.pixels
         assert [getattr(one, "numbers", one) for one in found.outcomes] == [
@@ -85,7 +85,7 @@ def test_tar_headers_say_what_pythons_own_reader_says(tmp_path: Path, format: in
     with tarfile.open(path, errors="surrogateescape") as archive:
         expected = [(one.name, one.offset_data, one.size, one.isreg()) for one in archive if not one.isdir()]
     with path.open("rb") as file:
-        found = [entry for entry in entries(file.fileno()) if entry is not None]
+        found = [entry for entry in iter_tar_entries(file.fileno()) if entry is not None]
     assert [(os.fsdecode(one.name), one.start, one.size, not one.problem) for one in found] == expected
     assert len(expected) == len(names) + 2
 
@@ -108,7 +108,7 @@ def test_extended_headers_are_read_up_to_what_makes_no_sense(tmp_path: Path) -> 
         if len(records) <= 512:
             content = header.tobuf() + records.ljust(512, b"\0") + tarfile.TarInfo("plain").tobuf()
         with create(tmp_path / "x.tar", content).open("rb") as file:
-            (entry,) = entries(file.fileno())
+            (entry,) = iter_tar_entries(file.fileno())
         assert entry is not None
         assert entry.name.decode() == name, records
 
@@ -119,14 +119,14 @@ def test_a_size_of_8_gigabytes_and_more_is_read(tmp_path: Path) -> None:
         info.size = 9 << 30
         path = create(tmp_path / "x.tar", info.tobuf(format))
         with path.open("rb") as file:
-            (entry,) = entries(file.fileno())
+            (entry,) = iter_tar_entries(file.fileno())
         assert entry is not None
         assert (entry.size, entry.problem) == (9 << 30, "cut off: the archive ends in it")
 
 
 def reasons(path: Path) -> dict[str, str]:
     found = list_images(path)
-    return {file.path: file.reason for file in (*found.rejected, *found.passed_over)}
+    return {file.path: file.reason for file in (*found.rejected, *found.ignored_files)}
 
 
 def test_members_that_are_no_files_are_named(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def attempt(source: Path, destination: Path, whole: bool) -> tuple[int, str, set
         if whole:
             return 0, "", {*select_into(source, 1, destination, Options(**FAST)).chosen, "manifest.json"}
         listing = list_images(source)
-        with decoded([listing.file(path) for path in listing.paths], [8], 0) as chunks:
+        with decode_chunks([listing.file(path) for path in listing.paths], [8], 0) as chunks:
             outcomes = [outcome for chunk in chunks for outcome in chunk.outcomes]
         stamps = {
             path: one.stamp for path, one in zip(listing.paths, outcomes, strict=True) if not isinstance(one, str)
@@ -334,6 +334,6 @@ def test_a_tar_that_is_cut_off_says_so_and_keeps_what_is_whole(tmp_path: Path) -
     assert len(found.paths) == 7
     assert [(file.path, file.reason) for file in found.rejected] == [(last.name, "cut off: the archive ends in it")]
     unended = list_images(create(tmp_path / "y.tar", whole[: last.offset]))
-    assert [file.path for file in unended.passed_over] == ["y.tar"]
+    assert [file.path for file in unended.ignored_files] == ["y.tar"]
     with pytest.raises(InputError, match="cannot be read as a tar archive: no member begins at byte 0"):
         list_images(create(tmp_path / "z.tar", b"x" + whole[1:]))

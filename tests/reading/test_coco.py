@@ -12,7 +12,7 @@ import pytest
 from conftest import strict_json
 
 from imgsubset.errors import InputError
-from imgsubset.reading.coco import filtered_coco
+from imgsubset.reading.coco import filter_coco
 
 
 def coco(*names: str, **more: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def filtered(folder: Path, record: Any, chosen: Iterable[str], everything: Itera
     """What is left of a COCO file, parsed."""
     file = folder / "instances.json"
     file.write_bytes(record if isinstance(record, bytes) else json.dumps(record).encode())
-    content, named = filtered_coco(file, list(chosen), list(everything))
+    content, named = filter_coco(file, list(chosen), list(everything))
     assert named <= {*chosen}
     assert content.isascii()
     return strict_json(content)
@@ -139,9 +139,9 @@ def test_what_is_no_json_is_no_coco(tmp_path: Path, content: bytes) -> None:
 
 def test_a_coco_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot read '.*gone\.json': No such file"):
-        filtered_coco(tmp_path / "gone.json", ["a.jpg"], ["a.jpg"])
+        filter_coco(tmp_path / "gone.json", ["a.jpg"], ["a.jpg"])
     with pytest.raises(InputError, match=r"^cannot read '"):
-        filtered_coco(str(tmp_path), ["a.jpg"], ["a.jpg"])
+        filter_coco(str(tmp_path), ["a.jpg"], ["a.jpg"])
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_name_in_very_many_folders_takes_little_memory(tmp_path: Path) -> None
     file = tmp_path / "coco.json"
     file.write_text(json.dumps({"images": [{"id": number, "file_name": name} for number, name in enumerate(names)]}))
     tracemalloc.start()
-    kept = json.loads(filtered_coco(file, ["b/x.jpg"], ["b/x.jpg", "y.jpg"])[0])
+    kept = json.loads(filter_coco(file, ["b/x.jpg"], ["b/x.jpg", "y.jpg"])[0])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [image["id"] for image in kept["images"]] == [1]

@@ -8,7 +8,7 @@ import pytest
 from conftest import create, listing_of
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.columns import Column, columns_of
+from imgsubset.reading.columns import Column, align_columns
 from imgsubset.reading.tables import read_table
 
 PATHS = ("a.png", "x/b.png", "x/c.png")
@@ -20,7 +20,7 @@ def columns(
     """What a file of this content says of three images."""
     for path in PATHS:
         create(folder / path)
-    return columns_of(read_table(create(folder / name, content.encode())), listing_of(folder, PATHS), PATHS, wanted)
+    return align_columns(read_table(create(folder / name, content.encode())), listing_of(folder, PATHS), PATHS, wanted)
 
 
 def test_columns_are_lined_up_with_the_images(tmp_path: Path) -> None:

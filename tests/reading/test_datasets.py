@@ -16,7 +16,7 @@ from PIL import Image
 from imgsubset import Selection, estimate, export, score, select
 from imgsubset.errors import InputError, UsageError
 from imgsubset.reading.given import list_source
-from imgsubset.reading.processes import decoded
+from imgsubset.reading.processes import decode_chunks
 
 FAST: dict[str, Any] = {
     **{"candidates": 32, "chains": 1, "steps": 8, "size": 16, "channels": (8,), "networks": 1, "held_out": False},
@@ -102,11 +102,11 @@ def test_a_destination_may_be_called_like_the_data_set(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
 def test_pictures_of_every_mode_are_read(mode: str) -> None:
     listing, _ = list_source(Pictures(8, mode))
-    with decoded([listing.file(path) for path in listing.paths], [8], 0) as chunks:
+    with decode_chunks([listing.file(path) for path in listing.paths], [8], 0) as chunks:
         (chunk,) = chunks
     found = [one.numbers for one in chunk.outcomes if not isinstance(one, str)]
     assert [numbers[:2] for numbers in found] == [(13, 12)] * 8
-    assert [size for _, _, size in found] == [len(listing.file(path).ready().content) for path in listing.paths]
+    assert [size for _, _, size in found] == [len(listing.file(path).to_sendable().content) for path in listing.paths]
 
 
 @pytest.mark.slow

@@ -15,14 +15,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imgsubset.errors import InputError
 from imgsubset.reading import decoding
-from imgsubset.reading.decoding import decode, reason
+from imgsubset.reading.decoding import decode_image, explain_failure
 from imgsubset.reading.listing import RejectedFile, list_images
 
 SIDE = 16
 
 
 def pixels(path: Path, size: int = SIDE) -> np.ndarray:
-    return np.frombuffer(decode(path, [size]).pixels[0], np.uint8).reshape(size, size, 3)
+    return np.frombuffer(decode_image(path, [size]).pixels[0], np.uint8).reshape(size, size, 3)
 
 
 def difference(one: np.ndarray, other: np.ndarray | Image.Image) -> np.ndarray:
@@ -32,8 +32,8 @@ def difference(one: np.ndarray, other: np.ndarray | Image.Image) -> np.ndarray:
 def why(path: Path) -> str:
     """The reason why a file cannot be decoded."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 (any exception is a reason)
-        decode(path, [SIDE])
-    return reason(caught.value, path)
+        decode_image(path, [SIDE])
+    return explain_failure(caught.value, path)
 
 
 def encoded(picture: Image.Image, kind: str) -> bytes:
@@ -337,7 +337,7 @@ def test_the_content_and_not_the_name_decides_the_format(tmp_path: Path) -> None
 def test_the_stamp_is_what_the_file_system_says(tmp_path: Path) -> None:
     path = create(tmp_path / "x.png", encoded(Image.new("L", (9, 9)), "PNG"))
     os.utime(path, ns=(1, 1_234_567_890_987_654_321))
-    stamp = decode(path, [SIDE]).facts.stamp
+    stamp = decode_image(path, [SIDE]).info.stamp
     assert (stamp.size, stamp.mtime_ns) == (os.stat(path).st_size, os.stat(path).st_mtime_ns)
     assert stamp.mtime_ns == 1_234_567_890_987_654_321
 
@@ -435,7 +435,7 @@ def test_a_format_that_is_not_hardened_is_never_decoded(
     path = create(tmp_path / "x.jpg", encoded(Image.new("RGB", (32, 32), "red"), kind))
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(UnidentifiedImageError):
-        decode(path, [SIDE])
+        decode_image(path, [SIDE])
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, bomb: bytes) -> None:
@@ -469,4 +469,4 @@ def test_a_file_that_is_gone_is_rejected_with_its_reason(tmp_path: Path) -> None
     ],
 )
 def test_any_exception_makes_one_short_line(tmp_path: Path, error: Exception, expected: str) -> None:
-    assert reason(error, tmp_path / "x.jpg") == expected
+    assert explain_failure(error, tmp_path / "x.jpg") == expected

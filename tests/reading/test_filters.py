@@ -8,7 +8,7 @@ from conftest import Run, listing_of, strict_json
 
 from imgsubset.errors import UsageError
 from imgsubset.options import Options
-from imgsubset.reading.filters import candidates
+from imgsubset.reading.filters import filter_candidates
 
 PATHS = ("a.jpg", "a.png", "b/a.jpg", "b/c/a.jpg", "b/c/d.png", "c/a.png", "c/b.jpg", "d.png")
 
@@ -17,9 +17,9 @@ def kept(paths: tuple[str, ...] = PATHS, **options: object) -> tuple[str, ...]:
     """What is left of these paths, filtered once or twice."""
     listing = listing_of(Path("source"), paths, ignored=5)
     wanted = Options(**options)  # type: ignore[arg-type]
-    found = candidates(listing, wanted)
+    found = filter_candidates(listing, wanted)
     assert found.ignored - 5 == len(paths) - len(found.paths)
-    assert candidates(found, wanted) is found
+    assert filter_candidates(found, wanted) is found
     return found.paths
 
 

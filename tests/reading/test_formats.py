@@ -12,9 +12,9 @@ from conftest import Run, create, listing_of, smooth
 
 from imgsubset.errors import BadFilesError, InputError
 from imgsubset.options import Options
-from imgsubset.reading.decoding import decode, reason
+from imgsubset.reading.decoding import decode_image, explain_failure
 from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.formats import PICTURES, not_read
+from imgsubset.reading.formats import UNSUPPORTED_IMAGE_SUFFIXES, describe_unsupported_name
 from imgsubset.reading.listing import list_images
 
 FAST = "--candidates 16 --chains 1 --steps 8 --size 16 --channels 8 --device cpu --workers 0".split()
@@ -53,20 +53,22 @@ REFUSED = [suffix for suffix in CONTENT if suffix not in ARCHIVES]
 @pytest.mark.parametrize("name", ["photos", "photos.zip", "photos.tar"])
 def test_an_archive_that_is_none_is_refused(tmp_path: Path, suffix: str, name: str) -> None:
     source = create(tmp_path / name, ARCHIVES[suffix])
-    with pytest.raises(InputError, match=f"^source '.*' cannot be read as {not_read('x' + suffix).partition(',')[0]}"):
+    with pytest.raises(
+        InputError, match=f"^source '.*' cannot be read as {describe_unsupported_name('x' + suffix).partition(',')[0]}"
+    ):
         list_images(source)
 
 
 @pytest.mark.parametrize("suffix", [*REFUSED, ".CR2", ".nef", ".tgz"])
 def test_a_source_that_is_not_read_is_refused_by_its_name(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(InputError, match=f"^source '.*' is {not_read('x' + suffix)}$"):
+    with pytest.raises(InputError, match=f"^source '.*' is {describe_unsupported_name('x' + suffix)}$"):
         list_images(create(tmp_path / f"photos{suffix}", b"a.jpg\n"))
 
 
 @pytest.mark.parametrize("suffix", REFUSED)
 def test_a_source_that_is_not_read_is_refused_by_its_content(tmp_path: Path, suffix: str) -> None:
     source = create(tmp_path / "photos", CONTENT[suffix])
-    with pytest.raises(InputError, match=f"^source '.*' is {not_read('x' + suffix)}$"):
+    with pytest.raises(InputError, match=f"^source '.*' is {describe_unsupported_name('x' + suffix)}$"):
         list_images(source)
 
 
@@ -84,9 +86,13 @@ def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     for suffix in (*CONTENT, ".txt", ".JXL"):
         create(tmp_path / f"x{suffix}")
     found = list_images(tmp_path)
-    named = {file.path: file.reason for file in (*found.rejected, *found.passed_over)}
-    assert named == {f"x{suffix}": not_read(f"x{suffix}") for suffix in (*CONTENT, ".JXL")}
-    assert {Path(file.path).suffix.lower() for file in found.rejected} == {".avif", ".dcm", ".heic", ".jxl"} <= PICTURES
+    named = {file.path: file.reason for file in (*found.rejected, *found.ignored_files)}
+    assert named == {f"x{suffix}": describe_unsupported_name(f"x{suffix}") for suffix in (*CONTENT, ".JXL")}
+    assert (
+        {Path(file.path).suffix.lower() for file in found.rejected}
+        == {".avif", ".dcm", ".heic", ".jxl"}
+        <= UNSUPPORTED_IMAGE_SUFFIXES
+    )
     assert found.ignored == 7  # the archives and the text
 
 
@@ -94,8 +100,8 @@ def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_read_is_named_under_an_images_name(tmp_path: Path, suffix: str) -> None:
     file = create(tmp_path / "a.jpg", CONTENT[suffix])
     with pytest.raises(Exception) as caught:  # noqa: PT011 (whatever Pillow raises)
-        decode(file, [8])
-    assert reason(caught.value, file) == not_read("x" + suffix)
+        decode_image(file, [8])
+    assert explain_failure(caught.value, file) == describe_unsupported_name("x" + suffix)
 
 
 def test_hidden_images_and_folders_are_known(tmp_path: Path) -> None:
@@ -121,10 +127,10 @@ def test_what_is_excluded_is_not_rejected_either(tmp_path: Path) -> None:
 def test_folders_of_labels_are_named_with_their_number_of_pictures() -> None:
     paths = ("x/images/a.png", "x/labels/a.png", "x/labels/b/c.png")
     listing = listing_of(Path("source"), paths)
-    (found,) = list_candidates(listing, Options()).passed_over
+    (found,) = list_candidates(listing, Options()).ignored_files
     assert found.path == "x/labels"
     assert found.reason.startswith("2 pictures in it are taken for labels")
-    (found,) = list_candidates(listing, Options(exclude=("b/",))).passed_over
+    (found,) = list_candidates(listing, Options(exclude=("b/",))).ignored_files
     assert found.reason.startswith("1 picture in it is taken for a label")
 
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import create, listing_of, normal_user
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.labels import apparent_groups, class_names, group_names, labels_of
+from imgsubset.reading.labels import find_apparent_groups, parse_classes, parse_groups, read_labels
 
 PATHS = ("a.png", "x/b.png", "x/deep/c.png", "y/b.png")
 
@@ -15,12 +15,12 @@ PATHS = ("a.png", "x/b.png", "x/deep/c.png", "y/b.png")
 def read(folder: Path, content: bytes | str, paths: tuple[str, ...] = PATHS, name: str = "labels.csv") -> list[str]:
     """The classes that a file of this content says."""
     file = create(folder / name, content.encode() if isinstance(content, str) else content)
-    return labels_of(listing_of(folder, paths), paths, file)
+    return read_labels(listing_of(folder, paths), paths, file)
 
 
 def test_the_class_is_the_first_folder() -> None:
-    assert class_names(PATHS) == [".", "x", "x", "y"]
-    assert class_names((" /a.png", "\n/b.png", "../c.png")) == [" ", "\n", ".."]
+    assert parse_classes(PATHS) == [".", "x", "x", "y"]
+    assert parse_classes((" /a.png", "\n/b.png", "../c.png")) == [" ", "\n", ".."]
 
 
 @pytest.mark.parametrize(
@@ -90,16 +90,16 @@ def test_labels_that_do_not_fit(tmp_path: Path, content: str, why: str) -> None:
 def test_a_file_of_labels_that_cannot_be_read(open_folder: Path) -> None:
     listing = listing_of(open_folder, PATHS)
     with pytest.raises(InputError, match=r"^cannot read labels '.*gone\.csv': No such file"):
-        labels_of(listing, PATHS, open_folder / "gone.csv")
+        read_labels(listing, PATHS, open_folder / "gone.csv")
     with pytest.raises(InputError, match=r"^cannot read labels '"):
-        labels_of(listing, PATHS, open_folder)
+        read_labels(listing, PATHS, open_folder)
     create(open_folder / "secret.csv", b"path,label\n").chmod(0)
     with normal_user(open_folder), pytest.raises(InputError, match=r"^cannot read labels '.*secret\.csv': Permission"):
-        labels_of(listing, PATHS, open_folder / "secret.csv")
+        read_labels(listing, PATHS, open_folder / "secret.csv")
 
 
 def test_the_group_is_the_folder() -> None:
-    assert group_names(PATHS, "parent") == [".", "x", "x/deep", "y"]
+    assert parse_groups(PATHS, "parent") == [".", "x", "x/deep", "y"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_group_is_what_is_captured_first_and_the_unmatched_stand_alone(
     rule: str, together: list[list[str]]
 ) -> None:
     paths = ["lone.png", "other.png", "p1_a.png", "p1_b.png", "p2_a.png", "x/p1_c.png"]
-    names = group_names(paths, rule)
+    names = parse_groups(paths, rule)
     found: dict[str, list[str]] = {}
     for path, name in zip(paths, names, strict=True):
         found.setdefault(name, []).append(path)
@@ -128,7 +128,7 @@ def test_the_group_is_what_is_captured_first_and_the_unmatched_stand_alone(
 @pytest.mark.parametrize("rule", ["(", "[a", "*", "(?P<x", "a{2,1}"])
 def test_a_rule_that_is_no_regular_expression(rule: str) -> None:
     with pytest.raises(UsageError, match=r"^group_by .*: not a regular expression: ") as caught:
-        group_names(PATHS, rule)
+        parse_groups(PATHS, rule)
     assert rule in str(caught.value)
 
 
@@ -141,7 +141,7 @@ def test_a_rule_that_is_no_regular_expression(rule: str) -> None:
     ],
 )
 def test_the_class_is_what_the_path_says(by: str, expected: list[str]) -> None:
-    assert class_names(PATHS, by) == expected
+    assert parse_classes(PATHS, by) == expected
 
 
 @pytest.mark.parametrize(
@@ -158,4 +158,4 @@ def test_the_class_is_what_the_path_says(by: str, expected: list[str]) -> None:
     ],
 )
 def test_groups_are_told_by_names_if_most_names_do(paths: list[str], count: int) -> None:
-    assert len(apparent_groups(paths)) == count
+    assert len(find_apparent_groups(paths)) == count

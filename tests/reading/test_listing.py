@@ -238,7 +238,7 @@ def test_the_output_of_a_command_is_a_list(here: Path, folder: str) -> None:
     finally:
         os.close(reading)
         writer.join()
-    assert (found.paths, found.root, found.listed) == (("a/1.png", "b/1.png"), Path(), True)
+    assert (found.paths, found.root, found.explicit) == (("a/1.png", "b/1.png"), Path(), True)
 
 
 @pytest.mark.slow
@@ -327,7 +327,7 @@ def test_the_real_path_of_a_folder_is_asked_for_once(here: Path, monkeypatch: py
 
 
 def test_progress_is_told_of_many_images(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgsubset.reading.listing.STEP", 50)
+    monkeypatch.setattr("imgsubset.reading.listing.PROGRESS_STEP_IMAGES", 50)
     told: list[tuple[str, int, int]] = []
     list_images(pictures, lambda stage, done, total, note="": told.append((stage, done, total)))
     assert told == [("list", 50, 0)] * 2  # of 120

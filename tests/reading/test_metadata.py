@@ -13,7 +13,7 @@ from conftest import create, listing_of, normal_user
 
 from imgsubset.errors import InputError
 from imgsubset.reading import metadata
-from imgsubset.reading.metadata import filtered_metadata
+from imgsubset.reading.metadata import filter_metadata
 
 CAPTION = "two lines,\nand a comma"
 
@@ -29,7 +29,7 @@ def test_metadata_jsonl_keeps_the_chosen_rows_byte_by_byte(tmp_path: Path) -> No
     ]
     create(tmp_path / "train/metadata.jsonl", b"".join(rows))
     chosen = ["train/a.jpg", "train/deep/b.jpg", "train/image_130.jpg", "train/naïve 猫.jpg"]
-    content = filtered_metadata(listing_of(tmp_path), chosen)
+    content = filter_metadata(listing_of(tmp_path), chosen)
     assert content == {"train/metadata.jsonl": rows[0] + rows[3] + rows[4] + rows[5]}
     names = [json.loads(line)["file_name"] for line in content["train/metadata.jsonl"].splitlines()]
     assert names == ["image_130.jpg", "./deep/b.jpg", "naïve 猫.jpg", "deep/../a.jpg"]
@@ -40,14 +40,14 @@ def test_metadata_of_every_folder_above_a_chosen_image_counts(tmp_path: Path) ->
         prefix = "x/y/"[len(folder) :] if folder != "z/" else "../x/y/"
         create(tmp_path / f"{folder}metadata.jsonl", json.dumps({"file_name": f"{prefix}a.jpg"}).encode())
     create(tmp_path / "x/metadata.csv", b"file_name\ny/a.jpg\ny/ab.jpg\n")
-    assert list(filtered_metadata(listing_of(tmp_path), ["x/y/a.jpg"])) == [
+    assert list(filter_metadata(listing_of(tmp_path), ["x/y/a.jpg"])) == [
         "metadata.jsonl",
         "x/metadata.jsonl",
         "x/metadata.csv",
         "x/y/metadata.jsonl",
     ]
-    assert filtered_metadata(listing_of(tmp_path), ["x/y/a.jpg"])["x/metadata.csv"] == b"file_name\ny/a.jpg\n"
-    assert filtered_metadata(listing_of(tmp_path), []) == {}
+    assert filter_metadata(listing_of(tmp_path), ["x/y/a.jpg"])["x/metadata.csv"] == b"file_name\ny/a.jpg\n"
+    assert filter_metadata(listing_of(tmp_path), []) == {}
 
 
 @pytest.mark.parametrize("bom", [b"", BOM_UTF8])
@@ -65,7 +65,7 @@ def test_metadata_csv_keeps_the_chosen_rows_byte_by_byte(tmp_path: Path, bom: by
     ]
     create(tmp_path / "metadata.csv", bom + (header + "".join(rows)).encode())
     chosen = ["image_130.jpg", 'deep/naïve "b".jpg', "a.jpg"]
-    content = filtered_metadata(listing_of(tmp_path), chosen)["metadata.csv"]
+    content = filter_metadata(listing_of(tmp_path), chosen)["metadata.csv"]
     assert content == bom + (header + rows[0] + rows[3] + rows[5]).encode()
     parsed = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
     assert [row["file_name"] for row in parsed] == chosen
@@ -77,7 +77,7 @@ def test_a_byte_order_mark_stays_when_the_first_row_goes(tmp_path: Path, name: s
     rows = {"metadata.jsonl": b'{"file_name": "%s"}\n', "metadata.csv": b"%s\n"}[name]
     header = b"file_name\n" if name == "metadata.csv" else b""
     create(tmp_path / name, BOM_UTF8 + header + rows % b"b.jpg" + rows % b"a.jpg")
-    assert filtered_metadata(listing_of(tmp_path), ["a.jpg"]) == {name: BOM_UTF8 + header + rows % b"a.jpg"}
+    assert filter_metadata(listing_of(tmp_path), ["a.jpg"]) == {name: BOM_UTF8 + header + rows % b"a.jpg"}
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
@@ -85,14 +85,14 @@ def test_names_in_metadata_need_not_be_utf_8(tmp_path: Path, name: str) -> None:
     rows = {"metadata.jsonl": b'{"file_name": "%s"}\n', "metadata.csv": b"%s\n"}[name]
     content = (b"file_name\n" if name == "metadata.csv" else b"") + rows % b"\xff\xe9.jpg"
     create(tmp_path / name, content + rows % b"\xff.jpg")
-    assert filtered_metadata(listing_of(tmp_path), [os.fsdecode(b"\xff\xe9.jpg")]) == {name: content}
+    assert filter_metadata(listing_of(tmp_path), [os.fsdecode(b"\xff\xe9.jpg")]) == {name: content}
 
 
 def test_metadata_without_a_chosen_row_is_left_out(tmp_path: Path) -> None:
     create(tmp_path / "metadata.jsonl", b'{"file_name": "b.jpg"}\n')
     create(tmp_path / "metadata.csv", b"file_name\nb.jpg\n")
-    assert filtered_metadata(listing_of(tmp_path), ["a.jpg"]) == {}
-    assert set(filtered_metadata(listing_of(tmp_path), ["b.jpg"])) == {"metadata.jsonl", "metadata.csv"}
+    assert filter_metadata(listing_of(tmp_path), ["a.jpg"]) == {}
+    assert set(filter_metadata(listing_of(tmp_path), ["b.jpg"])) == {"metadata.jsonl", "metadata.csv"}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_metadata_without_a_chosen_row_is_left_out(tmp_path: Path) -> None:
 )
 def test_rows_about_several_images(tmp_path: Path, row: dict[str, Any], stays: bool) -> None:
     create(tmp_path / "metadata.jsonl", json.dumps(row).encode())
-    assert filtered_metadata(listing_of(tmp_path), ["a.jpg", "b.jpg"]) == (
+    assert filter_metadata(listing_of(tmp_path), ["a.jpg", "b.jpg"]) == (
         {"metadata.jsonl": json.dumps(row).encode()} if stays else {}
     )
 
@@ -129,7 +129,7 @@ def test_rows_about_several_images(tmp_path: Path, row: dict[str, Any], stays: b
 )
 def test_metadata_of_another_convention_is_left_out(tmp_path: Path, name: str, content: bytes) -> None:
     create(tmp_path / name, content)
-    assert filtered_metadata(listing_of(tmp_path), ["a.jpg"]) == {}
+    assert filter_metadata(listing_of(tmp_path), ["a.jpg"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_malformed_line_is_named(tmp_path: Path, name: str, content: bytes, li
     create(tmp_path / "x" / name, content)
     limit = csv.field_size_limit()
     with pytest.raises(InputError, match=rf"^'.*x/{name}', line {line}: ") as caught:
-        filtered_metadata(listing_of(tmp_path), ["x/a.jpg"])
+        filter_metadata(listing_of(tmp_path), ["x/a.jpg"])
     assert "\n" not in str(caught.value)
     assert csv.field_size_limit() == limit
 
@@ -161,16 +161,16 @@ def test_long_fields_are_taken_and_the_limit_of_others_stays(tmp_path: Path) -> 
     content = b"file_name,mask\na.jpg," + b"1 2 " * 100_000 + b"\n"
     assert len(content) > limit
     create(tmp_path / "metadata.csv", content)
-    assert filtered_metadata(listing_of(tmp_path), ["a.jpg"]) == {"metadata.csv": content}
+    assert filter_metadata(listing_of(tmp_path), ["a.jpg"]) == {"metadata.csv": content}
     assert csv.field_size_limit() == limit
 
 
 def test_the_limit_of_others_stays_while_rows_are_used(tmp_path: Path) -> None:
     limit = csv.field_size_limit()
-    rows = metadata._csv_rows(b"file_name\na.jpg\nb.jpg\n", "metadata.csv")
+    rows = metadata._iter_csv_rows(b"file_name\na.jpg\nb.jpg\n", "metadata.csv")
     next(rows)
     assert csv.field_size_limit() == limit
-    other = metadata._csv_rows(b"file_name\na.jpg\n", "metadata.csv")
+    other = metadata._iter_csv_rows(b"file_name\na.jpg\n", "metadata.csv")
     next(other)
     assert len([*rows, *other]) == 3
     assert csv.field_size_limit() == limit
@@ -179,7 +179,7 @@ def test_the_limit_of_others_stays_while_rows_are_used(tmp_path: Path) -> None:
 def test_metadata_that_is_no_readable_file(open_folder: Path) -> None:
     os.mkfifo(open_folder / "metadata.csv")
     (open_folder / "metadata.jsonl").mkdir()
-    assert filtered_metadata(listing_of(open_folder), ["a.jpg"]) == {}
+    assert filter_metadata(listing_of(open_folder), ["a.jpg"]) == {}
     create(open_folder / "x/metadata.csv", b"file_name\na.jpg\n").chmod(0)
     with normal_user(open_folder), pytest.raises(InputError, match=r"^cannot read '.*x/metadata\.csv': "):
-        filtered_metadata(listing_of(open_folder), ["x/a.jpg"])
+        filter_metadata(listing_of(open_folder), ["x/a.jpg"])

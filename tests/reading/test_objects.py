@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from imgsubset import Options, score, select
 from imgsubset.errors import ImgsubsetError, InputError
-from imgsubset.reading.boxes import Box, voc_boxes, yolo_boxes
-from imgsubset.reading.objects import objects
-from imgsubset.reading.yolo import class_list, number_of_keypoints
+from imgsubset.reading.boxes import Box, parse_voc_boxes, parse_yolo_boxes
+from imgsubset.reading.objects import read_object_columns
+from imgsubset.reading.yolo import read_class_names, read_keypoint_length
 from imgsubset.tasks.select import select_into
 
 VOC = """<annotation><size><width>200</width><height>100</height><depth>3</depth></size>
@@ -35,7 +35,7 @@ def found(
         create(folder / path)
     for path, content in files.items():
         create(folder / path, content.encode() if isinstance(content, str) else content)
-    columns, notes = objects(listing_of(folder, images), images, Options(**reading))
+    columns, notes = read_object_columns(listing_of(folder, images), images, Options(**reading))
     assert all(column.numbers is None or np.isfinite(column.numbers).all() for column in columns)
     return {one.name: list(one.texts) if one.numbers is None else one.numbers.tolist() for one in columns}, notes
 
@@ -53,7 +53,7 @@ def found(
     ],
 )
 def test_a_line_is_a_box(line: str, box: Box) -> None:
-    (read,), odd, poses = yolo_boxes(f"\n{line}\n\n")
+    (read,), odd, poses = parse_yolo_boxes(f"\n{line}\n\n")
     assert odd == []
     assert bool(poses) == (line.count(" ") == 10)  # which may be an outline of five points
     assert read.name == box.name
@@ -62,13 +62,13 @@ def test_a_line_is_a_box(line: str, box: Box) -> None:
 
 def test_keypoints_are_told_from_outlines_by_the_data_set() -> None:
     line = "0 0.5 0.5 0.2 0.2 0.1 0.1 0.9 0.9"  # of two keypoints without a third number, or of four points
-    assert yolo_boxes(line, 4) == ([Box("0", 0.5, 0.5, 0.2, 0.2)], [], [])
-    assert yolo_boxes(line).boxes[0][1:] == pytest.approx((0.5, 0.5, 0.8, 0.8))
+    assert parse_yolo_boxes(line, 4) == ([Box("0", 0.5, 0.5, 0.2, 0.2)], [], [])
+    assert parse_yolo_boxes(line).boxes[0][1:] == pytest.approx((0.5, 0.5, 0.8, 0.8))
     three = "0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.9 0.9 0 0.3 0.3 1"  # an outline has no odd number of numbers
-    assert yolo_boxes(three) == yolo_boxes(three, 9) == ([Box("0", 0.5, 0.5, 0.2, 0.2)], [], [])
+    assert parse_yolo_boxes(three) == parse_yolo_boxes(three, 9) == ([Box("0", 0.5, 0.5, 0.2, 0.2)], [], [])
     ten = "0 0.1 0.1 0.9 0.1 0.9 0.9 1 0.9 0.1 1"
-    assert yolo_boxes(ten) == ([Box("0", 0.1, 0.1, 0.9, 0.1)], [], [1])
-    assert yolo_boxes(ten, 51).boxes[0][1:] == pytest.approx((0.55, 0.55, 0.9, 0.9))
+    assert parse_yolo_boxes(ten) == ([Box("0", 0.1, 0.1, 0.9, 0.1)], [], [1])
+    assert parse_yolo_boxes(ten, 51).boxes[0][1:] == pytest.approx((0.55, 0.55, 0.9, 0.9))
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,11 @@ def test_keypoints_are_told_from_outlines_by_the_data_set() -> None:
     ],
 )
 def test_lines_that_say_no_object_are_counted(line: str) -> None:
-    assert yolo_boxes(f"0 0.5 0.5 0.1 0.1\n{line}") == ([Box("0", 0.5, 0.5, 0.1, 0.1)], [2], [])
+    assert parse_yolo_boxes(f"0 0.5 0.5 0.1 0.1\n{line}") == ([Box("0", 0.5, 0.5, 0.1, 0.1)], [2], [])
 
 
 def test_voc_boxes_are_parts_of_the_image() -> None:
-    dog, cat = voc_boxes(VOC.encode())
+    dog, cat = parse_voc_boxes(VOC.encode())
     assert (dog.name, *dog[1:]) == (
         "dog",
         pytest.approx(0.35),
@@ -120,7 +120,7 @@ def test_voc_boxes_are_parts_of_the_image() -> None:
 )
 def test_what_is_no_voc_label(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        voc_boxes(content)
+        parse_voc_boxes(content)
 
 
 @pytest.mark.parametrize(
@@ -139,18 +139,18 @@ def test_what_is_no_voc_label(content: bytes) -> None:
     ],
 )
 def test_boxes_are_cut_to_the_image(old: str, new: str, box: Box) -> None:
-    dog = voc_boxes(VOC.replace(old, new, 1).encode())[0]
-    assert (dog.name, dog.placed) == ("dog", box.placed)
+    dog = parse_voc_boxes(VOC.replace(old, new, 1).encode())[0]
+    assert (dog.name, dog.has_box) == ("dog", box.has_box)
     assert dog[1:] == pytest.approx(box[1:])
 
 
 @given(st.binary(max_size=100), st.text(max_size=100))
 @settings(max_examples=200, deadline=None)
 def test_no_label_is_too_odd(content: bytes, text: str) -> None:
-    boxes, odd, _ = yolo_boxes(text)
+    boxes, odd, _ = parse_yolo_boxes(text)
     assert len(boxes) + len(odd) <= len(text) + 1
     with contextlib.suppress(ValueError):
-        voc_boxes(content)
+        parse_voc_boxes(content)
 
 
 def test_columns_count_objects_and_sum_up_their_boxes(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_names_are_those_of_the_lists_if_these_agree(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_names_of_classes(tmp_path: Path, content: str, expected: dict[str, str]) -> None:
     create(tmp_path / "data.yaml", content.encode())
-    assert class_list(listing_of(tmp_path, ())) == expected
+    assert read_class_names(listing_of(tmp_path, ())) == expected
 
 
 LAUGHS = "".join(f"a{level}: &a{level} {{<<: [{f'*a{level - 1}, ' * 9}]}}\n" for level in range(1, 9))
@@ -374,11 +374,11 @@ def test_where_names_cannot_be_read_classes_go_by_their_numbers(tmp_path: Path, 
 
 def test_keypoints_of_a_description(tmp_path: Path) -> None:
     listing = listing_of(tmp_path, ())
-    assert number_of_keypoints(listing) is None
+    assert read_keypoint_length(listing) is None
     create(tmp_path / "data.yaml", b"train: a\nkpt_shape: [17, 3]\nnames: [person]\n")
-    assert number_of_keypoints(listing) == 51
+    assert read_keypoint_length(listing) == 51
     create(tmp_path / "data.yaml", b"train: a\nkpt_shape:\n- 2\n- 3\nnames: [person]\n")
-    assert number_of_keypoints(listing) == 6
+    assert read_keypoint_length(listing) == 6
 
 
 @pytest.mark.slow

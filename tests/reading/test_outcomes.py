@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.outcomes import read_outcomes
+from imgsubset.reading.outcomes import read_model_results
 
 Write = Callable[[str], Path]
 
@@ -28,21 +28,21 @@ def write(tmp_path: Path) -> Write:
 
 def test_numbers_and_words_of_a_table(write: Write) -> None:
     file = write("path,right,loss,text\na.jpg,yes,0.5,cat\nb.jpg, No ,1e-3,dog\nc.jpg,TRUE,-2,\nd.jpg,0,3,x\n")
-    found = read_outcomes(file)
+    found = read_model_results(file)
     assert found.paths == ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
     assert found.columns == {"right": [1, 0, 1, 0], "loss": [0.5, 0.001, -2, 3]}
     assert found.notes == (f"columns 'text' of results '{file}' hold no numbers and are left out",)
     assert found.places[2] == "line 4"
-    some = read_outcomes(file, ["loss"])
+    some = read_model_results(file, ["loss"])
     assert (some.columns, some.notes) == ({"loss": found.columns["loss"]}, ())
 
 
 def test_other_tables(write: Write) -> None:
     lines = write('{"image": "a", "ok": true, "iou": 0.25}\n\n{"iou": 1, "image": "b", "ok": false}\n', "r.jsonl")
-    found = read_outcomes(lines)
+    found = read_model_results(lines)
     assert (found.paths, found.columns) == (("a", "b"), {"ok": [1, 0], "iou": [0.25, 1]})
     assert found.places == ("line 1", "line 3")
-    assert read_outcomes(write("x\tfile\n1\ta\n", "r.tsv")).columns == {"x": [1]}
+    assert read_model_results(write("x\tfile\n1\ta\n", "r.tsv")).columns == {"x": [1]}
 
 
 IN_MEMORY: dict[str, Any] = {
@@ -55,13 +55,15 @@ IN_MEMORY: dict[str, Any] = {
 
 @pytest.mark.parametrize("given", IN_MEMORY.values(), ids=IN_MEMORY)
 def test_lists_in_order(given: Any) -> None:
-    found = read_outcomes(given)
+    found = read_model_results(given)
     assert (found.paths, found.columns) == (None, {"ok": [1, 0, 1], "loss": [0.5, 2, 3.5]})
     assert found.places[1] == "element 1"
 
 
 def test_numbers_by_path() -> None:
-    found = read_outcomes({"a.jpg": 1, Path("b.jpg"): np.float32(0.5), "c.jpg": torch.tensor(2), "d": True, "e": "yes"})
+    found = read_model_results(
+        {"a.jpg": 1, Path("b.jpg"): np.float32(0.5), "c.jpg": torch.tensor(2), "d": True, "e": "yes"}
+    )
     assert found.paths == ("a.jpg", "b.jpg", "c.jpg", "d", "e")
     assert found.columns == {"result": [1, 0.5, 2, 1, 1]}
 
@@ -86,7 +88,7 @@ def test_numbers_by_path() -> None:
 )
 def test_a_bad_file_gets_one_line(write: Write, text: str, message: str) -> None:
     with pytest.raises(InputError) as raised:
-        read_outcomes(write(text))
+        read_model_results(write(text))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -94,15 +96,15 @@ def test_a_bad_file_gets_one_line(write: Write, text: str, message: str) -> None
 def test_what_is_missing_is_named(write: Write, tmp_path: Path) -> None:
     file = write("path,loss,label\na,1,cat\n")
     with pytest.raises(UsageError, match=r"have no column 'los'; did you mean 'loss'\?"):
-        read_outcomes(file, ["los"])
+        read_model_results(file, ["los"])
     with pytest.raises(UsageError, match="have no column 'IoU'; there are loss, label"):
-        read_outcomes(file, ["IoU"])
+        read_model_results(file, ["IoU"])
     with pytest.raises(InputError, match="line 2, column 'label': 'cat' is no finite number"):
-        read_outcomes(file, ["label"])
+        read_model_results(file, ["label"])
     with pytest.raises(InputError, match=r"cannot read results '.*gone.csv'"):
-        read_outcomes(tmp_path / "gone.csv")
+        read_model_results(tmp_path / "gone.csv")
     with pytest.raises(UsageError, match=r"none of \.csv"):
-        read_outcomes(write("path,loss\na,1\n", "r.txt"))
+        read_model_results(write("path,loss\na,1\n", "r.txt"))
 
 
 @pytest.mark.parametrize(
@@ -118,12 +120,12 @@ def test_what_is_missing_is_named(write: Write, tmp_path: Path) -> None:
 )
 def test_bad_values_are_usage_errors(given: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_outcomes(given)
+        read_model_results(given)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, None, "x", [1], 1j, pytest.param(10**400, id="huge")])
 def test_bad_numbers_in_memory_are_named(bad: Any) -> None:
     with pytest.raises(InputError, match="the results, element 1, column 'loss'"):
-        read_outcomes({"loss": [1, bad]})
+        read_model_results({"loss": [1, bad]})
     with pytest.raises((InputError, UsageError), match=r"the results, 'b', column 'result'|are lists"):
-        read_outcomes({"a": 1, "b": bad})
+        read_model_results({"a": 1, "b": bad})

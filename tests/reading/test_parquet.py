@@ -16,10 +16,10 @@ from conftest import create
 
 from imgsubset import Options, select_into
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
-from imgsubset.reading.given import stored_classes
+from imgsubset.reading.given import read_stored_classes
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.parquet import Table
-from imgsubset.reading.processes import decoded
+from imgsubset.reading.parquet import ParquetTable
+from imgsubset.reading.processes import decode_chunks
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -104,7 +104,7 @@ def test_a_column_of_classes_is_read(tmp_path: Path, column: str, kinds: Any, fe
         features = {"image": {"_type": "Image"}, column: feature}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     parquet.write_table(table, tmp_path / "x.parquet", row_group_size=2)
-    found = stored_classes(list_images(tmp_path / "x.parquet"))
+    found = read_stored_classes(list_images(tmp_path / "x.parquet"))
     assert (found and [*found.by_path().values()]) == expected
 
 
@@ -112,18 +112,18 @@ def test_an_image_without_a_class_is_named(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"label": [1, None, 0], "image": PICTURES[:3]}), tmp_path / "x.parquet")
     listing, other = list_images(tmp_path / "x.parquet"), list_images(tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"^source '.*' has no class for 1 of its 3 images, such as '1\.png'; leave"):
-        stored_classes(listing)
+        read_stored_classes(listing)
     os.utime(tmp_path / "x.parquet", ns=(1, 1))
     with pytest.raises(InputError, match=r"^cannot read the class of '0\.png' in source '.*': its table has changed"):
-        stored_classes(other)
+        read_stored_classes(other)
 
 
 def test_each_group_of_rows_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{(7 * number) % 12:02}.png" for number in range(12)]  # not in the order of the rows
     path = written(tmp_path / "x.parquet", PICTURES, names)
     read: list[int] = []
-    inner = Table._read
-    monkeypatch.setattr(Table, "_read", lambda table, group: read.append(group) or inner(table, group))
+    inner = ParquetTable._read
+    monkeypatch.setattr(ParquetTable, "_read", lambda table, group: read.append(group) or inner(table, group))
     select_into(path, 3, None, Options(**FAST))
     assert read == [0, 1, 2]
 
@@ -144,7 +144,7 @@ def test_a_table_of_paths_without_pictures_is_refused(tmp_path: Path) -> None:
 def test_a_row_without_a_picture_is_rejected(tmp_path: Path) -> None:
     path = written(tmp_path / "x.parquet", ["", None, b"no picture", *PICTURES[3:]], [f"{n}.png" for n in range(12)])
     listing = list_images(path)
-    with decoded([listing.file(name) for name in ("00.jpg", "1.png", "2.png", "3.png")], [8], 1) as chunks:
+    with decode_chunks([listing.file(name) for name in ("00.jpg", "1.png", "2.png", "3.png")], [8], 1) as chunks:
         (chunk,) = chunks
     assert [one if isinstance(one, str) else "" for one in chunk.outcomes] == [
         *("no picture", "no picture", "not an image of a supported format (JPEG, PNG, WEBP, BMP, GIF, TIFF)", "")
@@ -198,7 +198,7 @@ def outcome(path: Path) -> tuple[int, str]:
     """How many pictures were listed and tried, or minus an exit code; and the error."""
     try:
         listing = list_images(path)
-        with decoded([listing.file(name) for name in listing.paths], [8], 0) as chunks:
+        with decode_chunks([listing.file(name) for name in listing.paths], [8], 0) as chunks:
             return sum(len(chunk.outcomes) for chunk in chunks), ""
     except ImgsubsetError as error:
         return -error.exit_code, str(error)

@@ -9,9 +9,9 @@ from conftest import listing_of
 from imgsubset.errors import UsageError
 from imgsubset.options import Options
 from imgsubset.reading import patterns
-from imgsubset.reading.filters import candidates
-from imgsubset.reading.labels import group_names
-from imgsubset.reading.patterns import Expression
+from imgsubset.reading.filters import filter_candidates
+from imgsubset.reading.labels import parse_groups
+from imgsubset.reading.patterns import UserRegex
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ from imgsubset.reading.patterns import Expression
 def test_what_an_expression_captures_first(text: str, captured: str | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # re warns of [[
-        one = Expression(text, "it")
-    assert one.captured_from("abc") == captured
+        one = UserRegex(text, "it")
+    assert one.extract("abc") == captured
     assert one.matches("abc") == (captured is not None or text == "b(x)?")
 
 
@@ -31,18 +31,18 @@ def test_what_an_expression_captures_first(text: str, captured: str | None) -> N
 )
 def test_what_is_no_expression_is_named(text: str) -> None:
     with pytest.raises(UsageError, match=r"^group_by .*: not a regular expression: ") as caught:
-        Expression(text, f"group_by '{text[:20]}'")
+        UserRegex(text, f"group_by '{text[:20]}'")
     assert "\n" not in str(caught.value)
 
 
 def test_an_expression_that_takes_for_ever_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns, "SECONDS", 0.05)
+    monkeypatch.setattr(patterns, "REGEX_TIMEOUT_SECONDS", 0.05)
     with pytest.raises(UsageError, match=r"^group_by '\(a\|a\)\*\$': not matched with 'aaaa[^\n]*' within 0.05 s"):
-        group_names(["b", "a" * 60 + "b"], "(a|a)*$")
+        parse_groups(["b", "a" * 60 + "b"], "(a|a)*$")
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("pattern", ["*a" * 12 + "*.gif", "*a?" * 10 + "c", "*a*a" * 6 + "*b?x"])
 def test_no_pattern_of_files_backtracks_for_ever(pattern: str) -> None:
     names = ("a" * 200 + "bx.png", "x.png")
-    assert candidates(listing_of(Path("source"), names), Options(exclude=(pattern,))).paths == names
+    assert filter_candidates(listing_of(Path("source"), names), Options(exclude=(pattern,))).paths == names

@@ -18,9 +18,9 @@ from PIL import Image
 
 from imgsubset.errors import ImgsubsetError, InputError
 from imgsubset.reading import processes as pool
-from imgsubset.reading.decoding import Facts, decode, reason
+from imgsubset.reading.decoding import ImageInfo, decode_image, explain_failure
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import Chunk, chunk_length, decoded
+from imgsubset.reading.processes import Chunk, chunk_length, decode_chunks
 
 Processes: TypeAlias = list[subprocess.Popen[bytes]]
 SIDE = 8
@@ -52,17 +52,17 @@ def files(root: Path, paths: Sequence[str] | None = None) -> list[bytes]:
 
 
 def collect(root: Path, workers: int | None, size: int = SIDE) -> list[Chunk]:
-    with decoded(files(root), [size], workers) as chunks:
+    with decode_chunks(files(root), [size], workers) as chunks:
         return list(chunks)
 
 
-def alone(path: Path, size: int) -> tuple[bytes, Facts | str]:
+def alone(path: Path, size: int) -> tuple[bytes, ImageInfo | str]:
     """What a file decodes to by itself; no pixels and the reason if it does not."""
     try:
-        image = decode(path, [size])
-        return image.pixels[0], image.facts
+        image = decode_image(path, [size])
+        return image.pixels[0], image.info
     except Exception as error:
-        return b"", reason(error, path)
+        return b"", explain_failure(error, path)
 
 
 def check(root: Path, chunks: list[Chunk], size: int = SIDE, refused: dict[str, str] | None = None) -> None:
@@ -114,12 +114,12 @@ def wait_for(name):
     while not os.path.exists(os.path.join({folder!r}, name)):
         time.sleep(0.005)
 
-def decode(path, sizes, real=d.decode):
+def decode(path, sizes, real=d.decode_image):
     name = os.fsdecode(os.path.basename(path))
 {at_a_file}
     return real(path, sizes)
 
-d.decode = decode
+d.decode_image = decode
 import multiprocessing.connection as c
 SEND = c.Connection.send_bytes
 {at_the_start}
@@ -135,8 +135,8 @@ def misbehave(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     def patch(at_a_file: str, at_the_start: str = "", seconds: float = 3.0) -> Path:
         folder = tmp_path_factory.mktemp("reached")
         code = WORKER.format(folder=str(folder), at_a_file=indent(at_a_file, "    "), at_the_start=at_the_start)
-        monkeypatch.setattr(pool, "SERVE", code)
-        monkeypatch.setattr(pool, "DECODE_SECONDS", seconds)
+        monkeypatch.setattr(pool, "WORKER_CODE", code)
+        monkeypatch.setattr(pool, "MAX_DECODE_SECONDS", seconds)
         return folder
 
     return patch
@@ -156,7 +156,7 @@ def test_chunks_hold_what_each_file_decodes_to(many: Path, started: Processes, w
     check(many, chunks)
     assert len(started) == workers
     outcomes = [outcome for chunk in chunks for outcome in chunk.outcomes]
-    assert {number: outcome for number, outcome in enumerate(outcomes) if not isinstance(outcome, Facts)} == {
+    assert {number: outcome for number, outcome in enumerate(outcomes) if not isinstance(outcome, ImageInfo)} == {
         number: why for number, (_, why) in BAD.items()
     }
 
@@ -172,7 +172,7 @@ def test_names_of_any_bytes_are_decoded(tmp_path: Path, workers: int) -> None:
         create(root / name, content.read_bytes())
     chunks = collect(root, workers)
     check(root, chunks)
-    assert [isinstance(outcome, Facts) for chunk in chunks for outcome in chunk.outcomes] == [True] * len(names)
+    assert [isinstance(outcome, ImageInfo) for chunk in chunks for outcome in chunk.outcomes] == [True] * len(names)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -192,7 +192,7 @@ def test_a_full_chunk_of_the_longest_paths_is_decoded(tmp_path: Path, workers: i
             os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
     finally:
         os.close(descriptor)
-    with decoded([os.fsencode(f"{deep}/{name}") for name in names], [SIDE], workers) as chunks:
+    with decode_chunks([os.fsencode(f"{deep}/{name}") for name in names], [SIDE], workers) as chunks:
         assert [list(chunk.outcomes) for chunk in chunks] == [["File name too long"] * chunk_length(SIDE)]
     assert {file.reason for file in list_images(tmp_path).rejected} == {"File name too long"}
 
@@ -202,7 +202,7 @@ def test_a_full_chunk_of_the_longest_paths_is_decoded(tmp_path: Path, workers: i
 def test_chunks_that_wait_are_bounded(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(pool, "WAITING_BYTES", 1)
+    monkeypatch.setattr(pool, "MAX_QUEUED_BYTES", 1)
     check(many, collect(many, workers))
 
 
@@ -214,7 +214,7 @@ def test_several_sizes_come_from_one_opening(tmp_path: Path, workers: int) -> No
     Image.fromarray(noise(1, 90, 70)).save(tmp_path / "a.jpg", exif=turned)
     Image.fromarray(noise(2, 33, 21)).save(tmp_path / "b.png")
     (tmp_path / "c.png").write_bytes(b"")
-    with decoded(files(tmp_path), [8, 48], workers) as chunks:
+    with decode_chunks(files(tmp_path), [8, 48], workers) as chunks:
         (chunk,) = chunks
     assert [getattr(outcome, "numbers", outcome) for outcome in chunk.outcomes] == [
         *((70, 90, (tmp_path / "a.jpg").stat().st_size), (33, 21, (tmp_path / "b.png").stat().st_size)),
@@ -224,9 +224,9 @@ def test_several_sizes_come_from_one_opening(tmp_path: Path, workers: int) -> No
         assert len(chunk.pixels[size]) == chunk_length(48) * size * size * 3
         for number, name in enumerate(("a.jpg", "b.png")):
             begin = number * size * size * 3
-            expected = decode(tmp_path / name, [8, 48]).pixels[(8, 48).index(size)]
+            expected = decode_image(tmp_path / name, [8, 48]).pixels[(8, 48).index(size)]
             assert chunk.pixels[size][begin : begin + size * size * 3] == expected
-    assert decode(tmp_path / "b.png", [8, 48]).pixels[0] == decode(tmp_path / "b.png", [8]).pixels[0]
+    assert decode_image(tmp_path / "b.png", [8, 48]).pixels[0] == decode_image(tmp_path / "b.png", [8]).pixels[0]
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_few_images_start_one_process_unless_told_otherwise(
     tmp_path: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "usable_cores", lambda: 2)
-    for number in range(pool.FEW - 1):
+    for number in range(pool.MIN_PARALLEL_IMAGES - 1):
         (tmp_path / f"{number}.png").write_bytes(b"")
     collect(tmp_path, 0)
     assert started == []
@@ -301,7 +301,7 @@ def leave_at_the_end(chunks: Iterator[Chunk], processes: Processes) -> None:
 def test_no_process_and_no_open_file_is_left(many: Path, started: Processes, leave: Any) -> None:
     before = open_files()
     try:
-        with decoded(files(many), [SIDE], 3) as chunks:
+        with decode_chunks(files(many), [SIDE], 3) as chunks:
             assert [process.poll() for process in started] == [None] * 3
             leave(chunks, started)
     except ConsumerError:
@@ -337,7 +337,7 @@ def test_a_process_that_cannot_be_started_leaves_no_other_behind(
 def test_processes_that_cannot_start_are_an_error_and_not_replaced(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "SERVE", "import sys; sys.exit(1)")
+    monkeypatch.setattr(pool, "WORKER_CODE", "import sys; sys.exit(1)")
     with pytest.raises(InputError, match="a decoding process failed"):
         collect(many, 2)
     assert len(started) == 2
@@ -350,8 +350,8 @@ def test_processes_that_cannot_start_are_an_error_and_not_replaced(
 def test_processes_that_never_begin_are_an_error_and_no_hang(
     many: Path, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "SERVE", "import time; time.sleep(1000)")
-    monkeypatch.setattr(pool, "DECODE_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "WORKER_CODE", "import time; time.sleep(1000)")
+    monkeypatch.setattr(pool, "MAX_DECODE_SECONDS", 1.0)
     with pytest.raises(InputError, match="the decoding processes have done nothing for 1 s"):
         collect(many, 2)
     assert_gone(started)
@@ -382,7 +382,7 @@ def test_a_file_at_which_a_process_is_stuck_is_refused(
 @pytest.mark.timeout(240)
 def test_a_stuck_file_among_few_is_refused(many: Path, misbehave: Misbehave) -> None:
     misbehave("while name == '001.png': pass")
-    with decoded(files(many)[:3], [SIDE]) as chunks:
+    with decode_chunks(files(many)[:3], [SIDE]) as chunks:
         check(many, list(chunks), refused={"001.png": "not decoded within 3 s"})
 
 
@@ -390,7 +390,7 @@ def test_a_stuck_file_among_few_is_refused(many: Path, misbehave: Misbehave) -> 
 @pytest.mark.timeout(240)
 def test_the_time_limit_is_of_each_file(many: Path, started: Processes, misbehave: Misbehave) -> None:
     misbehave("time.sleep(1.4)", seconds=4.0)  # all three together take longer
-    with decoded(files(many)[:3], [SIDE], 1) as chunks:
+    with decode_chunks(files(many)[:3], [SIDE], 1) as chunks:
         check(many, list(chunks))
     assert len(started) == 1
 
@@ -408,7 +408,7 @@ DEATHS = {
 def test_a_file_at_which_a_process_dies_is_refused(
     many: Path, started: Processes, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch, workers: int, how: str
 ) -> None:
-    monkeypatch.setattr(pool, "WAITING_BYTES", 1)
+    monkeypatch.setattr(pool, "MAX_QUEUED_BYTES", 1)
     before = open_files()
     names = ("000.png", "031.png", "077.png", "135.png")
     misbehave(f"if name in {names}: {how}", seconds=60)
@@ -430,7 +430,7 @@ def test_a_file_at_which_a_process_is_killed_from_outside_is_refused(
     Image.new("RGB", (12_000, 12_000)).save(tmp_path / "b.png", compress_level=1)  # a second's work
     for name in ("a.png", *(f"c{number:03d}.png" for number in range(80))):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    with decoded(files(tmp_path), [SIDE], 1) as chunks:
+    with decode_chunks(files(tmp_path), [SIDE], 1) as chunks:
         (worker,) = workers
         while worker.shared[-1] != 2:
             time.sleep(0.001)
@@ -457,10 +457,10 @@ def test_too_many_deaths_are_an_error(
 ) -> None:
     names = tuple(f"{number:03d}.png" for number in range(40, 44))
     misbehave(f"if name in {names}: os.kill(os.getpid(), signal.SIGKILL)", seconds=60)
-    monkeypatch.setattr(pool, "LOSSES", 4)
+    monkeypatch.setattr(pool, "MAX_LOST_PROCESSES", 4)
     why = "the process decoding it was killed by signal 9; is there enough memory?"
     check(many, collect(many, workers), refused=dict.fromkeys(names, why))
-    monkeypatch.setattr(pool, "LOSSES", 3)
+    monkeypatch.setattr(pool, "MAX_LOST_PROCESSES", 3)
     before = open_files()
     with pytest.raises(InputError) as raised:
         collect(many, workers)
@@ -499,7 +499,7 @@ def test_a_process_that_goes_on_just_before_it_is_killed_loses_no_file(
         KILL(process)
 
     monkeypatch.setattr(POPEN, "kill", late)
-    with decoded(files(many)[:count], [SIDE], 1) as chunks:
+    with decode_chunks(files(many)[:count], [SIDE], 1) as chunks:
         check(many, list(chunks))
     assert len(started) == 2
     assert_gone(started)
@@ -510,7 +510,7 @@ def test_a_process_that_goes_on_just_before_it_is_killed_loses_no_file(
 def test_a_process_that_no_signal_reaches_is_left_alone(
     many: Path, started: Processes, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "DEATH_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "KILL_WAIT_SECONDS", 0.1)
     monkeypatch.setattr(POPEN, "kill", lambda process: process is started[0] or KILL(process))
     misbehave("if name == '010.png': time.sleep(1000)")
     try:
@@ -524,12 +524,12 @@ def test_a_process_that_no_signal_reaches_is_left_alone(
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_looping_process_ends_although_its_parent_was_killed(many: Path, misbehave: Misbehave) -> None:
-    folder = misbehave("while name == '010.png': reach('loop', 0)", "d.DECODE_SECONDS = 0.02")
+    folder = misbehave("while name == '010.png': reach('loop', 0)", "d.MAX_DECODE_SECONDS = 0.02")
     code = (
         "import sys; sys.path[:] = sys.argv[3:]; import imgsubset.reading.processes as d; "
-        "d.SERVE = sys.argv[2]\nwith d.decoded([sys.argv[1] + '/010.png'], [8], 1) as chunks: list(chunks)"
+        "d.WORKER_CODE = sys.argv[2]\nwith d.decode_chunks([sys.argv[1] + '/010.png'], [8], 1) as chunks: list(chunks)"
     )
-    arguments = [sys.executable, "-c", code, str(many), pool.SERVE, *sys.path]
+    arguments = [sys.executable, "-c", code, str(many), pool.WORKER_CODE, *sys.path]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE) as parent:
         while not (folder / "loop").exists():
             assert parent.poll() is None
@@ -541,7 +541,7 @@ def test_a_looping_process_ends_although_its_parent_was_killed(many: Path, misbe
 
 def test_pixels_do_not_depend_on_the_neighbours(many: Path) -> None:
     paths = list_images(many).paths
-    with decoded(files(many, paths[3:5]), [SIDE], 0) as chunks:
+    with decode_chunks(files(many, paths[3:5]), [SIDE], 0) as chunks:
         (chunk,) = list(chunks)
-    expected = np.frombuffer(decode(many / paths[4], [SIDE]).pixels[0], np.uint8)
+    expected = np.frombuffer(decode_image(many / paths[4], [SIDE]).pixels[0], np.uint8)
     assert (np.frombuffer(chunk.pixels[SIDE], np.uint8)[SIDE * SIDE * 3 :][: SIDE * SIDE * 3] == expected).all()

@@ -12,8 +12,8 @@ import pytest
 from conftest import create, noise
 from PIL import Image
 
-from imgsubset.reading.processes import decoded
-from imgsubset.reading.quiet import quiet
+from imgsubset.reading.processes import decode_chunks
+from imgsubset.reading.quiet import silence_libraries
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def damaged(tmp_path: Path) -> Path:
 def test_libtiff_prints_nothing_and_does_again_afterwards(
     damaged: Path, workers: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with decoded([damaged], [16], workers) as chunks:
+    with decode_chunks([damaged], [16], workers) as chunks:
         assert next(chunks).outcomes == ("decoder error -2",)
     assert capfd.readouterr() == ("", "")
     with pytest.raises(OSError, match="decoder error"):
@@ -40,14 +40,14 @@ def test_two_threads_at_once_leave_the_filters_of_warnings_as_they_were() -> Non
     first_is_in, second_is_in, first_is_out = Event(), Event(), Event()
 
     def first() -> None:
-        with quiet():
+        with silence_libraries():
             first_is_in.set()
             assert second_is_in.wait(60)
         first_is_out.set()
 
     def second() -> None:
         assert first_is_in.wait(60)
-        with quiet():
+        with silence_libraries():
             second_is_in.set()
             assert first_is_out.wait(60)
             warnings.warn("not shown, though all are errors in the tests", stacklevel=1)

@@ -18,10 +18,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from imgsubset import export, select, select_into
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.spaces import FAR_SAMPLE, SMALL, resolution
+from imgsubset.features.spaces import N_SAMPLED_REMOTE_FILES, SMALL_RESOLUTION, choose_resolution
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decoded
-from imgsubset.reading.remote import url_of
+from imgsubset.reading.processes import decode_chunks
+from imgsubset.reading.remote import parse_url
 
 FAST: dict[str, Any] = {
     **{"candidates": 8, "chains": 1, "steps": 2, "size": 8, "channels": (8,), "networks": 1, "held_out": False},
@@ -63,7 +63,7 @@ def test_each_file_is_fetched_once_and_once_more_if_it_is_copied(
 def test_a_path_is_a_url_too_and_a_file_of_that_name_is_not(memory: Any, tmp_path: Path, monkeypatch: Any) -> None:
     assert list_images(Path("memory://bucket")).name == "memory://bucket"
     assert list_images("memory://bucket").paths == tuple(sorted(PICTURES))
-    assert [url_of(name) for name in ("a/b", "/a:/b", "a:b", "C:\\x", "s3:/b/c", "s3:///b", "")] == [
+    assert [parse_url(name) for name in ("a/b", "/a:/b", "a:b", "C:\\x", "s3:/b/c", "s3:///b", "")] == [
         *([None] * 4),
         "s3://b/c",
         None,
@@ -71,7 +71,7 @@ def test_a_path_is_a_url_too_and_a_file_of_that_name_is_not(memory: Any, tmp_pat
     ]
     (tmp_path / "s3:" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert url_of("s3://b") is None
+    assert parse_url("s3://b") is None
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".zip"])
@@ -125,7 +125,7 @@ def test_files_that_fail_or_change_are_rejected(memory: Any, monkeypatch: pytest
         return inner(system, path, *rest, **words)
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", failing)
-    with decoded([listing.file(f"{'ab'[number % 2]}/{number}.png") for number in range(4)], [8], 1) as chunks:
+    with decode_chunks([listing.file(f"{'ab'[number % 2]}/{number}.png") for number in range(4)], [8], 1) as chunks:
         (chunk,) = chunks
     first, second, third, last = chunk.outcomes
     assert (first, third) == ("has changed since it was listed", "no credentials")
@@ -168,5 +168,5 @@ def test_the_resolution_follows_from_a_few_files(memory: Any, monkeypatch: pytes
     asked = []
     inner = MemoryFileSystem.cat_file
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *words: asked.append(1) or inner(*words))
-    assert resolution(list_images("memory://bucket"), "auto") == SMALL
-    assert len(asked) == FAR_SAMPLE < len(PICTURES)
+    assert choose_resolution(list_images("memory://bucket"), "auto") == SMALL_RESOLUTION
+    assert len(asked) == N_SAMPLED_REMOTE_FILES < len(PICTURES)

@@ -10,10 +10,10 @@ from archives import png, tar_of, zip_of
 from conftest import create
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.given import stored_classes
+from imgsubset.reading.given import read_stored_classes
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.shards import expanded, is_pattern
-from imgsubset.reading.sidecars import sidecars
+from imgsubset.reading.shards import expand_pattern, is_shard_pattern
+from imgsubset.reading.sidecars import find_sidecars
 
 
 @pytest.mark.parametrize(
@@ -21,14 +21,14 @@ from imgsubset.reading.sidecars import sidecars
     ["{000..012}.tar", "a{8..11}-{b,,cc}x{2..0}", "{07..9}", "{0..3}", "{3..11}", "{1..01}", "x{a,b}{1..1}.tar"],
 )
 def test_patterns_stand_for_what_a_shell_has_them_stand_for(pattern: str) -> None:
-    assert is_pattern(pattern)
+    assert is_shard_pattern(pattern)
     printed = subprocess.run(["bash", "-c", f"printf '%s\\n' {pattern}"], capture_output=True, text=True, check=True)
-    assert expanded(pattern) == printed.stdout.splitlines()
+    assert expand_pattern(pattern) == printed.stdout.splitlines()
 
 
 @pytest.mark.parametrize("name", ["a.tar", "{}.tar", "{a}.tar", "{1..a}", "a..b"])
 def test_other_names_are_no_patterns(name: str) -> None:
-    assert not is_pattern(name)
+    assert not is_shard_pattern(name)
 
 
 def test_a_folder_called_like_a_pattern_is_a_folder(tmp_path: Path) -> None:
@@ -65,13 +65,13 @@ def test_members_of_one_sample_go_together(tmp_path: Path) -> None:
     files = "1.jpg 1.cls 1.json 1.left.txt 10.jpg 10.cls a/1.left.jpg a/1.right.jpg a/1.cls a/1.seg.npy 1".split()
     path = create(tmp_path / "s0.tar", tar_of(dict.fromkeys(files, b"")))
     source = list_images([path])
-    assert sidecars(source, source.paths, source.paths) == {
+    assert find_sidecars(source, source.paths, source.paths) == {
         "1.jpg": ("1", "1.cls", "1.json", "1.left.txt"),
         "10.jpg": ("10.cls",),
         "a/1.left.jpg": ("a/1.cls", "a/1.seg.npy"),
         "a/1.right.jpg": ("a/1.cls", "a/1.seg.npy"),
     }
-    assert sidecars(list_images(path), ["1.jpg"], source.paths) == {"1.jpg": ("1", "1.cls", "1.json")}
+    assert find_sidecars(list_images(path), ["1.jpg"], source.paths) == {"1.jpg": ("1", "1.cls", "1.json")}
 
 
 @pytest.mark.parametrize("name", ["s-0.tar", "s-{0,0}.tar"])
@@ -79,7 +79,7 @@ def test_the_classes_are_those_of_the_samples(tmp_path: Path, name: str) -> None
     def classes(**contents: bytes) -> object:
         pictures = {f"{sample}.png": b"" for sample in ("1", "a/2")}
         create(tmp_path / "s-0.tar", tar_of(pictures | {key.replace("_", "/"): one for key, one in contents.items()}))
-        found = stored_classes(list_images(tmp_path / name))
+        found = read_stored_classes(list_images(tmp_path / name))
         return found and found.by_path()
 
     assert classes() is None
@@ -109,4 +109,4 @@ def test_a_shard_that_is_cut_off_is_named(tmp_path: Path) -> None:
     found = list_images(tmp_path / "s{0..1}.tar")
     assert found.paths == ("0.png", "1.png", "2.png")
     assert [file.path for file in found.rejected] == ["x.png"]
-    assert [file.reason.partition(":")[0] for file in found.passed_over] == ["s1.tar"]
+    assert [file.reason.partition(":")[0] for file in found.ignored_files] == ["s1.tar"]

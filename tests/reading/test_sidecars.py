@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from imgsubset.errors import InputError, UsageError
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.sidecars import masks, sidecars
+from imgsubset.reading.sidecars import find_masks, find_sidecars
 
 
 def fill(root: Path, paths: Iterable[str]) -> list[str]:
@@ -29,10 +29,10 @@ def fill(root: Path, paths: Iterable[str]) -> list[str]:
 def found(root: Path, chosen: Iterable[str], mode: str = "auto") -> dict[str, tuple[str, ...]]:
     """The sidecars of images of a folder, as a run finds them."""
     paths = list_images(root).paths
-    candidates = [path for path in paths if path not in masks(paths, mode)]
+    candidates = [path for path in paths if path not in find_masks(paths, mode)]
     chosen = list(chosen)
     assert set(chosen) <= set(candidates)
-    return sidecars(listing_of(root), chosen, candidates, mode)
+    return find_sidecars(listing_of(root), chosen, candidates, mode)
 
 
 # Which file belongs to which image
@@ -61,13 +61,13 @@ def test_images_of_one_stem_share_their_sidecar_and_are_none(tmp_path: Path) -> 
 
 def test_a_picture_beside_a_picture_is_no_sidecar_even_if_it_is_no_candidate(tmp_path: Path) -> None:
     fill(tmp_path, ["a.jpg", "a.PNG", "a.txt"])
-    assert sidecars(listing_of(tmp_path), ["a.jpg"], ["a.jpg"]) == {"a.jpg": ("a.txt",)}
+    assert find_sidecars(listing_of(tmp_path), ["a.jpg"], ["a.jpg"]) == {"a.jpg": ("a.txt",)}
 
 
 def test_an_image_of_the_source_is_no_sidecar_whatever_its_suffix(tmp_path: Path) -> None:
     fill(tmp_path, ["images/a.jpg", "images/a.raw", "labels/a.txt", "labels/a.dat"])
     everything = ["images/a.jpg", "images/a.raw", "labels/a.dat"]  # named one by one
-    assert sidecars(listing_of(tmp_path), ["images/a.jpg"], everything) == {"images/a.jpg": ("labels/a.txt",)}
+    assert find_sidecars(listing_of(tmp_path), ["images/a.jpg"], everything) == {"images/a.jpg": ("labels/a.txt",)}
 
 
 @pytest.mark.parametrize("mode", ["auto", "{dir}/{stem}.txt"])
@@ -110,7 +110,7 @@ def test_letters_that_look_the_same_are_not(tmp_path: Path) -> None:
     composed, decomposed = "\u00e9", "e\u0301"
     fill(tmp_path, [f"{composed}.jpg", f"{decomposed}.txt"])
     if len(os.listdir(tmp_path)) == 2 and f"{decomposed}.txt" in os.listdir(tmp_path):
-        assert sidecars(listing_of(tmp_path), [f"{composed}.jpg"], [f"{composed}.jpg"]) == {f"{composed}.jpg": ()}
+        assert find_sidecars(listing_of(tmp_path), [f"{composed}.jpg"], [f"{composed}.jpg"]) == {f"{composed}.jpg": ()}
 
 
 stems = st.text(st.sampled_from("aA1._ -é"), min_size=1, max_size=4).filter(lambda stem: stem[0] != ".")
@@ -126,7 +126,7 @@ def test_sidecars_of_different_images_never_mix(stems: list[str], suffixes: list
         files = fill(root, {stem + suffix for stem in stems for suffix in suffixes if stem + suffix not in (".", "..")})
         assume(not {file.lower() for file in files} & {image.lower() for image in images})
         fill(root, images)
-        result = sidecars(listing_of(root), images, images)
+        result = find_sidecars(listing_of(root), images, images)
         assert list(result) == images
         for image, stem in zip(images, stems, strict=True):
             # What comes before a file's last dot is the stem or the name: said in other words than the module's.
@@ -155,18 +155,18 @@ def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     is_file = os.path.isfile
     monkeypatch.setattr(os.path, "isfile", lambda path: asked.update([str(path)]) or is_file(path))
     chosen = images[::3]
-    result = sidecars(listing_of(tmp_path), chosen, images)
+    result = find_sidecars(listing_of(tmp_path), chosen, images)
     assert all(len(labels) == 1 for labels in result.values())
     folders = [tmp_path / part / kind for part in ("train", "val") for kind in ("images", "labels")]
     assert listed == {str(folder): 1 for folder in folders}
     assert set(asked.values()) == {1}
     assert len(asked) == len(chosen)
-    sidecars(listing_of(tmp_path), chosen, images, "{dir}/../labels/{stem}.txt,{dir}/../labels/{stem}.xml")
+    find_sidecars(listing_of(tmp_path), chosen, images, "{dir}/../labels/{stem}.txt,{dir}/../labels/{stem}.xml")
     assert listed == {str(folder): 1 + (folder.name == "labels") for folder in folders}
 
 
 def test_none_looks_nowhere(tmp_path: Path) -> None:
-    assert sidecars(listing_of(tmp_path / "absent"), ["a.jpg"], ["a.jpg"], "none") == {"a.jpg": ()}
+    assert find_sidecars(listing_of(tmp_path / "absent"), ["a.jpg"], ["a.jpg"], "none") == {"a.jpg": ()}
 
 
 @pytest.mark.parametrize("mode", ["auto", "labels/{stem}.txt"])
@@ -174,7 +174,7 @@ def test_a_folder_of_labels_that_cannot_be_listed_is_an_error(open_folder: Path,
     fill(open_folder, ["images/a.jpg", "labels/a.txt"])
     (open_folder / "labels").chmod(0)
     with normal_user(open_folder), pytest.raises(InputError, match=r"^cannot look for labels in '.*/labels': "):
-        sidecars(listing_of(open_folder), ["images/a.jpg"], ["images/a.jpg"], mode)
+        find_sidecars(listing_of(open_folder), ["images/a.jpg"], ["images/a.jpg"], mode)
 
 
 # YOLO and VOC
@@ -242,15 +242,15 @@ def test_voc(tmp_path: Path) -> None:
 def test_masks_are_sidecars_and_no_candidates(tmp_path: Path, images: str, label: str) -> None:
     paths = fill(tmp_path, [f"set/{folder}/deep/{stem}.png" for folder in (images, label) for stem in ("a", "ab")])
     wanted = dict.fromkeys([f"set/{label}/deep/a.png", f"set/{label}/deep/ab.png"], f"set/{label}")
-    assert masks(paths) == masks(paths, "none") == wanted
+    assert find_masks(paths) == find_masks(paths, "none") == wanted
     image = f"set/{images}/deep/a.png"
     assert found(tmp_path, [image]) == {image: (f"set/{label}/deep/a.png",)}
 
 
 def test_without_the_sibling_folder_a_mask_is_an_image() -> None:
-    assert masks(["SegmentationClass/a.png", "x/JPEGImages/a.jpg", "labels/a.png", "y/images/a.png"]) == {}
-    assert masks(["a.png", "JPEGImages.png", "SegmentationClass/a.png", "images2/a.png", "labels/a.png"]) == {}
-    assert masks([]) == {}
+    assert find_masks(["SegmentationClass/a.png", "x/JPEGImages/a.jpg", "labels/a.png", "y/images/a.png"]) == {}
+    assert find_masks(["a.png", "JPEGImages.png", "SegmentationClass/a.png", "images2/a.png", "labels/a.png"]) == {}
+    assert find_masks([]) == {}
 
 
 # Patterns
@@ -289,8 +289,8 @@ def test_a_pattern_finds_neither_hidden_nor_metadata_files(tmp_path: Path) -> No
 
 def test_pictures_that_a_pattern_leads_to_are_masks(tmp_path: Path) -> None:
     images = fill(tmp_path, ["x/a.jpg", "x/ab.jpg", "gt/x/a.png", "gt/x/ab.png", "gt/x/other.png", "x/a.png"])
-    assert masks(images, "gt/{dir}/{stem}.png") == {"gt/x/a.png": "gt/x", "gt/x/ab.png": "gt/x"}
-    assert masks(images) == masks(images, "{dir}/{name}") == {}
+    assert find_masks(images, "gt/{dir}/{stem}.png") == {"gt/x/a.png": "gt/x", "gt/x/ab.png": "gt/x"}
+    assert find_masks(images) == find_masks(images, "{dir}/{name}") == {}
     assert found(tmp_path, ["x/a.jpg"], "gt/{dir}/{stem}.png") == {"x/a.jpg": ("gt/x/a.png",)}
     assert found(tmp_path, ["x/a.jpg"], "{dir}/{stem}.png") == {"x/a.jpg": ("x/a.png",)}
 
@@ -312,7 +312,7 @@ def test_pictures_that_a_pattern_leads_to_are_masks(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "check", [lambda root, mode: masks(["x/a.jpg"], mode), lambda root, mode: found(root, ["x/a.jpg"], mode)]
+    "check", [lambda root, mode: find_masks(["x/a.jpg"], mode), lambda root, mode: found(root, ["x/a.jpg"], mode)]
 )
 def test_patterns_that_make_no_sense(
     tmp_path: Path, pattern: str, message: str, check: Callable[[Path, str], object]
@@ -325,7 +325,7 @@ def test_patterns_that_make_no_sense(
 
 def test_dots_in_a_name_do_not_lead_out(tmp_path: Path) -> None:
     fill(tmp_path, ["..a/b.jpg", "..a/b.txt"])
-    assert sidecars(listing_of(tmp_path), ["..a/b.jpg"], [], "{dir}/{stem}.txt") == {"..a/b.jpg": ("..a/b.txt",)}
+    assert find_sidecars(listing_of(tmp_path), ["..a/b.jpg"], [], "{dir}/{stem}.txt") == {"..a/b.jpg": ("..a/b.txt",)}
 
 
 def test_metadata_is_no_sidecar_of_an_image_of_that_name(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
-from imgsubset.options import TABLES
-from imgsubset.reading.tables import MOST_COLUMNS, READERS, Table, number_of, read_table
+from imgsubset.options import TABLE_SUFFIXES
+from imgsubset.reading.tables import MAX_COLUMNS, TABLE_PARSERS, Table, parse_number, read_table
 
 
 def read(folder: Path, content: bytes | str, name: str = "t.csv") -> Table:
@@ -19,7 +19,7 @@ def read(folder: Path, content: bytes | str, name: str = "t.csv") -> Table:
 
 
 def test_the_kinds_of_tables_are_those_of_the_options() -> None:
-    assert tuple(READERS) == TABLES
+    assert tuple(TABLE_PARSERS) == TABLE_SUFFIXES
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_parquet(tmp_path: Path) -> None:
         (
             "t.csv",
             b",".join(b"c%d" % place for place in range(10**6)) + b"\n",
-            f"has 1,000,000 columns; {MOST_COLUMNS:,}",
+            f"has 1,000,000 columns; {MAX_COLUMNS:,}",
         ),
         ("t.jsonl", b'{"path": "a.png"}\n{"path": \n', r"line 2: not JSON"),
         ("t.jsonl", b"[1]\n", r"line 1: not an object"),
@@ -102,7 +102,7 @@ def test_other_kinds_of_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@given(st.binary(max_size=200), st.sampled_from(TABLES))
+@given(st.binary(max_size=200), st.sampled_from(TABLE_SUFFIXES))
 @settings(max_examples=200, deadline=None)
 def test_no_content_is_too_odd(tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str) -> None:
     file = tmp_path_factory.getbasetemp() / f"odd{suffix}"
@@ -131,11 +131,11 @@ def test_no_content_is_too_odd(tmp_path_factory: pytest.TempPathFactory, content
     ],
 )
 def test_what_is_a_number(entry: object, number: float | None) -> None:
-    assert number_of(entry) == number
+    assert parse_number(entry) == number
 
 
 @pytest.mark.parametrize("entry", ["", "  ", "nan", "NaN", None, float("nan")])
 def test_what_says_nothing(entry: object) -> None:
-    number = number_of(entry)
+    number = parse_number(entry)
     assert number is not None
     assert number != number

@@ -28,8 +28,8 @@ from imgsubset.errors import InputError, UsageError
 from imgsubset.files import Stamp
 from imgsubset.reading import unpacking
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.members import described, ready, recalled
-from imgsubset.reading.processes import decoded
+from imgsubset.reading.members import file_from_json, file_to_json, make_sendable
+from imgsubset.reading.processes import decode_chunks
 
 FAST: dict[str, Any] = {
     **{"candidates": 8, "chains": 1, "steps": 2, "size": 8, "channels": (8,), "networks": 1, "held_out": False},
@@ -63,7 +63,7 @@ def test_a_compressed_tar_is_listed_and_read_as_the_plain_one(tmp_path: Path, te
     for content in (KINDS[kind](whole), several):
         found = list_images(file := create(tmp_path / "odd name", content))
         assert len([*temporary.iterdir()]) == 1
-        assert (found.paths, found.rejected, found.passed_over) == (plain.paths, (), ())
+        assert (found.paths, found.rejected, found.ignored_files) == (plain.paths, (), ())
         for path in GOOD:
             assert found.open(path).read() == GOOD[path]
             assert found.stamp(path) == Stamp(len(GOOD[path]), file.stat().st_mtime_ns)
@@ -77,7 +77,7 @@ def test_many_blocks_and_padding_between_streams(tmp_path: Path, temporary: Path
     for content in (padded, bz2.compress(whole), gzip.compress(whole) + bytes(100)):
         found = list_images(create(tmp_path / "x", content))
         assert found.open("large.bin").read() == files["large.bin"]
-        assert found.passed_over == ()
+        assert found.ignored_files == ()
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -104,8 +104,8 @@ def test_what_another_process_is_told_has_the_stamp_of_the_archive(tmp_path: Pat
     os.utime(file, ns=(7, 7))
     found = list_images(file)
     one = found.file("a/0.png")
-    assert recalled(json.loads(json.dumps(described(ready(one)))), iter(())) == one
-    with decoded([one], [8], 0) as chunks:
+    assert file_from_json(json.loads(json.dumps(file_to_json(make_sendable(one)))), iter(())) == one
+    with decode_chunks([one], [8], 0) as chunks:
         (chunk,) = chunks
     assert chunk.outcomes[0].stamp == found.stamp("a/0.png") == Stamp(len(GOOD["a/0.png"]), 7)  # type: ignore[union-attr]
 
@@ -135,7 +135,7 @@ def test_a_stream_that_is_cut_off_gives_what_is_whole_and_says_so(tmp_path: Path
     file = create(tmp_path / f"x.{kind}", content[: len(content) // 2])
     found = list_images(file)
     assert 0 < len(found.paths) < 8
-    reasons = " ".join(one.reason for one in found.passed_over)
+    reasons = " ".join(one.reason for one in found.ignored_files)
     assert "damaged where it is unpacked: " in reasons
     for path in found.paths:
         assert found.open(path).read() == pictures[path]
@@ -146,7 +146,7 @@ def test_a_wrong_checksum_is_told(tmp_path: Path, temporary: Path) -> None:
     content[-8] ^= 1
     found = list_images(create(tmp_path / "x.tgz", bytes(content)))
     assert len(found.paths) == 12
-    (note,) = found.passed_over
+    (note,) = found.ignored_files
     assert "CRC check failed" in note.reason
 
 

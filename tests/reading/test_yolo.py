@@ -7,7 +7,13 @@ import yaml
 from conftest import create
 
 from imgsubset.reading.listing import list_images
-from imgsubset.reading.yolo import class_files, class_list, description, part_of, parts_of
+from imgsubset.reading.yolo import (
+    find_class_files,
+    group_folders_by_split,
+    make_data_yaml,
+    parse_split_name,
+    read_class_names,
+)
 
 OLD = """\
 %YAML 1.1
@@ -36,7 +42,7 @@ kpt_shape: [17, 3]
      ("test", "test"), ("train2017", "train"), ("trainer", None), ("a", None), ("", None)],
 )  # fmt: skip
 def test_a_folder_is_a_part_by_its_name(name: str, part: str | None) -> None:
-    assert part_of(name) == part
+    assert parse_split_name(name) == part
 
 
 @pytest.mark.parametrize(
@@ -50,13 +56,13 @@ def test_a_folder_is_a_part_by_its_name(name: str, part: str | None) -> None:
     ],
 )
 def test_parts_are_told_by_the_folders(paths: list[str], parts: dict[str, list[str]]) -> None:
-    assert parts_of(paths) == parts
+    assert group_folders_by_split(paths) == parts
 
 
 def test_the_description_of_a_source_is_kept_but_for_its_places(tmp_path: Path) -> None:
     create(tmp_path / "pets.yaml", OLD.encode())
     create(tmp_path / "other.yaml", b"names: [x]\n")
-    found = description(list_images(tmp_path), {"train": ["images/train"], "test": ["t", 'u"']})
+    found = make_data_yaml(list_images(tmp_path), {"train": ["images/train"], "test": ["t", 'u"']})
     assert found is not None
     name, content = found
     assert name == "pets.yaml"
@@ -73,7 +79,7 @@ def test_the_description_of_a_source_is_kept_but_for_its_places(tmp_path: Path) 
     }
     assert list(written)[-3:] == ["minival", "names", "kpt_shape"]
     create(tmp_path / "again/pets.yaml", content)  # of a subset of the subset
-    assert description(list_images(tmp_path / "again"), {"train": ["images/train"], "test": ["t", 'u"']}) == found
+    assert make_data_yaml(list_images(tmp_path / "again"), {"train": ["images/train"], "test": ["t", 'u"']}) == found
 
 
 @pytest.mark.parametrize(
@@ -87,16 +93,16 @@ def test_the_description_of_a_source_is_kept_but_for_its_places(tmp_path: Path) 
 )
 def test_a_description_may_be_any_mapping(tmp_path: Path, content: str) -> None:
     create(tmp_path / "data.yaml", content.encode())
-    found = description(list_images(tmp_path), {"train": ["\udcff"]})
+    found = make_data_yaml(list_images(tmp_path), {"train": ["\udcff"]})
     assert found is not None
     assert yaml.safe_load(found[1]) == {"train": "\udcff", "val": "\udcff", "names": ["cat"]}
 
 
 def test_without_a_description_the_names_are_those_of_the_classes(tmp_path: Path) -> None:
     create(tmp_path / "images/a.jpg")
-    assert description(list_images(tmp_path), {"train": ["images"]}) is None
+    assert make_data_yaml(list_images(tmp_path), {"train": ["images"]}) is None
     create(tmp_path / "labels/classes.txt", 'cat\r\n"dög"\n\n'.encode())
-    assert description(list_images(tmp_path), {"train": ["images"]}) == (
+    assert make_data_yaml(list_images(tmp_path), {"train": ["images"]}) == (
         "data.yaml",
         b"# Written by imgsubset for the images in this folder.\n"
         b"train: images\nval: images\n" + "names:\n- cat\n- '\"dög\"'\n".encode(),
@@ -107,8 +113,8 @@ def test_an_empty_line_in_a_list_of_classes_has_a_number(tmp_path: Path) -> None
     create(tmp_path / "images/a.jpg")
     create(tmp_path / "classes.txt", b"\ncat\n \ndog\n\n\n")
     listing = list_images(tmp_path)
-    assert class_list(listing) == {"1": "cat", "3": "dog"}
-    found = description(listing, {"train": ["images"]})
+    assert read_class_names(listing) == {"1": "cat", "3": "dog"}
+    found = make_data_yaml(listing, {"train": ["images"]})
     assert found is not None
     assert yaml.safe_load(found[1])["names"] == ["0", "cat", "2", "dog"]
 
@@ -119,12 +125,12 @@ def test_a_source_that_is_no_yolo_set_has_no_description(tmp_path: Path) -> None
     create(tmp_path / "config.yaml", b"names: x\nseed: 1\n")
     create(tmp_path / "big.yaml", b"names: x\ntrail: y\n" + b"#" * (1 << 20))
     create(tmp_path / "odd.yaml", bytes(range(256)))
-    assert description(list_images(tmp_path), {"train": ["x"]}) is None
+    assert make_data_yaml(list_images(tmp_path), {"train": ["x"]}) is None
 
 
 def test_files_of_class_names_are_found_above_images_and_labels(tmp_path: Path) -> None:
     for name in ("classes.txt", "s/labels/classes.txt", "s/images/train/obj.names", "other/classes.txt"):
         create(tmp_path / name)
     create(tmp_path / "s/images/train/a.jpg")
-    found = class_files(list_images(tmp_path), ["s/images/train/a.jpg"])
+    found = find_class_files(list_images(tmp_path), ["s/images/train/a.jpg"])
     assert found == ["classes.txt", "s/images/train/obj.names", "s/labels/classes.txt"]

@@ -12,8 +12,14 @@ from conftest import selection_of
 
 from imgsubset import Options
 from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.results.as_json import describe, describe_comparison
-from imgsubset.results.as_text import batch_summary, comparison_summary, placed_summary, split_summary, summary
+from imgsubset.results.as_json import describe_comparison, describe_selection
+from imgsubset.results.as_text import (
+    batch_summary,
+    comparison_summary,
+    export_summary,
+    selection_summary,
+    split_summary,
+)
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.records import Export, Placed, Selection
 
@@ -32,7 +38,7 @@ def parts_of(folder: Path, destination: Path | None = None, **changes: Any) -> d
     for name, paths in PARTS.items():
         part = replace(selection_of(folder, paths), **changes)
         exported = Export(destination / name, "copy", {}, {}, 1.5, labels=len(paths)) if destination else None
-        placed[name] = Placed(describe(part, exported), destination and destination / name, part, exported)
+        placed[name] = Placed(describe_selection(part, exported), destination and destination / name, part, exported)
     return placed
 
 
@@ -75,23 +81,26 @@ def test_a_split_that_is_there_is_told_in_a_line(folder: Path, tmp_path: Path) -
 
 
 def test_an_interrupted_search_is_told_of(selection: Selection) -> None:
-    assert "Interrupted" not in summary(selection, None)
-    assert summary(replace(selection, interrupted=True), None).splitlines()[1].startswith("Interrupted: ")
+    assert "Interrupted" not in selection_summary(selection, None)
+    assert selection_summary(replace(selection, interrupted=True), None).splitlines()[1].startswith("Interrupted: ")
 
 
 def test_time_is_that_in_all_and_of_the_longest_stages(selection: Selection) -> None:
-    text = summary(replace(selection, seconds=STAGES), None)
+    text = selection_summary(replace(selection, seconds=STAGES), None)
     assert text.splitlines()[-1] == "time: 5.5 s (import 2.0 s, ingest 0.3 s, search 3.0 s)"
-    assert summary(replace(selection, seconds={"list": 0.01}), None).splitlines()[-1] == "time: 0.0 s (list 0.0 s)"
-    verbose = summary(replace(selection, seconds=STAGES), None, verbose=True)
+    assert (
+        selection_summary(replace(selection, seconds={"list": 0.01}), None).splitlines()[-1]
+        == "time: 0.0 s (list 0.0 s)"
+    )
+    verbose = selection_summary(replace(selection, seconds=STAGES), None, verbose=True)
     assert all(f"{stage} " in verbose.splitlines()[-1] for stage in STAGES)
 
 
 def test_one_image_is_no_plural(folder: Path, tmp_path: Path) -> None:
     one = selection_of(folder, ["6.bmp"])
-    assert "This image represents the look of the folder like about 1 random one\n" in summary(one, None)
-    done = Placed(describe(one), tmp_path, None, None)
-    assert placed_summary(done) == f"{tmp_path} already holds this image, with loss 1.000; nothing to do"
+    assert "This image represents the look of the folder like about 1 random one\n" in selection_summary(one, None)
+    done = Placed(describe_selection(one), tmp_path, None, None)
+    assert export_summary(done) == f"{tmp_path} already holds this image, with loss 1.000; nothing to do"
 
 
 def compared(p_values: Mapping[str, float], **overlaps: float) -> Comparison:
@@ -141,7 +150,7 @@ def test_a_summary_says_which_of_two_folders_has_what_the_other_lacks() -> None:
 
 
 def test_an_interrupted_job_is_no_done_one(selection: Selection) -> None:
-    found = describe(selection) | {"n": 2}
+    found = describe_selection(selection) | {"n": 2}
     records = [{"name": name, "status": name, "error": None, "result": found} for name in ("done", "interrupted")]
     heading, *rows = batch_summary(records).splitlines()
     assert [row.split() for row in rows] == [

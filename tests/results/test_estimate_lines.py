@@ -6,7 +6,7 @@ import pytest
 from conftest import listing_of
 
 from imgsubset import Difference, Estimate, Estimated, Options
-from imgsubset.results.estimate_lines import estimated_summary
+from imgsubset.results.estimate_lines import estimate_summary
 
 ONE = Estimate("accuracy", 0.712, 0.7051, 0.0158, 0.6741, 0.7361, 1100.4)
 APART = Difference("a - b", -0.02, -0.02, 0.004, -0.028, -0.012, 900.0, "a", "b")
@@ -32,7 +32,7 @@ def estimated(tmp_path_factory: pytest.TempPathFactory) -> Estimated:
 
 
 def test_a_result_is_a_sentence(estimated: Estimated) -> None:
-    assert estimated_summary(estimated).splitlines() == [
+    assert estimate_summary(estimated).splitlines() == [
         "2 of 10,000 images of photos: subset",
         "",
         "accuracy: 0.712 on the subset, 0.705 estimated for the whole (0.674 to 0.736, 95 %), as exact as 1,100 random "
@@ -56,21 +56,21 @@ def test_a_result_is_a_sentence(estimated: Estimated) -> None:
     ],
 )  # fmt: skip
 def test_numbers_have_two_digits_of_their_error(estimated: Estimated, one: Estimate, words: str) -> None:
-    assert words in estimated_summary(replace(estimated, estimates=(one,)))
+    assert words in estimate_summary(replace(estimated, estimates=(one,)))
 
 
 def test_decided_differences_come_first_and_many_are_cut(estimated: Estimated) -> None:
     open_ones = tuple(replace(APART, first=f"m{place}", high=0.001) for place in range(12))
     found = replace(estimated, differences=(*open_ones, APART))
-    lines = estimated_summary(found).splitlines()
+    lines = estimate_summary(found).splitlines()
     assert lines[4] == "a - b: -0.0200 estimated for the whole (-0.0280 to -0.0120, 95 %): b is higher"
     assert lines[5].startswith("m0 - b: ")
     assert lines[5].endswith("not decided")
     assert "... and 3 more differences; -v shows all" in lines
-    assert len(estimated_summary(found, verbose=True).splitlines()) == len(lines) + 2
+    assert len(estimate_summary(found, verbose=True).splitlines()) == len(lines) + 2
     assert [one.decided for one in (APART, open_ones[0], replace(APART, low=0.0, high=0.0))] == [True, False, False]
 
 
 def test_what_is_not_known_of_the_subset_is_said(estimated: Estimated) -> None:
-    text = estimated_summary(replace(estimated, chosen=False, warnings=("of something",)))
+    text = estimate_summary(replace(estimated, chosen=False, warnings=("of something",)))
     assert "\n\nThe intervals are right if the subset was drawn at random.\nNote: of something.\n" in text

@@ -9,8 +9,8 @@ import pytest
 from conftest import selection_of
 
 from imgsubset import export
-from imgsubset.results.as_json import describe, describe_placed
-from imgsubset.results.as_text import placed_summary
+from imgsubset.results.as_json import describe_export_result, describe_selection
+from imgsubset.results.as_text import export_summary
 from imgsubset.results.comparison import Distance
 from imgsubset.results.records import Placed, Verification
 from imgsubset.results.scores import Measured, Score
@@ -21,28 +21,28 @@ RANKED = ("b/4.gif", "6.bmp", "a/1.jpg")
 def test_what_was_placed_tells_its_selection(folder: Path, tmp_path: Path) -> None:
     selection = selection_of(folder, RANKED)
     exported = export(selection, tmp_path / "out")
-    placed = Placed(describe(selection, exported), exported.destination, selection, exported)
+    placed = Placed(describe_selection(selection, exported), exported.destination, selection, exported)
     assert (placed.done, placed.interrupted, placed.loss) == (False, False, 1.0)
     assert placed.chosen == selection.chosen == ("6.bmp", "a/1.jpg", "b/4.gif")
     assert placed.ranked == selection.ranked == RANKED
-    assert describe_placed(placed)["destination"] == str(tmp_path / "out")
-    assert "3 of 8 images of" in placed_summary(placed)
+    assert describe_export_result(placed)["destination"] == str(tmp_path / "out")
+    assert "3 of 8 images of" in export_summary(placed)
 
 
 def test_what_an_earlier_run_had_placed_tells_it_by_its_manifest(folder: Path, tmp_path: Path) -> None:
-    record = describe(replace(selection_of(folder, RANKED), interrupted=True))
+    record = describe_selection(replace(selection_of(folder, RANKED), interrupted=True))
     placed = Placed(record, tmp_path / "out", None, None)
     assert (placed.done, placed.interrupted, placed.loss) == (True, True, 1.0)
     assert placed.chosen == ("6.bmp", "a/1.jpg", "b/4.gif")
     assert placed.ranked == RANKED
     text = f"{tmp_path / 'out'} already holds these 3 images, with loss 1.000; nothing to do"
-    assert placed_summary(placed) == text
+    assert export_summary(placed) == text
 
 
 def test_nothing_placed_has_no_destination(folder: Path) -> None:
     selection = selection_of(folder, RANKED)
-    placed = Placed(describe(selection), None, selection, None)
-    assert describe_placed(placed)["destination"] is None
+    placed = Placed(describe_selection(selection), None, selection, None)
+    assert describe_export_result(placed)["destination"] is None
     assert [sorted(file) for file in placed.record["files"]] == [["path", "rank"]] * 3
 
 

@@ -10,7 +10,7 @@ from conftest import selection_of
 
 from imgsubset import Comparison, Distance, Export, Options, Placed, Scored, Verification
 from imgsubset.reading.listing import Listing, RejectedFile
-from imgsubset.results.as_json import describe
+from imgsubset.results.as_json import describe_selection
 
 MANY = tuple(RejectedFile(f"{number}.png", "cut off") for number in range(1000))
 NAMES = tuple(file.path for file in MANY)
@@ -19,7 +19,7 @@ NAMES = tuple(file.path for file in MANY)
 @pytest.fixture
 def results(folder: Path) -> dict[str, object]:
     small = selection_of(folder, ["6.bmp", "a/1.jpg"])
-    source = replace(small.source, name="photos", rejected=MANY, passed_over=MANY, order=NAMES, hidden=NAMES)
+    source = replace(small.source, name="photos", rejected=MANY, ignored_files=MANY, order=NAMES, hidden=NAMES)
     selection = replace(small, source=source, rejected=MANY, classes=dict.fromkeys(NAMES, (1, 0)), interrupted=True)
     export = Export(Path("out"), "copy", dict.fromkeys(NAMES, "0"), dict.fromkeys(NAMES, "0"), 1.0)
     distance = Distance(0.5, 0.25, 0.4, 0.001)
@@ -30,8 +30,8 @@ def results(folder: Path) -> dict[str, object]:
     return {
         "selection": selection,
         "export": export,
-        "placed": Placed(describe(selection), Path("out"), selection, export),
-        "done": Placed(describe(small), Path("out"), None, None),
+        "placed": Placed(describe_selection(selection), Path("out"), selection, export),
+        "done": Placed(describe_selection(small), Path("out"), None, None),
         "scored": Scored(**common | scored),  # type: ignore[arg-type]
         "comparison": Comparison(**common | two | {"divergences": {"kl": distance}, "rejected": (MANY, MANY)}),  # type: ignore[arg-type]
         "good": Verification(Path("out"), 1000, (), (), ()),

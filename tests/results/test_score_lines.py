@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from conftest import score_like
 
-from imgsubset.cli.output import fitted
+from imgsubset.cli.output import fit_to_terminal
 from imgsubset.results.as_json import describe_score
-from imgsubset.results.score_lines import EIGHTHS, FULL, bar, known_lines, score_lines
+from imgsubset.results.score_lines import EIGHTH_BLOCKS, FULL_BLOCK, format_bar, metadata_lines, score_lines
 
 
 @pytest.mark.parametrize(
@@ -17,12 +17,12 @@ from imgsubset.results.score_lines import EIGHTHS, FULL, bar, known_lines, score
     [(0, 0, 0), (1, 24, 0), (0.5, 12, 0), (1 / 24 / 8, 0, 1), (0.1, 2, 3), (1.25, 30, 0)],
 )
 def test_a_bar_is_as_long_as_its_ratio(ratio: float, blocks: int, eighths: int) -> None:
-    assert bar(ratio) == (FULL * blocks + EIGHTHS[eighths]).rstrip()
+    assert format_bar(ratio) == (FULL_BLOCK * blocks + EIGHTH_BLOCKS[eighths]).rstrip()
 
 
 def test_a_bar_of_many_is_cut_and_says_so() -> None:
-    assert bar(7) == FULL * 40 + ">"
-    assert bar(float("inf")) == FULL * 40 + ">"
+    assert format_bar(7) == FULL_BLOCK * 40 + ">"
+    assert format_bar(float("inf")) == FULL_BLOCK * 40 + ">"
 
 
 def test_the_verdict_comes_first_then_what_differs_most() -> None:
@@ -46,20 +46,21 @@ def test_each_feature_that_was_asked_for_has_a_line() -> None:
     score = score_like(0.25, 400)
     (one,) = score.searched
     networks = [replace(one, name=f"random-cnn {k}", weight=0.25, loss=0.2 * k) for k in (1, 2)]
-    assert known_lines(replace(score, searched=(*networks,)), verbose=False) == []
+    assert metadata_lines(replace(score, searched=(*networks,)), verbose=False) == []
     features = [replace(one, name=name, weight=0.25, loss=loss) for name, loss in (("hog", 0.5), ("python:a:b", 0.7))]
-    lines = known_lines(replace(score, searched=(*networks, *features)), verbose=False)
+    lines = metadata_lines(replace(score, searched=(*networks, *features)), verbose=False)
     expected = [["random-cnn", "0.50", "0.300"], ["hog", "0.25", "0.500"], ["python:a:b", "0.25", "0.700"]]
     assert [line.split() for line in lines[1:5]] == [["matched", "weight", "loss"], *expected]
     alone = replace(score, searched=(replace(one, name="embeddings"),))
-    assert len(known_lines(alone, verbose=False)) == 4
-    assert known_lines(replace(alone, held_out=()), verbose=False) == []  # the verdict says it
+    assert len(metadata_lines(alone, verbose=False)) == 4
+    assert metadata_lines(replace(alone, held_out=()), verbose=False) == []  # the verdict says it
 
 
 @pytest.mark.parametrize(
-    ("encoding", "drawn"), [("utf-8", f"{FULL}{FULL}{EIGHTHS[3]}"), ("ascii", "##"), ("latin-1", "##")]
+    ("encoding", "drawn"),
+    [("utf-8", f"{FULL_BLOCK}{FULL_BLOCK}{EIGHTH_BLOCKS[3]}"), ("ascii", "##"), ("latin-1", "##")],
 )
 def test_bars_are_of_characters_that_there_are(encoding: str, drawn: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    assert fitted(f"kl {FULL}{FULL}{EIGHTHS[3]}", stream) == f"kl {drawn}"
-    assert fitted(FULL, None) == "#"
+    assert fit_to_terminal(f"kl {FULL_BLOCK}{FULL_BLOCK}{EIGHTH_BLOCKS[3]}", stream) == f"kl {drawn}"
+    assert fit_to_terminal(FULL_BLOCK, None) == "#"

@@ -13,8 +13,8 @@ from torch import Tensor
 from imgsubset.search import exchange
 from imgsubset.search.choices import Choices, Stratum
 from imgsubset.search.exchange import Exchanges
-from imgsubset.statistics.moments import ImageMoments, standard
-from imgsubset.tasks.quotas import quotas
+from imgsubset.statistics.moments import ImageMoments, fit_standardiser
+from imgsubset.tasks.quotas import allocate_quotas
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -264,7 +264,7 @@ def test_quotas_cost_little_loss() -> None:
         for classes in (by_feature, at_random):
             labels = classes(images)
             counts = Counter(labels)
-            wanted = dict(zip(sorted(counts), quotas([counts[k] for k in sorted(counts)], n), strict=True))
+            wanted = dict(zip(sorted(counts), allocate_quotas([counts[k] for k in sorted(counts)], n), strict=True))
             units = {k: singles(row for row in range(total) if labels[row] == k) for k in counts}
             found = searched(objective, seed, choices_of(total, units, wanted), candidates=64, steps=160)
             losses[classes] += float(found.losses[0])
@@ -283,7 +283,7 @@ def test_groups_are_chosen_better_than_at_random(seed: int) -> None:
     mean = torch.randn(len(owner), 6, generator=generator) + 0.3 * torch.randn(150, 6, generator=generator)[owner]
     square = mean**2 + torch.rand(len(owner), 6, generator=generator) + 0.5
     raw = ImageMoments(torch.cat([mean, square], 1), 16)
-    images = standard(raw).apply(raw)
+    images = fit_standardiser(raw).apply(raw)
     groups = [(owner == group).nonzero()[:, 0].tolist() for group in range(150)]
     choices = choices_of(len(owner), {0: groups}, {0: len(owner) // 10})
     objective = goal_of(images, choices.n)

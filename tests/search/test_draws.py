@@ -13,9 +13,9 @@ from imgsubset.search import draws
 from imgsubset.search.choices import Choices
 from imgsubset.search.draws import EXACT, ROUNDS, RandomDraws
 from imgsubset.search.loop import Found, Round, search
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import make_generator
 from imgsubset.statistics.moments import ImageMoments, maps_to_moments
-from imgsubset.statistics.objective import Objective, random_subsets
+from imgsubset.statistics.objective import Objective, draw_random_subsets
 from imgsubset.weights import Weights
 
 
@@ -130,8 +130,8 @@ def test_a_round_without_noise_hands_over_the_lowest_losses() -> None:
         every.append(float(objective.loss(method.step(1.0).rows).min()))
     assert every == pytest.approx([lowest] * 20)
     batches = [(64, 0), (36, 1)]
-    own = [dice(torch.device("cpu"), "draws", seed, 0, number) for _, number in batches]
-    rows = torch.cat([random_subsets(60, 9, size, one) for (size, _), one in zip(batches, own, strict=True)])
+    own = [make_generator(torch.device("cpu"), "draws", seed, 0, number) for _, number in batches]
+    rows = torch.cat([draw_random_subsets(60, 9, size, one) for (size, _), one in zip(batches, own, strict=True)])
     assert lowest == pytest.approx(float(objective.loss(rows).min()), rel=1e-6)
 
 

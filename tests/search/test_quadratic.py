@@ -4,8 +4,8 @@ import pytest
 import torch
 from sources import COEFFICIENTS, form_of, made_up_source
 
-from imgsubset.statistics.divergences import mix
-from imgsubset.statistics.moments import Moments, all_moments
+from imgsubset.statistics.divergences import compute_weighted_divergence
+from imgsubset.statistics.moments import Moments, compute_all_moments
 from imgsubset.weights import DIVERGENCE_NAMES
 
 MIXES = [COEFFICIENTS, {"kl": 200.0, "frechet": 5.0}] + [{name: COEFFICIENTS[name]} for name in DIVERGENCE_NAMES]
@@ -16,7 +16,7 @@ MIXES = [COEFFICIENTS, {"kl": 200.0, "frechet": 5.0}] + [{name: COEFFICIENTS[nam
 def test_agrees_with_the_exact_mix_to_second_order(coefficients: dict[str, float], channels: int) -> None:
     """A reweighted source is a subset as close as one likes: weights 1 + t u have moments linear in t."""
     images = made_up_source(400, channels)
-    source, form = all_moments(images), form_of(images, coefficients)
+    source, form = compute_all_moments(images), form_of(images, coefficients)
     a, q = images.mean.double(), images.square.double()
     directions = torch.randn(10, len(images), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     directions -= directions.mean(1, keepdim=True)
@@ -29,7 +29,7 @@ def test_agrees_with_the_exact_mix_to_second_order(coefficients: dict[str, float
         outer = (a * weights[:, None]).T @ a
         reweighted = Moments(mean, weights @ q - mean**2, outer - torch.outer(mean, mean))
         # The source's own mean and variance are 0 and 1 but for rounding.
-        exact = float(mix(reweighted, source, coefficients))
+        exact = float(compute_weighted_divergence(reweighted, source, coefficients))
         return exact, abs(exact - float((weights @ z).square().sum()))
 
     exact, errors = (

@@ -12,7 +12,7 @@ from sources import goal_of, made_up_source, noised_loss, noised_lowest, random_
 from imgsubset.search.quadratic import quadratic_form
 from imgsubset.statistics.langevin import Langevin
 from imgsubset.statistics.moments import Block, ImageMoments
-from imgsubset.statistics.objective import Objective, objective
+from imgsubset.statistics.objective import Objective, make_objective
 from imgsubset.weights import Weights
 
 TOTAL, N = 200, 20
@@ -26,7 +26,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def goal(parts: Sequence[tuple[ImageMoments, float]], n: int = N, langevin: Langevin | None = None) -> Objective:
     blocks = [Block(f"block {number}", images, weight) for number, (images, weight) in enumerate(parts)]
-    return objective(blocks, n, Weights(), langevin)
+    return make_objective(blocks, n, Weights(), langevin)
 
 
 def products(form_of: Objective) -> torch.Tensor:
@@ -38,7 +38,7 @@ def products(form_of: Objective) -> torch.Tensor:
 def test_a_block_twice_with_half_the_weight_is_the_block_once() -> None:
     once, twice = goal([(ONE, 1.0)]), goal([(ONE, 0.5), (ONE, 0.5)])
     assert torch.equal(once.loss(ROWS), twice.loss(ROWS))
-    assert once.share_below(0.7) == twice.share_below(0.7)
+    assert once.baseline_cdf(0.7) == twice.baseline_cdf(0.7)
     torch.testing.assert_close(products(once), products(twice), rtol=1e-5, atol=1e-4)
     # When it has cooled down the noise only contracts, and draws nothing.
     cold = [noised_lowest(which, ROWS, 16, 0.0, 1).tolist() for which in (once, twice)]

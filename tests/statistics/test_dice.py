@@ -4,13 +4,13 @@ import itertools
 
 import torch
 
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import make_generator
 
 CPU = torch.device("cpu")
 
 
 def first(*key: int | str) -> float:
-    return float(torch.rand((), dtype=torch.float64, generator=dice(CPU, *key)))
+    return float(torch.rand((), dtype=torch.float64, generator=make_generator(CPU, *key)))
 
 
 def test_equal_keys_draw_equal_numbers_and_others_others() -> None:
@@ -22,7 +22,7 @@ def test_equal_keys_draw_equal_numbers_and_others_others() -> None:
 
 def test_what_was_drawn_before_does_not_matter() -> None:
     expected = first("draws", 3)
-    torch.rand(100, generator=dice(CPU, "draws", 2))
+    torch.rand(100, generator=make_generator(CPU, "draws", 2))
     torch.manual_seed(5)
     state = torch.get_rng_state()
     assert first("draws", 3) == expected
@@ -31,4 +31,4 @@ def test_what_was_drawn_before_does_not_matter() -> None:
 
 def test_a_key_means_the_same_in_every_version() -> None:
     """Whoever changes this changes the subsets of all seeds."""
-    assert dice(CPU, "chain", 7, 0, 1).initial_seed() == 18354726943913047069
+    assert make_generator(CPU, "chain", 7, 0, 1).initial_seed() == 18354726943913047069

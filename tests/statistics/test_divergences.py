@@ -22,8 +22,20 @@ from reference import (
     wasserstein_by_quadrature,
 )
 
-from imgsubset.statistics.divergences import DIVERGENCES, MIN_VARIANCE, frechet, frechet_bound, mix
-from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, maps_to_moments, subset_moments
+from imgsubset.statistics.divergences import (
+    DIVERGENCES,
+    MIN_VARIANCE,
+    compute_weighted_divergence,
+    frechet,
+    frechet_bound,
+)
+from imgsubset.statistics.moments import (
+    ImageMoments,
+    Moments,
+    compute_all_moments,
+    compute_subset_moments,
+    maps_to_moments,
+)
 from imgsubset.weights import DIVERGENCE_NAMES
 
 BY_QUADRATURE: dict[str, Callable[[float, float, float, float], float]] = {
@@ -123,7 +135,7 @@ def test_frechet_of_singular_covariances_agrees_with_a_nuclear_norm(n: int, tota
     maps = random_maps(total, 8, 2, seed=total)
     images = images_of(maps)
     rows = list(range(n))
-    found = float(frechet(subset_moments(images, rows_of(rows), torch.float64), all_moments(images)))
+    found = float(frechet(compute_subset_moments(images, rows_of(rows), torch.float64), compute_all_moments(images)))
     features = images.mean.double().numpy()
     assert found == pytest.approx(frechet_of_rows(features[rows], features), rel=1e-6, abs=1e-9)
 
@@ -132,7 +144,7 @@ def test_frechet_of_singular_covariances_agrees_with_a_nuclear_norm(n: int, tota
 def test_all_five_agree_with_references_on_feature_maps(seed: int) -> None:
     maps = standardised(random_maps(15, 4, 2, seed)).astype(np.float32).astype(np.float64)
     images, rows = images_of(maps), [0, 3, 4, 9, 11, 14]
-    subset, source = subset_moments(images, rows_of(rows), torch.float64), all_moments(images)
+    subset, source = compute_subset_moments(images, rows_of(rows), torch.float64), compute_all_moments(images)
     found = {name: float(divergence(subset, source)) for name, divergence in DIVERGENCES.items()}
     # The table of moments is rounded to float32.
     assert found == pytest.approx(five(maps[rows], maps), rel=2e-5)
@@ -152,9 +164,9 @@ SOURCES = {
 @pytest.mark.parametrize("maps", SOURCES.values(), ids=SOURCES)
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_a_source_is_at_distance_0_from_itself(name: str, maps: Array) -> None:
-    source = all_moments(images_of(standardised(maps)))
+    source = compute_all_moments(images_of(standardised(maps)))
     assert 0 <= float(DIVERGENCES[name](source, source)) < 1e-9
-    permuted = subset_moments(images_of(standardised(maps)), torch.randperm(len(maps))[None], torch.float64)
+    permuted = compute_subset_moments(images_of(standardised(maps)), torch.randperm(len(maps))[None], torch.float64)
     assert 0 <= float(DIVERGENCES[name](permuted, source)) < 1e-9
 
 
@@ -174,7 +186,7 @@ def test_an_ill_conditioned_source_is_at_distance_0_from_itself(smallest: float)
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_subsets_of_every_size_have_finite_divergences(name: str, n: int) -> None:
     images = images_of(standardised(random_maps(40, 12, 2, seed=8)))
-    found = DIVERGENCES[name](subset_moments(images, torch.arange(n)[None]), all_moments(images))
+    found = DIVERGENCES[name](compute_subset_moments(images, torch.arange(n)[None]), compute_all_moments(images))
     assert torch.isfinite(found).all()
     assert (found > 1e-6).all() if n < 40 else (found < 1e-6).all()
 
@@ -200,10 +212,10 @@ def test_no_channels_is_no_distance(name: str) -> None:
 def test_a_batch_of_subsets_has_the_divergences_of_each(name: str) -> None:
     images = images_of(standardised(random_maps(40, 5, 2, seed=9)))
     rows = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(k))[:9] for k in range(12)])
-    source, together = all_moments(images), subset_moments(images, rows, torch.float64)
+    source, together = compute_all_moments(images), compute_subset_moments(images, rows, torch.float64)
     found = DIVERGENCES[name](together, source)
     assert found.shape == (12,)
-    apart = [float(DIVERGENCES[name](subset_moments(images, row[None], torch.float64), source)) for row in rows]
+    apart = [float(DIVERGENCES[name](compute_subset_moments(images, row[None], torch.float64), source)) for row in rows]
     assert found.tolist() == pytest.approx(apart, rel=1e-11)
     folded = Moments(*(x.unflatten(0, (3, 4)) for x in (together.mean, together.var, together.cov)))
     assert DIVERGENCES[name](folded, source).flatten().tolist() == pytest.approx(apart, rel=1e-11)
@@ -213,7 +225,7 @@ def test_the_mix_is_the_sum_weighted_by_coefficients() -> None:
     subset, source = moments_of([0.3, -1], [2.0, 0.5], covariance(2, 4, 1)), moments_of([0.0, 0], [1.0, 1])
     coefficients = {"kl": 2.0, "js": 30.0, "frechet": 0.25}
     expected = sum(c * float(DIVERGENCES[name](subset, source)) for name, c in coefficients.items())
-    assert float(mix(subset, source, coefficients)) == pytest.approx(expected, rel=1e-12)
+    assert float(compute_weighted_divergence(subset, source, coefficients)) == pytest.approx(expected, rel=1e-12)
 
 
 SECOND_ORDER: dict[str, Callable[[float, float], float]] = {

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from imgsubset.statistics import estimation
-from imgsubset.statistics.estimation import Estimates, estimates
+from imgsubset.statistics.estimation import Estimates, estimate_means
 
 TOTAL = 600
 NOTHING = torch.zeros(TOTAL, 0)
@@ -54,7 +54,7 @@ def test_without_covariates_it_is_the_mean_of_a_sample_without_replacement() -> 
     rows = torch.arange(0, TOTAL, 7)
     n, values = len(rows), y[rows].numpy()
     error = np.sqrt(values.var(0, ddof=1) / n * (1 - n / TOTAL))
-    found = estimates(y[rows], NOTHING, rows)
+    found = estimate_means(y[rows], NOTHING, rows)
     check(found, mean=values.mean(0), value=values.mean(0), error=error, equivalent=np.full(4, n))
     low, high = stats.t.interval(0.95, n - 1, values.mean(0), error)
     check(found, low=low, high=high)
@@ -72,7 +72,7 @@ def test_by_class_it_is_the_weighted_mean_of_class_means(equal: bool) -> None:
         square += share * (values**2).mean()
         variance += share**2 * values.var(ddof=1) / size
         parts.append((share**2 * values.var(ddof=1) / size * (1 - size / members.sum()), size - 1))
-    found = estimates(y[rows, 1:2], NOTHING, rows, classes)
+    found = estimate_means(y[rows, 1:2], NOTHING, rows, classes)
     error = np.sqrt(sum(part for part, _ in parts))
     degrees = error**4 / sum(part**2 / freedom for part, freedom in parts)
     spread = square - value**2 + variance  # without bias, as far as the sample tells
@@ -88,16 +88,16 @@ def test_groups_that_were_taken_whole_are_what_was_drawn() -> None:
     values, count = y[rows, 1].numpy(), 23
     sums = [(values[groups[rows] == group] - values.mean()).sum() for group in range(0, 200, 9)]
     variance = count / (count - 1) * sum(one**2 for one in sums) / len(values) ** 2 * (1 - len(values) / TOTAL)
-    check(estimates(y[rows, 1:2], NOTHING, rows, groups=groups), value=[values.mean()], error=[variance**0.5])
-    alone = estimates(y[rows, 1:2], NOTHING, rows)
-    check(estimates(y[rows, 1:2], NOTHING, rows, groups=torch.arange(TOTAL)), error=alone.error, low=alone.low)
+    check(estimate_means(y[rows, 1:2], NOTHING, rows, groups=groups), value=[values.mean()], error=[variance**0.5])
+    alone = estimate_means(y[rows, 1:2], NOTHING, rows)
+    check(estimate_means(y[rows, 1:2], NOTHING, rows, groups=torch.arange(TOTAL)), error=alone.error, low=alone.low)
 
 
 def test_the_interval_of_a_share_is_wilsons_of_as_many_images_as_the_error_stands_for() -> None:
     rows = torch.arange(0, TOTAL, 6)
     y = torch.zeros(TOTAL, 1)
     y[rows[:3]] = 1
-    plain, found = (estimates(y[rows], NOTHING, rows, shares=shares) for shares in (None, torch.tensor([True])))
+    plain, found = (estimate_means(y[rows], NOTHING, rows, shares=shares) for shares in (None, torch.tensor([True])))
     check(found, value=plain.value, error=plain.error, mean=plain.mean)
     share, quantile = 0.03, stats.t.ppf(0.975, 99)
     images = share * (1 - share) / found.error.item() ** 2
@@ -112,20 +112,20 @@ def test_a_constant_and_a_whole_source_are_exact(by_class: bool) -> None:
     strata = classes if by_class else None
     rows = sample(classes, 60, 2)
     constant = torch.tensor([0.1, -1e99, 0.0, 1.0], dtype=torch.float64).expand(len(rows), 4)
-    found = estimates(constant, x, rows, strata, shares=SHARES)
+    found = estimate_means(constant, x, rows, strata, shares=SHARES)
     for name in ("mean", "value", "low", "high"):
         assert torch.equal(getattr(found, name), constant[0])
     check(found, error=torch.zeros(4), equivalent=torch.full((4,), torch.inf))
-    whole = estimates(y, x, torch.arange(TOTAL), strata, shares=SHARES)
+    whole = estimate_means(y, x, torch.arange(TOTAL), strata, shares=SHARES)
     check(whole, mean=y.mean(0), value=y.mean(0), low=y.mean(0), high=y.mean(0))
 
 
 def test_what_the_classes_say_is_exact_and_what_the_covariates_say_nearly() -> None:
     x, classes, y = population()
     rows = sample(classes, 60, 3)
-    check(estimates(y[rows, 2:3], x, rows, classes), value=[y[:, 2].mean()], error=[0.0])
+    check(estimate_means(y[rows, 2:3], x, rows, classes), value=[y[:, 2].mean()], error=[0.0])
     linear = 1e6 + 1e3 * x @ torch.arange(1.0, 9.0).double()[:, None]
-    found = estimates(linear[rows], x, rows)
+    found = estimate_means(linear[rows], x, rows)
     assert float((found.value - linear.mean(0)).abs() / linear.std()) < 1e-6
     assert float((found.high - found.low) / linear.std()) < 1e-6
     assert found.equivalent.item() > 1e9
@@ -136,7 +136,7 @@ def test_noise_gets_the_plain_answer() -> None:
     x, classes, _ = population()
     rows = sample(classes, 120, 4)
     noise = torch.from_numpy(np.random.default_rng(5).standard_normal((TOTAL, 200)))
-    found, plain = (estimates(noise[rows], some, rows, classes) for some in (x, NOTHING))
+    found, plain = (estimate_means(noise[rows], some, rows, classes) for some in (x, NOTHING))
     assert (found.value == plain.value).double().mean() > 0.8
     assert torch.equal(found.error == plain.error, found.value == plain.value)
     assert ((found.value - plain.value).abs() < 0.5 * plain.error).all()
@@ -161,7 +161,7 @@ def test_the_estimate_is_a_difference_from_regressions_on_other_folds(
 ) -> None:
     x, classes, y = population()
     rows = sample(classes, 60, 6, equal)
-    folds = estimation._drawn(rows, TOTAL, classes, None).folds()
+    folds = estimation._make_sample_design(rows, TOTAL, classes, None).folds()
     assert torch.equal(torch.cat(folds).sort().values, torch.arange(len(rows)))
     covariates, kinds = x.numpy(), classes[rows].numpy()
     others = np.setdiff1d(np.arange(TOTAL), rows)
@@ -171,7 +171,7 @@ def test_the_estimate_is_a_difference_from_regressions_on_other_folds(
     influence = weights * np.array([np.sqrt(sizes[name] / (sizes[name] - 1)) for name in kinds])
     unsampled = np.array([len(absent[name]) / (len(absent[name]) + sizes[name]) for name in kinds])
     found = []
-    for penalty in estimation.PENALTIES:
+    for penalty in estimation.RIDGE_PENALTIES:
         left = y[rows, 1].numpy().copy()
         for fold in folds:
             held = fold.numpy()
@@ -185,22 +185,22 @@ def test_the_estimate_is_a_difference_from_regressions_on_other_folds(
         )
         measured = y[rows, 1].numpy()
         found.append((variance, (weights * ((1 - unsampled) * measured + unsampled * left)).sum()))
-    result = estimates(y[rows, 1:2], x, rows, classes)
+    result = estimate_means(y[rows, 1:2], x, rows, classes)
     check(result, value=[min(found)[1]])
     fraction = result.error.item() ** 2 / min(found)[0]
     assert 1 - max(sizes[name] / (classes == name).sum().item() for name in range(4)) <= fraction < 1
-    assert result.value.item() != estimates(y[rows, 1:2], NOTHING, rows, classes).value.item()
+    assert result.value.item() != estimate_means(y[rows, 1:2], NOTHING, rows, classes).value.item()
 
 
 def test_units_order_and_company_do_not_matter() -> None:
     x, classes, y = population()
     rows = sample(classes, 80, 7)
-    found = estimates(y[rows], x, rows, classes)
-    other = estimates(3 - 2e3 * y[rows], x, rows, classes)
+    found = estimate_means(y[rows], x, rows, classes)
+    other = estimate_means(3 - 2e3 * y[rows], x, rows, classes)
     check(other, value=3 - 2e3 * found.value, error=2e3 * found.error, equivalent=found.equivalent)
     shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    check(estimates(y[rows[shuffled]], x, rows[shuffled], classes * 5 + 2), value=found.value, low=found.low)
-    check(estimates(y[rows, 1:2], x, rows, classes), value=found.value[1:2], high=found.high[1:2])
+    check(estimate_means(y[rows[shuffled]], x, rows[shuffled], classes * 5 + 2), value=found.value, low=found.low)
+    check(estimate_means(y[rows, 1:2], x, rows, classes), value=found.value[1:2], high=found.high[1:2])
 
 
 def test_classes_with_fewer_than_two_images_are_taken_together() -> None:
@@ -208,14 +208,14 @@ def test_classes_with_fewer_than_two_images_are_taken_together() -> None:
     classes = torch.tensor([0] * 300 + [1] * 200 + [2] * 60 + [3] * 30 + [4] * 10)
     rows = torch.tensor([*range(0, 300, 30), *range(300, 500, 30), 510, 570])  # one of 2, one of 3, none of 4
     together = torch.where(classes > 1, 2, classes)
-    mine, theirs = (estimates(y[rows], NOTHING, rows, kinds) for kinds in (classes, together))
+    mine, theirs = (estimate_means(y[rows], NOTHING, rows, kinds) for kinds in (classes, together))
     check(mine, value=theirs.value, error=theirs.error, low=theirs.low)
     alone = rows[:-1]  # one of 2 and none of the others, which join the smallest of the rest
     together = together.clamp(max=1)
-    mine, theirs = (estimates(y[alone], NOTHING, alone, kinds) for kinds in (classes, together))
+    mine, theirs = (estimate_means(y[alone], NOTHING, alone, kinds) for kinds in (classes, together))
     check(mine, value=theirs.value, error=theirs.error, low=theirs.low)
     two = torch.tensor([5, 450])
-    mine, theirs = (estimates(y[two], NOTHING, two, kinds) for kinds in (classes, None))
+    mine, theirs = (estimate_means(y[two], NOTHING, two, kinds) for kinds in (classes, None))
     check(mine, value=theirs.value, error=theirs.error, low=theirs.low)
 
 
@@ -224,7 +224,7 @@ def test_few_images_and_many_covariates_do_no_harm() -> None:
     wide = torch.from_numpy(np.random.default_rng(0).standard_normal((TOTAL, 90)))
     for n, strata in itertools.product((2, 3, 5, 12), (None, classes)):
         rows = torch.arange(0, TOTAL, TOTAL // n)[:n]
-        found = estimates(y[rows], wide, rows, strata, shares=SHARES)
+        found = estimate_means(y[rows], wide, rows, strata, shares=SHARES)
         assert all(torch.isfinite(getattr(found, name)).all() for name in ("value", "error", "low", "high"))
         assert (found.low <= found.value).all()
         assert (found.value <= found.high).all()
@@ -238,7 +238,7 @@ def test_intervals_hold_the_mean_of_all_in_95_of_100_cases(n: int, total: int, e
     x, classes, y = population(total=total)
     truth = y.mean(0)
     found = [
-        estimates(y[rows], x, rows, classes, shares=SHARES)
+        estimate_means(y[rows], x, rows, classes, shares=SHARES)
         for rows in (sample(classes, n, seed, equal) for seed in range(times))
     ]
     low, high, value, error, mean = (

@@ -10,7 +10,7 @@ from reference import Array, noised_moments, random_maps, set_moments, standardi
 
 from imgsubset.statistics.divergences import DIVERGENCES
 from imgsubset.statistics.langevin import Langevin, noised_source, noised_subsets
-from imgsubset.statistics.moments import ImageMoments, Moments, maps_to_moments, subset_moments
+from imgsubset.statistics.moments import ImageMoments, Moments, compute_subset_moments, maps_to_moments
 
 DRAWS = 4_000
 SIGMAS = 5.0  # standard errors; some hundred statistics are compared at once
@@ -143,7 +143,9 @@ def test_singular_covariances_rounded_to_float32_can_be_noised(distinct: int, ch
     maps = standardised(random_maps(distinct, channels, 2, seed=7)[np.arange(300) % distinct])
     images = ImageMoments(maps_to_moments(torch.tensor(maps, dtype=torch.float32)), 4)
     rows = torch.stack([torch.randperm(300, generator=torch.Generator().manual_seed(k))[:200] for k in range(32)])
-    found = noised_subsets(subset_moments(images, rows), 200, 4, ALPHA, SIGMA2, torch.Generator().manual_seed(1))
+    found = noised_subsets(
+        compute_subset_moments(images, rows), 200, 4, ALPHA, SIGMA2, torch.Generator().manual_seed(1)
+    )
     assert all(torch.isfinite(x).all() for x in (found.mean, found.var, found.cov))
 
 

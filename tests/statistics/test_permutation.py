@@ -12,7 +12,7 @@ from scipy import stats
 from imgsubset.statistics import permutation
 from imgsubset.statistics.divergences import DIVERGENCES, MIN_VARIANCE
 from imgsubset.statistics.moments import ImageMoments
-from imgsubset.statistics.permutation import LEAST_VARIANCE, TwoSample, two_sample
+from imgsubset.statistics.permutation import MIN_REFERENCE_VARIANCE, TwoSampleResult, run_two_sample_test
 
 POSITIONS = 16
 
@@ -44,8 +44,8 @@ def seeded(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def compared(first: ImageMoments, second: ImageMoments, draws: int = 100) -> TwoSample:
-    return two_sample([first], [second], 1, draws)[0]
+def compared(first: ImageMoments, second: ImageMoments, draws: int = 100) -> TwoSampleResult:
+    return run_two_sample_test([first], [second], 1, draws)[0]
 
 
 def slowly(first: Array, second: Array, quadrature: bool = False) -> list[float]:
@@ -156,7 +156,7 @@ def test_the_floor_follows_from_the_generator_whatever_the_number_of_threads() -
     finally:
         torch.set_num_threads(before)
     assert torch.equal(again.floor, expected.floor)
-    assert not torch.equal(two_sample([first], [second], 2, 100)[0].floor, expected.floor)
+    assert not torch.equal(run_two_sample_test([first], [second], 2, 100)[0].floor, expected.floor)
     assert torch.equal(compared(first, second, 50).floor, expected.floor[:50])
 
 
@@ -226,7 +226,7 @@ def null() -> Array:
     """Shares of deals that are as far apart as the sets, (pairs, 5), for pairs of one distribution."""
     shares = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(permutation, "DEALT", 99)  # for so few channels, threads get in each other's way
+        patch.setattr(permutation, "PERMUTATION_BATCH", 99)  # for so few channels, threads get in each other's way
         for pair in range(100):
             one, other = ((20, 20), (8, 32), (32, 8))[pair % 3]
             found = compared(made_up(one, seed=2 * pair), made_up(other, seed=2 * pair + 1), 99)
@@ -303,5 +303,5 @@ def test_a_channel_that_varies_in_one_set_alone_is_a_difference() -> None:
         found = compared(one, other)
         assert found.values.isfinite().all()
         assert (found.values > found.floor.max(0).values).any()
-    assert compared(still, lively).values[2] > 0.1 / LEAST_VARIANCE
+    assert compared(still, lively).values[2] > 0.1 / MIN_REFERENCE_VARIANCE
     assert compared(lively, still).values[0] > 0.1 / MIN_VARIANCE

@@ -11,9 +11,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import random_maps, standardised
 
-from imgsubset.statistics.divergences import DIVERGENCES, frechet, mix
+from imgsubset.statistics.divergences import DIVERGENCES, compute_weighted_divergence, frechet
 from imgsubset.statistics.langevin import Langevin, noised_source
-from imgsubset.statistics.moments import ImageMoments, Moments, all_moments, maps_to_moments, standard, subset_moments
+from imgsubset.statistics.moments import (
+    ImageMoments,
+    Moments,
+    compute_all_moments,
+    compute_subset_moments,
+    fit_standardiser,
+    maps_to_moments,
+)
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 examples = settings(max_examples=25, deadline=None, derandomize=True)
@@ -29,7 +36,7 @@ def images_of(maps: np.ndarray) -> ImageMoments:
 
 
 def moments(maps: np.ndarray) -> Moments:
-    return all_moments(images_of(maps))
+    return compute_all_moments(images_of(maps))
 
 
 def two_sets(sizes: tuple[int, int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,8 +175,8 @@ def test_noise_brings_wasserstein_closer_in_units_of_the_source_before_it(
 ) -> None:
     one, other = two_sets(sizes, seed)
     images = images_of(other)
-    scale = standard(images)
-    source, subset = all_moments(scale.apply(images)), all_moments(scale.apply(images_of(one)))
+    scale = fit_standardiser(images)
+    source, subset = compute_all_moments(scale.apply(images)), compute_all_moments(scale.apply(images_of(one)))
     last = value("wasserstein", subset, source)
     for time in (0.05, 0.2, 1.0, 5.0):
         coefficients = Langevin(1.0, 1.0, time).coefficients(temperature)
@@ -191,8 +198,8 @@ def test_singular_covariances_are_finite_and_0_only_for_the_whole(
     n = min(n, total)
     maps = standardised(random_maps(total, channels, side, seed % 1000))
     images = images_of(maps)
-    source = all_moments(images)
-    found = value(name, *(subset_moments(images, torch.arange(n)[None], torch.float64).take(0), source))
+    source = compute_all_moments(images)
+    found = value(name, *(compute_subset_moments(images, torch.arange(n)[None], torch.float64).take(0), source))
     assert 0 <= found <= (1 if name in BOUNDED else math.inf)
     assert math.isfinite(found)
     assert (found < 1e-6) == (n == total)
@@ -225,7 +232,7 @@ def test_only_the_proportions_of_the_weights_matter(
     assert sum(shares.values()) == pytest.approx(1)
     assert Weights(*(value * factor for value in values)).shares() == pytest.approx(shares)
     parts = {name: value(name, one, other) for name in DIVERGENCE_NAMES}
-    found = float(mix(one, other, shares))
+    found = float(compute_weighted_divergence(one, other, shares))
     assert found == pytest.approx(sum(share * parts[name] for name, share in shares.items()))
     counted = [parts[name] for name in shares]
     assert min(counted) * (1 - 1e-9) <= found <= max(counted) * (1 + 1e-9)

@@ -9,8 +9,15 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from imgsubset.statistics.moments import ImageMoments
-from imgsubset.statistics.permutation import two_sample
-from imgsubset.statistics.vectors import deals, draws_of, frechet_distance, frechet_of, kid_of, subset_distances
+from imgsubset.statistics.permutation import run_two_sample_test
+from imgsubset.statistics.vectors import (
+    choose_permutation_count,
+    compute_permuted_fids,
+    compute_permuted_kids,
+    compute_subset_fids,
+    draw_assignments,
+    frechet_distance,
+)
 
 CPU = torch.device("cpu")
 
@@ -77,11 +84,11 @@ def kid_by_loops(first: list[list[float]], second: list[list[float]]) -> float:
 
 @pytest.mark.parametrize("block", [1, 1 << 20])
 def test_the_kid_is_that_of_plain_loops_in_every_deal(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgsubset.statistics.vectors.BLOCK_BYTES", block)
+    monkeypatch.setattr("imgsubset.statistics.vectors.KERNEL_BLOCK_BYTES", block)
     features = torch.cat([vectors(6, 4, 0), vectors(9, 4, 1)])
-    dealt = deals(6, 9, 0, 3, CPU)
+    dealt = draw_assignments(6, 9, 0, 3, CPU)
     expected = [kid_by_loops(features[some].tolist(), features[~some].tolist()) for some in dealt]
-    np.testing.assert_allclose(kid_of(features, dealt).numpy(), expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(compute_permuted_kids(features, dealt).numpy(), expected, rtol=1e-8, atol=1e-10)
 
 
 def test_fid_and_kid_are_those_of_torch_fidelity() -> None:
@@ -90,7 +97,7 @@ def test_fid_and_kid_are_those_of_torch_fidelity() -> None:
 
     features = torch.cat([vectors(40, 8, 0), vectors(40, 8, 1)])
     real = torch.arange(80)[None] < 40
-    found = float(frechet_of(features, real)), float(kid_of(features, real))
+    found = float(compute_permuted_fids(features, real)), float(compute_permuted_kids(features, real))
     statistics = [metric_fid.fid_features_to_statistics(part) for part in features.split(40)]
     expected = metric_fid.fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"]
     assert found[0] == pytest.approx(expected, rel=1e-6)
@@ -100,10 +107,14 @@ def test_fid_and_kid_are_those_of_torch_fidelity() -> None:
 
 def test_deals_have_the_sizes_of_the_sets_and_are_fewer_of_many_images() -> None:
     for sizes in ((3, 8), (8, 3)):
-        dealt = deals(*sizes, 5, 20, CPU)
+        dealt = draw_assignments(*sizes, 5, 20, CPU)
         assert dealt.sum(1).tolist() == [sizes[0]] * 20
         assert len({tuple(row.tolist()) for row in dealt}) > 10
-    assert (draws_of(500, 500), draws_of(5000, 5000), draws_of(100, 5001)) == (200, 200, 20)
+    assert (
+        choose_permutation_count(500, 500),
+        choose_permutation_count(5000, 5000),
+        choose_permutation_count(100, 5001),
+    ) == (200, 200, 20)
 
 
 def images(values: Tensor) -> ImageMoments:
@@ -113,7 +124,7 @@ def images(values: Tensor) -> ImageMoments:
 def test_spaces_of_vectors_have_their_own_distance_and_share_deals_with_others() -> None:
     first, second = vectors(12, 5, 0), vectors(9, 5, 1)
     both = [images(first)] * 2, [images(second)] * 2
-    ordinary, raw = two_sample(*both, seed=3, draws=6, raw=[False, True])
+    ordinary, raw = run_two_sample_test(*both, seed=3, draws=6, raw=[False, True])
     assert raw.values[4] == pytest.approx(
         by_sqrtm(first.float().double().numpy(), second.float().double().numpy()), rel=1e-5
     )
@@ -123,7 +134,9 @@ def test_spaces_of_vectors_have_their_own_distance_and_share_deals_with_others()
     assert raw.kid.shape == (7,)
     assert ordinary.kid is None
     # No order of the images changes a bit.
-    again = two_sample([images(first.flip(0))] * 2, [images(second.flip(0))] * 2, seed=3, draws=6, raw=[False, True])[1]
+    again = run_two_sample_test(
+        [images(first.flip(0))] * 2, [images(second.flip(0))] * 2, seed=3, draws=6, raw=[False, True]
+    )[1]
     assert torch.equal(again.values, raw.values)
     assert torch.equal(again.floor, raw.floor)
     assert torch.equal(again.kid, raw.kid)  # type: ignore[arg-type]
@@ -131,20 +144,20 @@ def test_spaces_of_vectors_have_their_own_distance_and_share_deals_with_others()
 
 def test_equal_sets_of_vectors_are_exactly_0_apart() -> None:
     first = vectors(9, 5, 0)
-    (same,) = two_sample([images(first)], [images(first.flip(0))], seed=0, draws=3, raw=[True])
+    (same,) = run_two_sample_test([images(first)], [images(first.flip(0))], seed=0, draws=3, raw=[True])
     assert same.values.tolist() == [0.0] * 5
 
 
 def test_a_set_of_one_image_has_no_kid() -> None:
-    (found,) = two_sample([images(vectors(1, 3, 0))], [images(vectors(5, 3, 1))], seed=0, draws=3, raw=[True])
+    (found,) = run_two_sample_test([images(vectors(1, 3, 0))], [images(vectors(5, 3, 1))], seed=0, draws=3, raw=[True])
     assert found.kid is None
     assert bool(found.values.isfinite().all())
 
 
 def test_a_subset_is_measured_from_the_whole_beside_random_ones() -> None:
     features, rows = vectors(20, 6, 0), torch.tensor([1, 4, 7, 9, 12, 13, 15, 18])
-    found = subset_distances(features, rows, seed=1)
+    found = compute_subset_fids(features, rows, seed=1)
     assert len(found) == 1 + 200
     assert found[0] == pytest.approx(by_sqrtm(features.numpy(), features[rows].numpy()), rel=1e-5)
     assert 0 < found[1:].min() < found[1:].mean() < found[1:].max()
-    assert subset_distances(features, torch.arange(20), seed=1).abs().max() < 1e-9
+    assert compute_subset_fids(features, torch.arange(20), seed=1).abs().max() < 1e-9

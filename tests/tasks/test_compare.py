@@ -19,7 +19,7 @@ from imgsubset import Options, Overlap, Weights, compare
 from imgsubset.errors import BadFilesError, InputError
 from imgsubset.results.as_json import describe_comparison
 from imgsubset.statistics import permutation as noisefloor
-from imgsubset.statistics.neighbours import NAMES
+from imgsubset.statistics.neighbours import PRDC_NAMES
 from imgsubset.tasks.compare import Comparison, Distance
 from imgsubset.weights import DIVERGENCE_NAMES
 
@@ -95,13 +95,13 @@ def test_a_comparison_says_what_was_compared(root: Path, found: Comparison) -> N
         "ratio": found.recall.ratio,
         "differs": False,
     }
-    assert tuple(found.overlaps) == NAMES == ("precision", "recall", "density", "coverage")
+    assert tuple(found.overlaps) == PRDC_NAMES == ("precision", "recall", "density", "coverage")
     assert record["counts"] == {"first": 30, "second": 20}
 
 
 @pytest.mark.slow
 def test_the_floor_is_of_a_thousand_deals(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noisefloor, "two_sample", noisefloor.two_sample.func)
+    monkeypatch.setattr(noisefloor, "run_two_sample_test", noisefloor.run_two_sample_test.func)
     found = compare(root / "one", root / "dark", OPTIONS)
     assert {one.p_value for one in figures(found).values()} == {1 / 1001}
 

@@ -15,11 +15,11 @@ from sources import made_up_source
 
 from imgsubset import Options, estimate, score, select, split
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.source import Source
+from imgsubset.features.source import SourceFeatures
 from imgsubset.files import Stamp
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.statistics.moments import Block
-from imgsubset.tasks.constraints import Allowed, constraints
+from imgsubset.tasks.constraints import SelectionConstraints, resolve_constraints
 
 CPU = torch.device("cpu")
 FAST = {"candidates": 16, "chains": 1, "steps": 8, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
@@ -32,9 +32,9 @@ def made(
     keep: Sequence[int] = (),
     barred: Sequence[int] = (),
     equal: bool = False,
-) -> Allowed:
+) -> SelectionConstraints:
     names = tuple(f"class{number}" for number in range(max(classes) + 1)) if any(classes) else ()
-    return Allowed(
+    return SelectionConstraints(
         CPU,
         tuple(classes),
         names,
@@ -46,16 +46,18 @@ def made(
     )
 
 
-def source_of(paths: Sequence[str], rejected: Sequence[RejectedFile] = (), root: Path = Path("source")) -> Source:
+def source_of(
+    paths: Sequence[str], rejected: Sequence[RejectedFile] = (), root: Path = Path("source")
+) -> SourceFeatures:
     """A source of made-up moments; none of its files is there."""
     listed = sorted([*paths, *(file.path for file in rejected)])
     listing = listing_of(root, listed)
     images = made_up_source(len(paths), 3)
     stamps = tuple(Stamp(1, 1) for _ in paths)
-    return Source(listing, (Block("made up", images),), tuple(sorted(paths)), stamps, tuple(rejected), "cpu", 0)
+    return SourceFeatures(listing, (Block("made up", images),), tuple(sorted(paths)), stamps, tuple(rejected), "cpu", 0)
 
 
-def drawn(allowed: Allowed, n: int, taken: Sequence[int] = ()) -> list[list[int]]:
+def drawn(allowed: SelectionConstraints, n: int, taken: Sequence[int] = ()) -> list[list[int]]:
     choices = allowed.choices(n, taken)
     rows = choices.draw(100, torch.Generator().manual_seed(0)).tolist()
     assert all(len(set(subset)) == len(subset) == choices.n for subset in rows)
@@ -199,7 +201,7 @@ def test_groups_far_larger_than_n_still_give_one(n: int) -> None:
 def test_a_group_of_which_one_is_kept_and_one_is_dropped_is_a_contradiction() -> None:
     source = source_of(["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
     with pytest.raises(UsageError, match=r"'a/[12]\.png'"):
-        constraints(source, Options(group_by="parent", keep=("a/1.png",), drop=("a/2.png",))).choices(2)
+        resolve_constraints(source, Options(group_by="parent", keep=("a/1.png",), drop=("a/2.png",))).choices(2)
 
 
 # Kept and dropped paths
@@ -210,9 +212,9 @@ ODD = ["a b.png", " a.png", "naïve 猫.png", "{x}.png", "a\nb.png", "-a.png", "
 @pytest.mark.parametrize("name", ODD)
 def test_names_may_hold_anything(name: str) -> None:
     source = source_of([f"x/{name}", "y.png", "z.png"])
-    allowed = constraints(source, Options(keep=(f"x/{name}",), drop=("z.png",)))
+    allowed = resolve_constraints(source, Options(keep=(f"x/{name}",), drop=("z.png",)))
     assert {source.paths[row] for row in allowed.keep} == {f"x/{name}"}
-    assert {source.paths[row] for row in allowed.barred} == {"z.png"}
+    assert {source.paths[row] for row in allowed.excluded} == {"z.png"}
 
 
 def test_paths_start_from_the_source_or_from_the_current_folder(
@@ -222,8 +224,8 @@ def test_paths_start_from_the_source_or_from_the_current_folder(
     for root in (tmp_path / "source", Path("../source"), Path("../here/../source/.")):
         source = source_of(["a/1.png", "a/2.png", "b.png", "here.png"], root=root)
         for path in ("a/1.png", "./a//1.png", "a/../a/1.png", "../source/a/1.png", str(tmp_path / "source/a/1.png")):
-            assert constraints(source, Options(keep=(path,))).keep == {0}, path
-            assert constraints(source, Options(drop=(path,))).barred == {0}, path
+            assert resolve_constraints(source, Options(keep=(path,))).keep == {0}, path
+            assert resolve_constraints(source, Options(drop=(path,))).excluded == {0}, path
 
 
 @pytest.mark.parametrize(
@@ -239,15 +241,15 @@ def test_paths_start_from_the_source_or_from_the_current_folder(
 def test_contradictions_name_the_image(options: Options, culprit: str) -> None:
     source = source_of(["a.png", "b.png"], [RejectedFile("bad.png", "cut off")])
     with pytest.raises(UsageError, match=culprit):
-        constraints(source, options)
+        resolve_constraints(source, options)
 
 
 def test_what_is_dropped_need_not_be_there_but_is_told() -> None:
     source = source_of(["a.png", "b.png"], [RejectedFile("bad.png", "cut off")])
-    allowed = constraints(source, Options(drop=("bad.png", "b.png")))
-    assert (allowed.barred, allowed.notes) == ({1}, ())
-    allowed = constraints(source, Options(drop=("gone.png", "bad.png", "b.png", "x/../bb.png")))
-    assert allowed.barred == {1}
+    allowed = resolve_constraints(source, Options(drop=("bad.png", "b.png")))
+    assert (allowed.excluded, allowed.notes) == ({1}, ())
+    allowed = resolve_constraints(source, Options(drop=("gone.png", "bad.png", "b.png", "x/../bb.png")))
+    assert allowed.excluded == {1}
     assert allowed.notes == ("--drop names 2 paths not among the images of the source, or excluded: 'gone.png'",)
 
 
@@ -255,7 +257,7 @@ def test_what_is_dropped_need_not_be_there_but_is_told() -> None:
 def test_many_kept_and_dropped_images_take_little_time() -> None:
     source = source_of([f"{number:06d}.png" for number in range(100_000)])
     start = time.perf_counter()
-    allowed = constraints(source, Options(keep=source.paths[:50_000], drop=source.paths[50_000:99_900]))
+    allowed = resolve_constraints(source, Options(keep=source.paths[:50_000], drop=source.paths[50_000:99_900]))
     assert allowed.bounds() == (50_000, 50_100)
     assert time.perf_counter() - start < 60  # minutes, if each were looked up among all
 
@@ -503,8 +505,8 @@ def test_nothing_that_may_be_chosen(mixed: Path) -> None:
 
 def test_classes_by_the_last_folder_and_by_an_expression() -> None:
     source = source_of(["t/x/1.png", "t/x/2.png", "t/y/1.png", "v/y/2.png"])
-    assert constraints(source, Options(stratify=True, stratify_by="parent")).names == ("t/x", "t/y", "v/y")
-    found = constraints(source, Options(stratify=True, stratify_by=r"/(\d)\."))
+    assert resolve_constraints(source, Options(stratify=True, stratify_by="parent")).names == ("t/x", "t/y", "v/y")
+    found = resolve_constraints(source, Options(stratify=True, stratify_by=r"/(\d)\."))
     assert (found.names, found.classes, found.notes) == (("1", "2"), (0, 1, 0, 1), ())
 
 
@@ -520,7 +522,7 @@ def test_classes_by_the_last_folder_and_by_an_expression() -> None:
 )
 def test_one_class_is_refused(paths: list[str], hint: str) -> None:
     with pytest.raises(UsageError, match=f"^all images are of one class, {re.escape(hint)}"):
-        constraints(source_of(paths), Options(stratify=True))
+        resolve_constraints(source_of(paths), Options(stratify=True))
 
 
 @pytest.mark.slow

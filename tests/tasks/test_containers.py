@@ -17,7 +17,7 @@ from conftest import Run, create, fill, smooth, tree
 
 from imgsubset import Selection, compare, estimate, export, score, select, select_into, split_into
 from imgsubset.errors import UsageError
-from imgsubset.reading.contents import SUFFIXES
+from imgsubset.reading.contents import IMAGE_SUFFIXES
 
 FAST: dict[str, Any] = {
     **{"candidates": 32, "chains": 1, "steps": 8, "size": 16, "channels": (8,), "networks": 1, "held_out": False},
@@ -49,7 +49,7 @@ def class_of(name: str) -> str:
 
 
 def pictures_in(folder: Path) -> list[str]:
-    return [name for name in files(folder) if Path(name).suffix.lower() in SUFFIXES]
+    return [name for name in files(folder) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
 
 
 def files(folder: Path) -> list[str]:

@@ -16,10 +16,10 @@ from imgsubset import Options, Selection, embed, estimate, score, select, split
 from imgsubset.cli.batch import read_jobs
 from imgsubset.errors import InputError, OutputError, UsageError
 from imgsubset.inputs import Embeddings
-from imgsubset.options import IMAGE
-from imgsubset.results.as_text import summary
+from imgsubset.options import IMAGE_STATS_WEIGHT
+from imgsubset.results.as_text import selection_summary
 from imgsubset.results.scores import Score
-from imgsubset.tasks.given import given, pixels_needed
+from imgsubset.tasks.given import required_feature_views, resolve_inputs
 from imgsubset.tasks.select import select_into
 
 SMALL: dict[str, Any] = {
@@ -69,10 +69,10 @@ def embedded(folder: Path) -> Embeddings:
     ],
 )
 def test_the_terms_are_the_user_s_and_image(pictures: Path, words: dict[str, Any], expected: dict[str, float]) -> None:
-    _, options, _ = given(pictures, Options(**words))
+    _, options, _ = resolve_inputs(pictures, Options(**words))
     assert dict(options.match) == expected
-    assert given(pictures, options)[1] == options
-    assert ("image" in pixels_needed(options)) == (expected["image"] > 0)
+    assert resolve_inputs(pictures, options)[1] == options
+    assert ("image" in required_feature_views(options)) == (expected["image"] > 0)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_terms_are_the_user_s_and_image(pictures: Path, words: dict[str, Any
     ],
 )
 def test_embeddings_alone_are_matched_alone(pictures: Path, words: dict[str, Any], expected: dict[str, float]) -> None:
-    assert dict(given(pictures, Options(**words), embedded(pictures))[1].match) == expected
+    assert dict(resolve_inputs(pictures, Options(**words), embedded(pictures))[1].match) == expected
 
 
 def test_nothing_but_image_may_have_a_weight_of_0() -> None:
@@ -101,7 +101,7 @@ def test_nothing_but_image_may_have_a_weight_of_0() -> None:
 
 def test_it_is_a_block_like_any_other_and_its_default_spelled_out_is_the_same(pictures: Path, found: Selection) -> None:
     assert weights(found.score) == pytest.approx(BOTH)
-    spelt = select(pictures, N, match={"image": IMAGE}, **SMALL)
+    spelt = select(pictures, N, match={"image": IMAGE_STATS_WEIGHT}, **SMALL)
     assert (spelt.chosen, spelt.score, spelt.options) == (found.chosen, found.score, found.options)
     alone = select(pictures, N, match={"image": 0}, **SMALL)
     assert weights(alone.score) == pytest.approx(NETWORKS)
@@ -224,14 +224,14 @@ def test_a_summary_has_one_line_of_it(pictures: Path, found: Selection, tmp_path
     worst = found.score.searched[-1].columns[0]
     expected = (
         "Means of size, brightness, sharpness and such: off by at most "
-        f"{abs(worst.off):.2f} of a random subset's error ({worst.name})."
+        f"{abs(worst.z_score):.2f} of a random subset's error ({worst.name})."
     )
-    lines = summary(found, None).split("\n")
+    lines = selection_summary(found, None).split("\n")
     assert expected in lines
     assert not any(line.startswith(("matched", "column", worst.name)) for line in lines)
     for lines in (
-        summary(found, None, verbose=True).split("\n"),
-        summary(select(pictures, N, match="image", **SMALL), None).split("\n"),
+        selection_summary(found, None, verbose=True).split("\n"),
+        selection_summary(select(pictures, N, match="image", **SMALL), None).split("\n"),
     ):
         assert expected not in lines
         assert sum(line.split()[0] == "image" for line in lines if line) == 1
@@ -239,7 +239,7 @@ def test_a_summary_has_one_line_of_it(pictures: Path, found: Selection, tmp_path
     (tmp_path / "known.csv").write_text(
         "path,age\n" + "".join(f"{path},{place % 7}\n" for place, path in enumerate(found.paths))
     )
-    lines = summary(select(pictures, N, match=tmp_path / "known.csv", **SMALL), None).split("\n")
+    lines = selection_summary(select(pictures, N, match=tmp_path / "known.csv", **SMALL), None).split("\n")
     assert [
         line.split()[0] for line in lines if line.startswith(("features", "known.csv", "image", "age", "bright"))
     ] == ["features", "known.csv", "image", "age"]
@@ -251,8 +251,8 @@ def test_a_report_puts_it_in_its_tables(pictures: Path, found: Selection) -> Non
     asked = score(pictures, list(found.chosen), match="image", evidence=True, **SMALL).evidence
     assert shown is not None
     assert asked is not None
-    assert [strip.name.partition(" ")[0] for strip in shown.strips] == ["Loss", "Loss"]
-    assert len(asked.strips) == 7
+    assert [strip.name.partition(" ")[0] for strip in shown.strip_plots] == ["Loss", "Loss"]
+    assert len(asked.strip_plots) == 7
     assert {one.title for one in shown.shares} >= {"saturation", "brightness"}
 
 

@@ -15,18 +15,18 @@ from PIL import Image
 from sources import made_up_source
 
 from imgsubset import Options, select
-from imgsubset.features.source import Source
+from imgsubset.features.source import SourceFeatures
 from imgsubset.files import Stamp
 from imgsubset.statistics.moments import Block, ImageMoments
-from imgsubset.tasks.constraints import constraints
-from imgsubset.tasks.duplicates import NEAR, Neighbours, exact_duplicates
+from imgsubset.tasks.constraints import resolve_constraints
+from imgsubset.tasks.duplicates import MAX_DUPLICATE_DISTANCE, NearDuplicateIndex, find_exact_duplicates
 
 PICTURE = {"device": "cpu", "workers": 0}
 FAST = Options(candidates=16, chains=1, steps=8, **PICTURE)
 ARGUMENTS = ("--candidates", 16, "--chains", 1, "--steps", 8, "--device", "cpu", "--workers", 0)
 
 
-def source_of(root: Path, table: torch.Tensor, channels: int) -> Source:
+def source_of(root: Path, table: torch.Tensor, channels: int) -> SourceFeatures:
     """A source whose moments are made up, with a file for each row that there is none for."""
     paths = tuple(f"{row:05d}.png" for row in range(len(table)))
     stamps = []
@@ -35,7 +35,7 @@ def source_of(root: Path, table: torch.Tensor, channels: int) -> Source:
             create(root / path, path.encode())
         stamps.append(Stamp((root / path).stat().st_size, 0))
     blocks = (Block("made up", ImageMoments(table, 16)),)
-    return Source(listing_of(root, paths), blocks, paths, tuple(stamps), (), "cpu", 0)
+    return SourceFeatures(listing_of(root, paths), blocks, paths, tuple(stamps), (), "cpu", 0)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ NEARLY = [{f"{number:02d}.png", f"more/{number:02d}.jpg"} for number in range(20
 
 def test_copies_are_found_by_content_whatever_their_names(album: Path) -> None:
     read = read_of(album, FAST)
-    found = exact_duplicates(read.standardised())
+    found = find_exact_duplicates(read.standardise())
     assert [{read.paths[row] for row in rows} for rows in found] == [COPIES[1], COPIES[0], COPIES[2]]
 
 
@@ -70,9 +70,9 @@ def test_pictures_of_equal_moments_and_other_content_are_no_exact_copies(tmp_pat
     picture.save(tmp_path / "b.png", compress_level=9)
     shutil.copy(tmp_path / "a.png", tmp_path / "c.png")
     smooth(2, 20, 20).save(tmp_path / "d.png")
-    read = read_of(tmp_path, FAST).standardised()
-    assert exact_duplicates(read) == [(0, 2)]
-    assert Neighbours(read.blocks).of(0) == [1, 2]
+    read = read_of(tmp_path, FAST).standardise()
+    assert find_exact_duplicates(read) == [(0, 2)]
+    assert NearDuplicateIndex(read.blocks).of(0) == [1, 2]
 
 
 def test_copies_far_apart_in_a_source_with_a_half_filled_cache_are_found(tmp_path: Path) -> None:
@@ -85,20 +85,20 @@ def test_copies_far_apart_in_a_source_with_a_half_filled_cache_are_found(tmp_pat
         shutil.copy(tmp_path / f"{number:03d}.png", tmp_path / f"z{number}.png")
     read = read_of(tmp_path, options)
     assert read.cached == 150
-    assert len(exact_duplicates(read.standardised())) == 15
-    assert len(exact_duplicates(read_of(tmp_path, Options(size=16, **PICTURE)).standardised())) == 15
+    assert len(find_exact_duplicates(read.standardise())) == 15
+    assert len(find_exact_duplicates(read_of(tmp_path, Options(size=16, **PICTURE)).standardise())) == 15
 
 
 def test_a_copy_that_has_gone_is_none(album: Path, tmp_path: Path) -> None:
     root = shutil.copytree(album, tmp_path / "album")
-    read = read_of(root, FAST).standardised()
+    read = read_of(root, FAST).standardise()
     (root / "07.png").unlink()
-    assert len(exact_duplicates(read)) == 2
+    assert len(find_exact_duplicates(read)) == 2
 
 
 def test_near_copies_are_near_and_others_are_not(album: Path) -> None:
-    read = read_of(album, FAST).standardised()
-    near = Neighbours(read.blocks)
+    read = read_of(album, FAST).standardise()
+    near = NearDuplicateIndex(read.blocks)
     for row, path in enumerate(read.paths):
         twins = next((one for one in COPIES + NEARLY if path in one), {path})
         assert {read.paths[one] for one in near.of(row)} == twins - {path}
@@ -110,8 +110,8 @@ def test_neighbours_are_those_of_a_look_at_every_pair(seed: int) -> None:
     images = ImageMoments(torch.cat([images.table, images.table[::3] + 0.01 * seed]), images.positions)
     features = images.table[:, :12].double()
     apart = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist") / 12**0.5
-    for radius in (NEAR, 0.4):
-        near = Neighbours((Block("made up", images),), radius)
+    for radius in (MAX_DUPLICATE_DISTANCE, 0.4):
+        near = NearDuplicateIndex((Block("made up", images),), radius)
         pairs = 0
         for row in range(0, len(images), 7):
             expected = [one for one in (apart[row] < radius).nonzero()[:, 0].tolist() if one != row]
@@ -131,14 +131,14 @@ def test_many_equal_images_take_little_time_and_memory(tmp_path: Path, equal: in
     source = source_of(tmp_path, table, 32)
     tracemalloc.start()
     start = time.perf_counter()
-    found = exact_duplicates(source)
-    allowed = constraints(source, Options(dedupe=True))
+    found = find_exact_duplicates(source)
+    allowed = resolve_constraints(source, Options(dedupe=True))
     seconds = time.perf_counter() - start
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == [tuple(range(equal))]
     assert allowed.copies == equal - 1
-    assert allowed.barred == frozenset(range(1, equal))
+    assert allowed.excluded == frozenset(range(1, equal))
     assert seconds < 60
     assert peak < 50_000_000
 
@@ -252,12 +252,12 @@ def test_only_rows_that_may_be_near_another_are_asked_for_their_neighbours(
     images.table[150] = images.table[20]
     images.table[151] = images.table[20] + 1e-4
     source = source_of(tmp_path, images.table, 8)
-    neighbours = Neighbours(source.blocks)
-    assert {row for row in range(200) if neighbours.of(row)} <= set(neighbours.crowded)
-    assert {20, 150, 151} <= set(neighbours.crowded)
-    assert len(neighbours.crowded) < 20
+    neighbours = NearDuplicateIndex(source.blocks)
+    assert {row for row in range(200) if neighbours.of(row)} <= set(neighbours.candidate_rows)
+    assert {20, 150, 151} <= set(neighbours.candidate_rows)
+    assert len(neighbours.candidate_rows) < 20
     asked = []
-    of = Neighbours.of
-    monkeypatch.setattr(Neighbours, "of", lambda self, row: asked.append(row) or of(self, row))
-    assert constraints(source, Options(dedupe=True)).barred == {150, 151}
-    assert set(asked) <= set(neighbours.crowded)
+    of = NearDuplicateIndex.of
+    monkeypatch.setattr(NearDuplicateIndex, "of", lambda self, row: asked.append(row) or of(self, row))
+    assert resolve_constraints(source, Options(dedupe=True)).excluded == {150, 151}
+    assert set(asked) <= set(neighbours.candidate_rows)

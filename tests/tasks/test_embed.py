@@ -14,7 +14,7 @@ from conftest import Run, create, read, smooth, strict_json
 
 from imgsubset import BadFilesError, InputError, Options, OutputError, UsageError, embed, select
 from imgsubset.features import ingest
-from imgsubset.features.pieces import piece
+from imgsubset.features.pieces import shard_indices
 
 Program = Callable[..., Run]
 WORDS: dict[str, Any] = {"workers": 0, "device": "cpu", "channels": (4, 6), "size": 16}
@@ -41,13 +41,13 @@ def source(tmp_path: Path) -> Path:
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many files each run decodes."""
     module = importlib.import_module("imgsubset.features.dealing")
-    real, seen = module.decoded, []
+    real, seen = module.decode_chunks, []
 
     def watch(files: Sequence[bytes], *rest: Any) -> Any:
         seen.append(len(files))
         return real(files, *rest)
 
-    monkeypatch.setattr(module, "decoded", watch)
+    monkeypatch.setattr(module, "decode_chunks", watch)
     return seen
 
 
@@ -56,7 +56,7 @@ def test_pieces_in_any_order_are_what_a_selection_decodes(source: Path, tmp_path
     alone = select(source, 5, **WORDS, **SEARCH)
     cache = str(tmp_path / "cache")
     pieces = [embed(source, shard=(index, 3), cache=cache, **WORDS) for index in (3, 1, 2)]
-    assert decodings == [25, *(len(piece(25, index, 3)) for index in (2, 0, 1))]
+    assert decodings == [25, *(len(shard_indices(25, index, 3)) for index in (2, 0, 1))]
     assert sum(one.decoded for one in pieces) == TOTAL
     assert sorted(file.path for one in pieces for file in one.rejected) == ["b/bad.png", "b/worse.jpg"]
     assert [one.cached for one in pieces] == [0, 0, 0]
@@ -68,7 +68,7 @@ def test_pieces_in_any_order_are_what_a_selection_decodes(source: Path, tmp_path
 def test_a_large_piece_is_done_in_stretches(
     source: Path, tmp_path: Path, decodings: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgsubset.features.filling.STRETCH", 10)
+    monkeypatch.setattr("imgsubset.features.filling.MAX_IMAGES_PER_STEP", 10)
     told: dict[str, list[int]] = {}
 
     def progress(stage: str, done: int, total: int, note: str = "") -> None:
@@ -91,7 +91,7 @@ def test_a_piece_that_was_cut_off_is_done_again_and_nothing_else(
 ) -> None:
     cache = str(tmp_path / "cache")
     first = embed(source, shard="1/2", cache=cache, **WORDS)
-    monkeypatch.setattr(ingest, "STORED", 4)
+    monkeypatch.setattr(ingest, "STORE_BATCH_IMAGES", 4)
 
     def killed(stage: str, done: int, total: int, note: str = "") -> None:
         if stage == "decode":
@@ -164,7 +164,7 @@ def test_a_disk_that_fills_up_is_an_error(source: Path, tmp_path: Path, monkeypa
 
 
 def test_strict_fails_for_the_piece_that_has_the_bad_files(source: Path, tmp_path: Path) -> None:
-    where = piece(25, 0, 25)  # one image each
+    where = shard_indices(25, 0, 25)  # one image each
     assert where == [0]
     embed(source, shard=(1, 25), cache=str(tmp_path / "cache"), strict=True, **WORDS)
     with pytest.raises(BadFilesError, match=r"b/worse\.jpg"):

@@ -16,11 +16,11 @@ from torchvision.datasets import ImageFolder
 
 from imgsubset import Estimated, Options, Selection, estimate, export, select
 from imgsubset.errors import InputError, UsageError
-from imgsubset.results.as_json import KEYS, describe_estimated
-from imgsubset.results.estimate_lines import estimated_summary
-from imgsubset.statistics.covariates import covariates
-from imgsubset.statistics.estimation import estimates
-from imgsubset.tasks.known import with_known
+from imgsubset.results.as_json import RECORD_KEYS, describe_estimate_result
+from imgsubset.results.estimate_lines import estimate_summary
+from imgsubset.statistics.covariates import compute_covariates
+from imgsubset.statistics.estimation import estimate_means
+from imgsubset.tasks.known import add_match_blocks
 
 TOTAL, N = 90, 30
 WORDS: dict[str, Any] = {
@@ -91,12 +91,12 @@ def test_it_is_the_estimate_of_what_the_subset_was_matched_in(root: Path, select
     y = right(selection.paths)
     found = told(root / "source", selection, {"right": [y[path] for path in selection.chosen]})
     source = read(root / "source", selection.options, ("image",))
-    blocks = with_known(source, selection.options, N).standardised().blocks
+    blocks = add_match_blocks(source, selection.options, N).standardise().blocks
     assert [block.name for block in blocks] == ["random-cnn 1", "random-cnn 2", "scores.csv", "image"]
     classes = torch.tensor([ord(path[0]) for path in source.paths])
     values = torch.tensor([[float(y[path])] for path in selection.chosen])
     rows, shares = torch.tensor(selection.rows), torch.tensor([True])
-    expected = estimates(values, covariates(blocks), rows, classes, shares=shares)
+    expected = estimate_means(values, compute_covariates(blocks), rows, classes, shares=shares)
     (one,) = found.estimates
     assert (one.name, one.subset) == ("right", pytest.approx(np.mean([y[path] for path in selection.chosen])))
     for name in ("value", "error", "low", "high", "equivalent"):
@@ -115,7 +115,7 @@ def test_what_the_table_says_is_nearly_exact(root: Path, selection: Selection) -
     assert one.high - one.low < 1e-4
     assert one.equivalent is not None
     assert one.equivalent > 1e6
-    assert "as exact as more than 90 random images" in estimated_summary(found)
+    assert "as exact as more than 90 random images" in estimate_summary(found)
 
 
 def test_a_constant_is_exact_and_what_it_may_miss_is_said(root: Path, selection: Selection) -> None:
@@ -125,7 +125,7 @@ def test_a_constant_is_exact_and_what_it_may_miss_is_said(root: Path, selection:
         assert one.equivalent is None
     (note,) = found.warnings
     assert note == "'right': all 30 images are alike; up to 0.095 of the whole may be otherwise and not show"
-    record = strict_json(json.dumps(describe_estimated(found)))
+    record = strict_json(json.dumps(describe_estimate_result(found)))
     assert record["estimates"][0]["equivalent"] is None
     assert record["differences"] == []  # one is of zeros and ones, the other is not
 
@@ -179,7 +179,7 @@ def test_a_renamed_subset_has_results_under_its_own_names(root: Path, selection:
     in_order = {"result": [by_name[name] for name in sorted(by_name)]}
     assert numbers(told(root / "source", tmp_path / "flat", in_order, **words)) == numbers(expected)
     assert not found.chosen
-    assert "The intervals are right if the subset was drawn at random." in estimated_summary(found)
+    assert "The intervals are right if the subset was drawn at random." in estimate_summary(found)
 
 
 @pytest.mark.slow
@@ -300,11 +300,11 @@ def test_results_of_a_kind_are_compared(root: Path, selection: Selection) -> Non
     assert one.decided == (not one.low <= 0 <= one.high)
     assert found.differences[1].decided
     assert found.differences[1].high < 0
-    assert "loss - iou: " in estimated_summary(found)
-    assert "95 %): iou is higher" in estimated_summary(found)
+    assert "loss - iou: " in estimate_summary(found)
+    assert "95 %): iou is higher" in estimate_summary(found)
     same = told(root / "source", selection, {"a": results["loss"], "b": results["loss"][::-1]})
     assert not same.differences[0].decided
-    assert "95 %): not decided" in estimated_summary(same)
+    assert "95 %): not decided" in estimate_summary(same)
     equal = told(root / "source", selection, {"a": results["loss"], "b": results["loss"]})
     assert not equal.differences[0].decided
     many = told(root / "source", selection, {f"m{place}": random.random(N) for place in range(13)})
@@ -315,18 +315,18 @@ def test_results_of_a_kind_are_compared(root: Path, selection: Selection) -> Non
 def test_the_record_is_json_and_its_text_is_readable(root: Path, selection: Selection) -> None:
     y = right(selection.paths)
     found = told(root / "source", selection, {"right": [y[path] for path in selection.chosen]})
-    record = strict_json(json.dumps(describe_estimated(found)))
-    assert set(record) == set(KEYS["estimated"])
+    record = strict_json(json.dumps(describe_estimate_result(found)))
+    assert set(record) == set(RECORD_KEYS["estimated"])
     (one,) = record["estimates"]
     assert one == {"name": "right"} | {name: getattr(found.estimates[0], name) for name in one if name != "name"}
     assert (record["n"], record["chosen"], record["counts"]["usable"]) == (N, True, TOTAL)
-    line = estimated_summary(found).splitlines()[2]
+    line = estimate_summary(found).splitlines()[2]
     expected = found.estimates[0]
     assert line.startswith(
         f"right: {expected.subset:.3f} on the subset, {expected.value:.3f} estimated for the whole ("
     )
     assert line.endswith(" random images")
-    assert "drawn at random" not in estimated_summary(found)
+    assert "drawn at random" not in estimate_summary(found)
     assert repr(found).startswith(f"Estimated(right {expected.value:.4g} +- ")
 
 

@@ -352,10 +352,10 @@ def test_what_is_kept_and_dropped_is_a_list_or_a_file_of_one(root: Path, tmp_pat
     listed = create(tmp_path / "list.txt", "\n".join(wanted).encode())
     for name in ("keep", "drop"):
         for value in (wanted, [*wanted], listed, str(listed)):
-            assert getattr(tasks_given.given(root, Options(**{name: value}))[1], name) == wanted
+            assert getattr(tasks_given.resolve_inputs(root, Options(**{name: value}))[1], name) == wanted
         for gone in ("gone.json", "gone.txt", ""):
             with pytest.raises(InputError, match=rf"cannot read .*'{gone}'"):
-                tasks_given.given(root, Options(**{name: gone}))
+                tasks_given.resolve_inputs(root, Options(**{name: gone}))
 
 
 @pytest.mark.slow

@@ -16,13 +16,13 @@ from scipy.linalg import sqrtm
 
 from imgsubset import Options, Selection, score, select, split
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.appearance import NAMES
-from imgsubset.features.source import read_source
+from imgsubset.features.appearance import IMAGE_STATISTICS
+from imgsubset.features.source import load_features
 from imgsubset.inputs import Embeddings
 from imgsubset.reading.filters import list_candidates
 from imgsubset.results.scores import Measured
 from imgsubset.tasks import known
-from imgsubset.tasks.known import with_known
+from imgsubset.tasks.known import add_match_blocks
 from imgsubset.tasks.select import select_into
 
 SMALL: dict[str, Any] = {
@@ -67,7 +67,7 @@ def block(of: Any, name: str) -> Measured:
 @pytest.mark.slow
 def test_very_many_columns_are_several_blocks(pictures: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = select(pictures, N, match=table, match_columns="age,sex,site", **SMALL)
-    monkeypatch.setattr(known, "TOGETHER", 3)
+    monkeypatch.setattr(known, "MAX_BLOCK_CHANNELS", 3)
     found = select(pictures, N, match=table, match_columns="age,sex,site", **SMALL)
     parts = [one for one in found.score.searched if one.name.startswith("known.csv")]
     assert [part.name for part in parts] == [f"known.csv ({place} of 3)" for place in (1, 2, 3)]
@@ -93,7 +93,7 @@ def test_the_report_of_a_column_is_plain_statistics(
     drawn = [np.random.default_rng(seed).choice(age, N, replace=False).mean() for seed in range(4000)]
     assert columns["age"].random_std == pytest.approx(np.std(drawn), rel=0.05)
     assert columns["sex=f"].subset == pytest.approx(np.mean([numbers["sex"][row] == "f" for row in rows]))
-    offs = [abs(column.off) for column in block(found, "known.csv").columns]
+    offs = [abs(column.z_score) for column in block(found, "known.csv").columns]
     assert offs == sorted(offs, reverse=True)
 
 
@@ -133,10 +133,10 @@ def test_what_is_matched_is_met_and_so_is_what_follows_from_it(pictures: Path, t
     ages, doubles = [], []
     for seed in range(5):
         found = select(pictures, N, match=table, match_columns="age", seed=seed, **SMALL)
-        ages.append(abs(block(found, "known.csv").columns[0].off))
+        ages.append(abs(block(found, "known.csv").columns[0].z_score))
         chosen = [str(pictures / path) for path in found.chosen]
         asked = score(pictures, chosen, match=table, match_columns="double", **SMALL)
-        doubles.append(abs(block(asked, "known.csv").columns[0].off))
+        doubles.append(abs(block(asked, "known.csv").columns[0].z_score))
     assert doubles == pytest.approx(ages, abs=1e-9)
     assert np.mean(ages) < 0.2  # of random subsets: 0.8
 
@@ -148,9 +148,9 @@ def test_looks_are_those_of_the_files(pictures: Path, tmp_path: Path) -> None:
         Image.open(path).resize((20 + number, 60 - number)).save(source / path.name)
     options = Options(match="image", **SMALL)
     listed = sorted(source.iterdir())
-    found = with_known(read_source(list_candidates(source, options), options, seen=("image",)), options, 5)
+    found = add_match_blocks(load_features(list_candidates(source, options), options, seen=("image",)), options, 5)
     values = dict(zip(found.known["image"].names, found.known["image"].values.T, strict=True))
-    assert {*values} == {*NAMES}
+    assert {*values} == {*IMAGE_STATISTICS}
     assert values["width"].tolist() == [20 + number for number in range(20)]
     assert values["height"].tolist() == [60 - number for number in range(20)]
     assert values["file size"].tolist() == [path.stat().st_size for path in listed]
@@ -168,7 +168,7 @@ def test_hardness_is_of_the_classes_that_are_known(pictures: Path, tmp_path: Pat
     other = select(pictures, N, match="hardness", labels=labels, **SMALL)
     assert other.classes == {}  # known, but no class need keep its share
     by_folder, by_digit = (
-        with_known(read_source(list_candidates(pictures, options), options, seen=("hardness",)), options, N)
+        add_match_blocks(load_features(list_candidates(pictures, options), options, seen=("hardness",)), options, N)
         for options in (
             Options(match="hardness", **SMALL),
             Options(match="hardness", stratify_by=r"(\d)\.png", **SMALL),
@@ -260,7 +260,7 @@ def test_with_groups_classes_and_parts(pictures: Path, table: Path) -> None:
     assert len({path[-7:-5] for path in grouped.chosen}) == 3
     parts = split(pictures, {"train": "70%", "test": "30%"}, **words)
     for part in parts.values():
-        assert max(abs(column.off) for column in block(part, "known.csv").columns) < 1
+        assert max(abs(column.z_score) for column in block(part, "known.csv").columns) < 1
     auto = select(pictures, "auto", target_loss=0.9, dedupe=True, **words)
     assert block(auto, "known.csv").columns
 

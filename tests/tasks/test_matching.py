@@ -11,9 +11,9 @@ import pytest
 from conftest import create, normal_user, read, smooth
 
 from imgsubset import Options, export, select
-from imgsubset.features.source import Source
+from imgsubset.features.source import SourceFeatures
 from imgsubset.reading.listing import RejectedFile, list_images
-from imgsubset.tasks.matching import Matched, match_files, match_manifest
+from imgsubset.tasks.matching import SubsetMembers, match_files, match_manifest
 from imgsubset.writing.manifest import read_manifest
 
 OPTIONS = Options(workers=0, candidates=8, steps=2, device="cpu", channels=(4,), size=16)
@@ -34,7 +34,7 @@ def source_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def source(source_folder: Path) -> Source:
+def source(source_folder: Path) -> SourceFeatures:
     return read("source", OPTIONS)
 
 
@@ -46,7 +46,7 @@ def copy(names: Sequence[str], rename: Callable[[str], str] = str, folder: str =
     return Path(folder)
 
 
-def check(found: Matched, names: Sequence[str], source: Source, foreign: Sequence[str] = ()) -> None:
+def check(found: SubsetMembers, names: Sequence[str], source: SourceFeatures, foreign: Sequence[str] = ()) -> None:
     assert [source.paths[row] for row in found.rows] == sorted(names)
     assert [file.path for file in found.foreign] == sorted(foreign)
     assert all(file.reason for file in found.foreign)
@@ -65,12 +65,12 @@ RENAMES: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("rename", RENAMES.values(), ids=RENAMES)
 @pytest.mark.parametrize("names", [SOME, NAMES, ("z.png",), TWINS], ids=len)
 def test_copies_are_found_whatever_they_are_called(
-    source: Source, rename: Callable[[str], str], names: Sequence[str]
+    source: SourceFeatures, rename: Callable[[str], str], names: Sequence[str]
 ) -> None:
     check(match_files(list_images(copy(names, rename)), source), names, source)
 
 
-def test_metadata_do_not_matter(source: Source) -> None:
+def test_metadata_do_not_matter(source: SourceFeatures) -> None:
     copy(SOME)
     for path in Path("subset").rglob("*.png"):
         os.utime(path, ns=(0, 0))
@@ -78,11 +78,11 @@ def test_metadata_do_not_matter(source: Source) -> None:
     check(match_files(list_images("subset"), source), SOME, source)
 
 
-def test_the_source_is_a_subset_of_itself(source: Source) -> None:
+def test_the_source_is_a_subset_of_itself(source: SourceFeatures) -> None:
     check(match_files(list_images("source"), source), NAMES, source, ["broken.png"])
 
 
-def test_a_folder_of_the_source_is_a_subset_of_it(source: Source) -> None:
+def test_a_folder_of_the_source_is_a_subset_of_it(source: SourceFeatures) -> None:
     check(match_files(list_images("source/b"), source), SOME[1:], source)
     check(match_files(list_images("source/twin"), source), TWINS, source)
 
@@ -103,26 +103,26 @@ FORMS = ("from the current folder", "from the source", "absolute", "roundabout",
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("names", [SOME, NAMES, TWINS], ids=len)
-def test_a_list_of_paths_starts_anywhere(source: Source, form: str, names: Sequence[str]) -> None:
+def test_a_list_of_paths_starts_anywhere(source: SourceFeatures, form: str, names: Sequence[str]) -> None:
     paths = as_listed(names, form)
     Path("list.txt").write_text("\n".join(paths))
     for subset in ("list.txt", paths, [Path(path) for path in paths[::-1]]):
         check(match_files(list_images(subset), source), names, source)
 
 
-def test_paths_from_here_and_from_the_source_may_be_mixed(source: Source) -> None:
+def test_paths_from_here_and_from_the_source_may_be_mixed(source: SourceFeatures) -> None:
     paths = ["source/a/2.png", "b/1.png", "z.png"]
     check(match_files(list_images(paths), source), ["a/2.png", "b/1.png", "z.png"], source)
 
 
-def test_of_paths_from_everywhere_none_is_lost(source: Source) -> None:
+def test_of_paths_from_everywhere_none_is_lost(source: SourceFeatures) -> None:
     paths = [str(Path.cwd() / "source/a/2.png"), "source/z.png", "b/1.png"]
     found = match_files(list_images(paths), source)
     assert {"a/2.png", "z.png"} <= {source.paths[row] for row in found.rows}
     assert len(found.rows) + len(found.foreign) == 3
 
 
-def test_a_list_names_just_the_file_of_two_that_are_the_same(source: Source) -> None:
+def test_a_list_names_just_the_file_of_two_that_are_the_same(source: SourceFeatures) -> None:
     for name in TWINS:
         for form in FORMS:
             check(match_files(list_images(as_listed([name], form)), source), [name], source)
@@ -140,26 +140,26 @@ def test_a_list_names_just_the_file_of_two_of_the_same_name(source_folder: Path,
     )
 
 
-def test_a_listed_path_that_exists_nowhere_is_foreign(source: Source) -> None:
+def test_a_listed_path_that_exists_nowhere_is_foreign(source: SourceFeatures) -> None:
     found = match_files(list_images(["source/a/2.png", "gone.png", "source/gone.png"]), source)
     check(found, ["a/2.png"], source, ["gone.png", "source/gone.png"])
     assert found.foreign[0].reason == "No such file or directory"
 
 
-def test_a_listed_file_that_cannot_be_decoded_is_foreign_with_the_reason(source: Source) -> None:
+def test_a_listed_file_that_cannot_be_decoded_is_foreign_with_the_reason(source: SourceFeatures) -> None:
     for path in ("source/broken.png", "broken.png"):
         found = match_files(list_images([path, "source/z.png"]), source)
         check(found, ["z.png"], source, [path])
 
 
-def test_a_copy_of_what_cannot_be_decoded_says_so(source: Source) -> None:
+def test_a_copy_of_what_cannot_be_decoded_says_so(source: SourceFeatures) -> None:
     copy(["broken.png", "z.png"])
     found = match_files(list_images("subset"), source)
     check(found, ["z.png"], source, ["broken.png"])
     assert "cannot be used in the source either" in found.foreign[0].reason
 
 
-def test_an_unknown_file_is_foreign(source: Source) -> None:
+def test_an_unknown_file_is_foreign(source: SourceFeatures) -> None:
     copy(SOME)
     smooth(99, 16, 16).save("subset/new.png")
     found = match_files(list_images("subset"), source)
@@ -168,7 +168,7 @@ def test_an_unknown_file_is_foreign(source: Source) -> None:
 
 
 @pytest.mark.parametrize("alter", ["another picture", "a byte of the same size", "cut"])
-def test_other_content_under_a_known_name_is_foreign(source: Source, alter: str) -> None:
+def test_other_content_under_a_known_name_is_foreign(source: SourceFeatures, alter: str) -> None:
     path = copy(SOME) / "b/1.png"
     content = bytearray(path.read_bytes())
     if alter == "another picture":
@@ -181,13 +181,13 @@ def test_other_content_under_a_known_name_is_foreign(source: Source, alter: str)
     assert found.foreign[0].reason == "of other content than in the source 'source'"
 
 
-def test_a_picture_of_the_same_pixels_in_another_file_is_foreign(source: Source) -> None:
+def test_a_picture_of_the_same_pixels_in_another_file_is_foreign(source: SourceFeatures) -> None:
     Path("subset").mkdir()
     smooth(6, 16, 16).save("subset/z.bmp")
     check(match_files(list_images("subset"), source), [], source, ["z.bmp"])
 
 
-def test_a_second_copy_of_one_image_is_foreign(source: Source) -> None:
+def test_a_second_copy_of_one_image_is_foreign(source: SourceFeatures) -> None:
     copy(SOME)
     copy(["a/2.png"], lambda _: "0.png")
     found = match_files(list_images("subset"), source)
@@ -205,7 +205,7 @@ def test_a_second_copy_of_one_image_is_foreign(source: Source) -> None:
         (["twin/x.png", "twin/y.png", "0.png"], ["0.png"]),
     ],
 )
-def test_as_many_copies_match_as_the_source_has(source: Source, names: list[str], foreign: list[str]) -> None:
+def test_as_many_copies_match_as_the_source_has(source: SourceFeatures, names: list[str], foreign: list[str]) -> None:
     for name in names:
         copy(["twin/x.png"], lambda _, name=name: name)  # type: ignore[misc]
     found = match_files(list_images("subset"), source)
@@ -214,7 +214,7 @@ def test_as_many_copies_match_as_the_source_has(source: Source, names: list[str]
     assert {source.paths[row] for row in found.rows} == set(expected)
 
 
-def test_of_equal_files_the_one_of_the_same_name_is_meant(source: Source) -> None:
+def test_of_equal_files_the_one_of_the_same_name_is_meant(source: SourceFeatures) -> None:
     copy(["twin/y.png"], lambda _: "new/y.png")
     check(match_files(list_images("subset"), source), ["twin/y.png"], source)
     shutil.rmtree("subset")
@@ -224,7 +224,9 @@ def test_of_equal_files_the_one_of_the_same_name_is_meant(source: Source) -> Non
 
 @pytest.mark.parametrize("symbolic", [True, False])
 @pytest.mark.parametrize("rename", [RENAMES["the same"], RENAMES["numbered"]])
-def test_links_into_the_source_are_its_images(source: Source, symbolic: bool, rename: Callable[[str], str]) -> None:
+def test_links_into_the_source_are_its_images(
+    source: SourceFeatures, symbolic: bool, rename: Callable[[str], str]
+) -> None:
     names = [*SOME, *TWINS]
     for name in names:
         target = Path("subset", rename(name))
@@ -234,7 +236,7 @@ def test_links_into_the_source_are_its_images(source: Source, symbolic: bool, re
     check(match_files(list_images("subset"), source), names, source)
 
 
-def test_a_link_to_a_folder_of_the_source_is_followed(source: Source) -> None:
+def test_a_link_to_a_folder_of_the_source_is_followed(source: SourceFeatures) -> None:
     Path("subset").mkdir()
     Path("subset/linked").symlink_to(Path.cwd() / "source" / "b")
     check(match_files(list_images("subset"), source), SOME[1:], source)
@@ -266,14 +268,14 @@ def test_odd_names_are_matched(source_folder: Path) -> None:
     check(match_files(list_images("list"), source), names, source)
 
 
-def test_files_that_cannot_be_read_are_foreign(source: Source) -> None:
+def test_files_that_cannot_be_read_are_foreign(source: SourceFeatures) -> None:
     copy(["z.png"])
     os.mkfifo("subset/pipe.png")
     Path("subset/dangling.png").symlink_to("nowhere")
     check(match_files(list_images("subset"), source), ["z.png"], source, ["dangling.png", "pipe.png"])
 
 
-def test_a_subset_that_changes_after_it_was_listed_is_foreign(source: Source) -> None:
+def test_a_subset_that_changes_after_it_was_listed_is_foreign(source: SourceFeatures) -> None:
     copy(SOME)
     listing = list_images("subset")
     Path("subset/a/2.png").unlink()
@@ -306,7 +308,7 @@ def chosen(folder: Path) -> list[str]:
     return [entry["path"] for entry in json.loads((folder / "manifest.json").read_bytes())["files"]]
 
 
-def test_a_manifest_names_the_images_even_without_its_copies(source: Source, exported: Path) -> None:
+def test_a_manifest_names_the_images_even_without_its_copies(source: SourceFeatures, exported: Path) -> None:
     names = chosen(exported)
     assert len(names) == len(SOME)
     check(match_manifest(read_manifest(exported), source), names, source)
@@ -341,7 +343,7 @@ def test_what_a_manifest_lists_and_the_source_has_no_more_is_foreign(exported: P
     assert found.foreign[0].reason.startswith(expected)
 
 
-def test_a_file_that_goes_while_it_is_matched_is_foreign(source: Source, exported: Path) -> None:
+def test_a_file_that_goes_while_it_is_matched_is_foreign(source: SourceFeatures, exported: Path) -> None:
     names = chosen(exported)
     Path("source", names[0]).unlink()
     found = match_manifest(read_manifest(exported), source)
@@ -349,14 +351,14 @@ def test_a_file_that_goes_while_it_is_matched_is_foreign(source: Source, exporte
 
 
 @pytest.mark.slow
-def test_a_manifest_without_hashes_is_matched_by_paths(source: Source, exported: Path) -> None:
+def test_a_manifest_without_hashes_is_matched_by_paths(source: SourceFeatures, exported: Path) -> None:
     manifest = read_manifest(exported)
     paths_alone = dataclasses.replace(manifest, hashes=dict.fromkeys(manifest.hashes))
     check(match_manifest(paths_alone, source), chosen(exported), source)
 
 
 @pytest.mark.slow
-def test_a_folder_with_a_manifest_is_matched_by_its_files(source: Source, exported: Path) -> None:
+def test_a_folder_with_a_manifest_is_matched_by_its_files(source: SourceFeatures, exported: Path) -> None:
     names = chosen(exported)
     (exported / names[0]).unlink()
     check(match_files(list_images(exported), source), names[1:], source)

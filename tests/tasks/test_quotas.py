@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsubset.tasks.quotas import quotas
+from imgsubset.tasks.quotas import allocate_quotas
 
 sizes = st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any)
 
@@ -14,7 +14,7 @@ sizes = st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any)
 def test_quotas_are_the_shares_within_one_image(sizes: list[int], data: st.DataObject) -> None:
     total = sum(sizes)
     n = data.draw(st.integers(0, total))
-    found = quotas(sizes, n)
+    found = allocate_quotas(sizes, n)
     assert sum(found) == n
     assert all(0 <= quota <= size for quota, size in zip(found, sizes, strict=True))
     classes = sum(size > 0 for size in sizes)
@@ -33,7 +33,7 @@ def test_equal_quotas_differ_by_at_most_one_but_for_classes_that_are_used_up(
     sizes: list[int], data: st.DataObject
 ) -> None:
     n = data.draw(st.integers(0, sum(sizes)))
-    found = quotas(sizes, n, equal=True)
+    found = allocate_quotas(sizes, n, equal=True)
     assert sum(found) == n
     assert all(0 <= quota <= size for quota, size in zip(found, sizes, strict=True))
     for quota, size in zip(found, sizes, strict=True):
@@ -52,5 +52,5 @@ def test_equal_quotas_differ_by_at_most_one_but_for_classes_that_are_used_up(
     ],
 )
 def test_quotas_by_hand(sizes: list[int], n: int, share: list[int], equal: list[int]) -> None:
-    assert quotas(sizes, n) == share
-    assert quotas(sizes, n, equal=True) == equal
+    assert allocate_quotas(sizes, n) == share
+    assert allocate_quotas(sizes, n, equal=True) == equal

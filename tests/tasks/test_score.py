@@ -17,10 +17,10 @@ from torch import Tensor
 
 from imgsubset import Options, Selection, Weights, export, score, select
 from imgsubset.errors import BadFilesError, InputError, UsageError
-from imgsubset.results.as_json import describe_scored
-from imgsubset.statistics.dice import dice
-from imgsubset.statistics.objective import BASELINE_DRAWS, Objective, effective_size, random_subsets
-from imgsubset.tasks.measuring import score_of
+from imgsubset.results.as_json import describe_score_result
+from imgsubset.statistics.dice import make_generator
+from imgsubset.statistics.objective import N_BASELINE_SUBSETS, Objective, draw_random_subsets, effective_sample_size
+from imgsubset.tasks.measuring import compute_score
 from imgsubset.tasks.members import has_manifest
 from imgsubset.weights import DIVERGENCE_NAMES
 
@@ -108,7 +108,7 @@ def test_a_selection_has_the_score_that_was_reported(
 def test_the_manifest_holds_the_score_that_is_found(source: Path, out: Path) -> None:
     found = score(source, out)
     recorded = json.loads((out / "manifest.json").read_bytes())["score"]
-    described = strict_json(json.dumps(describe_scored(found)))
+    described = strict_json(json.dumps(describe_score_result(found)))
     assert described["score"]["loss"] == pytest.approx(recorded["loss"], abs=1e-6)
     assert described["score"]["percentile"] == recorded["percentile"]
     assert described["score"]["divergences"].keys() == recorded["divergences"].keys()
@@ -238,9 +238,9 @@ def objective() -> Objective:
 
 def baseline_losses(objective: Objective) -> np.ndarray:
     """Losses of the random subsets of the baseline, drawn and mixed once more."""
-    batches = range(BASELINE_DRAWS // objective.batch)
-    generators = [dice(objective.device, "baseline", number) for number in batches]
-    rows = torch.cat([random_subsets(objective.total, objective.n, objective.batch, one) for one in generators])
+    batches = range(N_BASELINE_SUBSETS // objective.batch)
+    generators = [make_generator(objective.device, "baseline", number) for number in batches]
+    rows = torch.cat([draw_random_subsets(objective.total, objective.n, objective.batch, one) for one in generators])
     values = objective.divergences(rows)[:, 0].numpy()
     shares = np.array([0.2] * 5)
     losses: np.ndarray = (values / values.mean(0) * shares).sum(1)
@@ -249,26 +249,26 @@ def baseline_losses(objective: Objective) -> np.ndarray:
 
 def test_the_percentile_is_the_share_of_random_subsets_that_are_closer(objective: Objective) -> None:
     losses = baseline_losses(objective)
-    assert len(losses) == BASELINE_DRAWS
+    assert len(losses) == N_BASELINE_SUBSETS
     for rows in random_rows(20, 20, 300, seed=3):
-        result = score_of(objective, (objective,), rows[None]).held_out[0]
+        result = compute_score(objective, (objective,), rows[None]).held_out[0]
         assert result.percentile == pytest.approx(100 * np.mean(losses < result.loss), abs=1e-6)
-        assert result.effective_size == pytest.approx(effective_size(result.loss, 20, 300))
+        assert result.effective_size == pytest.approx(effective_sample_size(result.loss, 20, 300))
         expected = objective.divergences(rows[None], torch.float64)[0, 0].tolist()
         assert list(result.divergences.values()) == pytest.approx(expected)
 
 
 def test_the_share_below_counts_strictly(objective: Objective) -> None:
-    assert objective.share_below(0.0) == 0
-    assert objective.share_below(1e9) == 1
+    assert objective.baseline_cdf(0.0) == 0
+    assert objective.baseline_cdf(1e9) == 1
     losses = np.sort(baseline_losses(objective))
     middle = (losses[100] + losses[101]) / 2
-    assert objective.share_below(float(middle)) == 101 / BASELINE_DRAWS
+    assert objective.baseline_cdf(float(middle)) == 101 / N_BASELINE_SUBSETS
 
 
 def test_the_percentile_of_a_random_subset_is_uniform(objective: Objective) -> None:
     losses = [float(objective.loss(random_rows(1, 20, 300, seed=seed), torch.float64)) for seed in range(40)]
-    shares = [objective.share_below(loss) for loss in losses]
+    shares = [objective.baseline_cdf(loss) for loss in losses]
     assert stats.kstest(shares, "uniform").pvalue > 0.01
 
 

@@ -14,10 +14,10 @@ from conftest import create, normal_user, smooth, tree
 
 from imgsubset import Options, export, select
 from imgsubset.errors import InputError
-from imgsubset.files import PARTIAL
+from imgsubset.files import PARTIAL_PREFIX
 from imgsubset.reading.listing import RejectedFile
 from imgsubset.tasks.verify import verify
-from imgsubset.writing.export import MODES
+from imgsubset.writing.export import EXPORT_MODES
 
 OPTIONS = Options(workers=0, candidates=8, steps=2, device="cpu", channels=(4,), size=16)
 OTHER = "its content is not what was copied"
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = create(root / "source" / name)
         smooth(number, 16, 16).save(path)
     selection = select(root / "source", 5, OPTIONS)
-    for mode in MODES:
+    for mode in EXPORT_MODES:
         export(selection, root / mode, mode=mode, ranked=True)
     return root
 
@@ -51,7 +51,7 @@ def alter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EXPORT_MODES)
 def test_an_export_is_what_its_manifest_says(made: Path, mode: str) -> None:
     before = tree(made / mode)
     found = verify(made / mode)
@@ -115,7 +115,7 @@ EXTRA = [
     "notes.txt",
     "a/manifest.json",
     ".imgsubset-incomplete.json",
-    f"a/{PARTIAL}0123",
+    f"a/{PARTIAL_PREFIX}0123",
     "\udcfe.png",
     "a\nb",
 ]

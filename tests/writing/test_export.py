@@ -20,12 +20,12 @@ from conftest import create, normal_user, selection_of, strict_json, tree
 
 from imgsubset import Selection, export
 from imgsubset.errors import OutputError, UsageError
-from imgsubset.files import PARTIAL
+from imgsubset.files import PARTIAL_PREFIX
 from imgsubset.reading.listing import list_images
 from imgsubset.tasks.verify import verify
 from imgsubset.writing import copying
-from imgsubset.writing.destination import check_free, held_for
-from imgsubset.writing.staging import JOURNAL
+from imgsubset.writing.destination import check_destination_free, open_destination
+from imgsubset.writing.staging import JOURNAL_NAME
 
 module = importlib.import_module("imgsubset.writing.export")  # the package's attribute of this name is the function
 CHOSEN = ("6.bmp", "a/1.jpg", "a/deep/er/3.webp", "b/1.jpg", "b/4.gif", "b/5.TIFF")
@@ -53,7 +53,7 @@ def check_no_half_file(folder: Path, destination: Path) -> None:
     """Whatever stands under a final name is whole; a manifest never stands without its files."""
     found = tree(destination)
     for path, (digest, _, _) in found.items():
-        if not path.startswith(PARTIAL) and path != "manifest.json":
+        if not path.startswith(PARTIAL_PREFIX) and path != "manifest.json":
             assert digest == hashlib.sha256((folder / path).read_bytes()).hexdigest(), path
     if "manifest.json" in found:
         for file in strict_json((destination / "manifest.json").read_bytes())["files"]:
@@ -117,7 +117,7 @@ def test_the_manifest_gets_its_name_last(chosen: Selection, tmp_path: Path, monk
     link, named = os.link, []
 
     def watched(source: str, target: str, **options: Any) -> None:
-        named.append({path for path in tree(tmp_path / "out") if not path.startswith(PARTIAL)})
+        named.append({path for path in tree(tmp_path / "out") if not path.startswith(PARTIAL_PREFIX)})
         link(source, target, **options)
 
     monkeypatch.setattr(os, "link", watched)
@@ -214,8 +214,8 @@ def test_a_useless_destination_is_found_out_before_any_work(folder: Path, tmp_pa
     make_places(tmp_path)
     path, error, text = PLACES[place]
     before, names = tree(tmp_path), sorted(tmp_path.rglob("*"))
-    with pytest.raises(error, match=text), held_for(list_images(folder), tmp_path / path) as held:
-        check_free(held)
+    with pytest.raises(error, match=text), open_destination(list_images(folder), tmp_path / path) as held:
+        check_destination_free(held)
     assert (tree(tmp_path), sorted(tmp_path.rglob("*"))) == (before, names)
 
 
@@ -344,8 +344,8 @@ def test_a_forged_manifest_removes_nothing(chosen: Selection, tmp_path: Path, li
 
 @pytest.mark.parametrize(
     "path",
-    [".imgsubset-incomplete.json", f"{PARTIAL}0123456789abcdef", f"a/{PARTIAL}0123", f"{PARTIAL}1-2-host/thesis.txt",
-     f"{PARTIAL}1-2-host/0", f"{PARTIAL}1-2-host/{JOURNAL}"],
+    [".imgsubset-incomplete.json", f"{PARTIAL_PREFIX}0123456789abcdef", f"a/{PARTIAL_PREFIX}0123", f"{PARTIAL_PREFIX}1-2-host/thesis.txt",
+     f"{PARTIAL_PREFIX}1-2-host/0", f"{PARTIAL_PREFIX}1-2-host/{JOURNAL_NAME}"],
 )  # fmt: skip
 def test_foreign_files_with_names_like_ours_stay(folder: Path, chosen: Selection, tmp_path: Path, path: str) -> None:
     out = tmp_path / "out"
@@ -401,13 +401,13 @@ def test_a_link_that_is_swapped_in_for_a_waiting_copy_is_not_followed(
     real = getattr(owner, call)
 
     def swapped(*arguments: Any, **options: Any) -> None:
-        for path in [*(tmp_path / "out").glob(f"{PARTIAL}*/?")]:
+        for path in [*(tmp_path / "out").glob(f"{PARTIAL_PREFIX}*/?")]:
             path.unlink()
             path.symlink_to(victim)
         real(*arguments, **options)
 
     monkeypatch.setattr(owner, call, swapped)
-    monkeypatch.setattr(module, "READERS", 1)
+    monkeypatch.setattr(module, "N_IO_THREADS", 1)
     export(chosen, tmp_path / "out")
     assert tree(tmp_path)["victim"] == before
 
@@ -431,7 +431,7 @@ def test_a_name_that_is_taken_meanwhile_is_not_replaced(
     assert (tmp_path / "out/a/deep/er/3.webp").is_symlink()
     assert "manifest.json" not in tree(tmp_path / "out")
     (tmp_path / "out/a/deep/er/3.webp").unlink()
-    with held_for(list_images(folder), tmp_path / "out"):
+    with open_destination(list_images(folder), tmp_path / "out"):
         check_complete(folder, tmp_path / "out")
 
 
@@ -488,7 +488,7 @@ def test_a_file_that_changed_since_it_was_decoded_is_detected(
     names = set(tree(tmp_path / "out"))
     assert "b/1.jpg" not in names
     assert "manifest.json" not in names
-    assert not [name for name in names if PARTIAL in name]
+    assert not [name for name in names if PARTIAL_PREFIX in name]
 
 
 @pytest.mark.slow
@@ -504,7 +504,7 @@ def test_an_error_in_a_copy_leaves_no_partial_file_and_the_next_run_completes(
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    monkeypatch.setattr(module, "READERS", 1)
+    monkeypatch.setattr(module, "N_IO_THREADS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(copying.os, "fsync", full)
         with pytest.raises(OutputError, match=r"out': No space left on device"):
@@ -531,7 +531,7 @@ def test_a_copy_that_was_corrupted_on_the_way_is_detected(
     names = set(tree(tmp_path / "out"))
     assert "b/4.gif" not in names
     assert "manifest.json" not in names
-    assert not [name for name in names if PARTIAL in name]
+    assert not [name for name in names if PARTIAL_PREFIX in name]
 
 
 # For each line of its input, a process that exports and is killed before or after some call; answers with its end.
@@ -600,9 +600,9 @@ def test_a_killed_export_leaves_no_half_file_and_the_next_one_completes(
     assert killed(folder, tmp_path / "out", *moment, False, CHOSEN) == -signal.SIGKILL
     before = tree(folder)
     check_no_half_file(folder, tmp_path / "out")
-    begun = [path for path in tree(tmp_path / "out") if Path(path).name == JOURNAL]
+    begun = [path for path in tree(tmp_path / "out") if Path(path).name == JOURNAL_NAME]
     assert bool(begun) == (moment[0] == "link" or moment[2] >= 10)
-    with held_for(list_images(folder), tmp_path / "out"):
+    with open_destination(list_images(folder), tmp_path / "out"):
         assert bool(tree(tmp_path / "out")) == bool(begun)
     if not begun:
         export(selection_of(folder, CHOSEN), tmp_path / "out")
@@ -662,7 +662,7 @@ def test_a_signal_at_any_call_is_heeded_with_the_old_or_the_new_selection_whole(
                 break
             except KeyboardInterrupt:
                 pass
-        assert not [*out.glob(f"{PARTIAL}*")]
+        assert not [*out.glob(f"{PARTIAL_PREFIX}*")]
         check_complete(folder, out, later if "a/2.png" in tree(out) else CHOSEN)
         assert "a/2.png" in tree(out) or call in ("fsync", "rename")
     assert last > calls

@@ -17,13 +17,13 @@ from conftest import Run, selection_of, tree
 
 from imgsubset import export, select_into
 from imgsubset.errors import OutputError
-from imgsubset.files import PARTIAL
+from imgsubset.files import PARTIAL_PREFIX
 from imgsubset.reading.listing import list_images
 from imgsubset.tasks.split import split_into
 from imgsubset.tasks.verify import verify
 from imgsubset.writing import copying
-from imgsubset.writing.destination import held_for
-from imgsubset.writing.holding import hold
+from imgsubset.writing.destination import open_destination
+from imgsubset.writing.holding import lock_destination
 
 Program = Callable[..., Run]
 WORDS: dict[str, Any] = {
@@ -40,7 +40,7 @@ def refused(path: Path) -> Any:
 
 def test_a_second_run_is_refused_whatever_it_asks_for(imgsubset: Program, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    with held_for(list_images(folder), out):
+    with open_destination(list_images(folder), out):
         for more in ({"n": 3}, {"n": 4}, {"n": 3, "overwrite": True}):
             with refused(out):
                 select_into(folder, destination=out, **more, **WORDS)
@@ -60,7 +60,7 @@ def test_a_second_run_is_refused_whatever_it_asks_for(imgsubset: Program, folder
 def test_a_link_to_the_destination_and_other_folders(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to("out")
-    with hold(tmp_path / "out"):
+    with lock_destination(tmp_path / "out"):
         with refused(tmp_path / "link"):
             select_into(folder, 3, tmp_path / "link", **WORDS)
         select_into(folder, 3, tmp_path / "other", **WORDS)
@@ -83,7 +83,7 @@ def test_a_run_that_begins_while_another_copies_is_refused(
 
         with monkeypatch.context() as patch:
             patch.setattr(os, call, meeting)
-            patch.setattr("imgsubset.writing.export.READERS", 1)
+            patch.setattr("imgsubset.writing.export.N_IO_THREADS", 1)
             export(selection_of(folder, ["6.bmp", "a/1.jpg"]), out)
         assert met == [0, 1]
         assert set(tree(out)) == {"6.bmp", "a/1.jpg", "manifest.json"}
@@ -102,7 +102,9 @@ def test_without_locks_runs_see_each_other_by_what_waits_there(
     def meeting(descriptor: int) -> None:
         if not met:
             met.append(descriptor)
-            with pytest.raises(OutputError, match=rf"process {os.getpid()} on .*; if it is no more, remove '{PARTIAL}"):
+            with pytest.raises(
+                OutputError, match=rf"process {os.getpid()} on .*; if it is no more, remove '{PARTIAL_PREFIX}"
+            ):
                 export(selection_of(folder, ["7.png"]), out)
         real(descriptor)
 
@@ -118,7 +120,7 @@ def test_without_locks_runs_see_each_other_by_what_waits_there(
     fresh = out / "fresh"
     fresh.mkdir()
     (fresh / "0").write_bytes(b"half")
-    fresh.rename(out / f"{PARTIAL}{fresh.stat().st_ino}-{int(dead.stdout)}-{platform.node()}")
+    fresh.rename(out / f"{PARTIAL_PREFIX}{fresh.stat().st_ino}-{int(dead.stdout)}-{platform.node()}")
     export(selection_of(folder, ["6.bmp"]), out)
     assert set(tree(out)) == {"6.bmp", "manifest.json"}
 
@@ -134,7 +136,7 @@ def test_a_folder_that_is_removed_just_when_it_is_locked_is_made_again(
             gone.append((tmp_path / "out").rmdir())
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with hold(tmp_path / "out") as held:
+    with lock_destination(tmp_path / "out") as held:
         assert os.path.samestat(os.fstat(held.folder), (tmp_path / "out").stat())
     assert not (tmp_path / "out").exists()
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from imgsubset import Options, export, score, select, split
 from imgsubset.errors import OutputError, UsageError
-from imgsubset.files import PARTIAL
+from imgsubset.files import PARTIAL_PREFIX
 
 Program = Callable[..., Run]
 FAST = {"candidates": 16, "chains": 1, "steps": 4, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
@@ -470,7 +470,7 @@ def test_an_export_that_is_killed_among_its_labels_is_completed(
     create(source / "VOC/JPEGImages/metadata.jsonl", b'{"file_name": "image_130.jpg"}\n')
     assert Forked(KILLED, source, out, call, count).wait(240) == -signal.SIGKILL
     for path in tree(out):
-        if not path.startswith(PARTIAL):
+        if not path.startswith(PARTIAL_PREFIX):
             assert (out / path).read_bytes() == (source / path).read_bytes()
     assert imgsubset("verify", out).code == 3
     run_select(imgsubset, source, out, "--overwrite", n=10)  # the killed run, of other options, may be complete by then

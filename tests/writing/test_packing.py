@@ -21,11 +21,11 @@ from conftest import create, selection_of, tree
 
 from imgsubset import Selection, export, score, select, select_into, split_into, verify
 from imgsubset.errors import InputError, OutputError, UsageError
-from imgsubset.files import PARTIAL, Stamp
+from imgsubset.files import PARTIAL_PREFIX, Stamp
 from imgsubset.reading import members
 from imgsubset.reading.listing import list_images
 from imgsubset.writing import packing
-from imgsubset.writing.destination import held_for
+from imgsubset.writing.destination import open_destination
 
 MANIFEST = "imgsubset-manifest"
 NAMES = {"manifest.json": MANIFEST, "ranked.txt": "imgsubset-ranked"}
@@ -95,7 +95,7 @@ def test_headers_say_size_and_time_and_nothing_of_who_or_when(chosen: Selection,
 def test_the_same_request_gives_the_same_bytes(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "READERS", 2)
+    monkeypatch.setattr(packing, "N_IO_THREADS", 2)
     first = export(chosen, tmp_path / "1.tar")
     export(chosen, tmp_path / "2.tar")
     one, two = in_tar(tmp_path / "1.tar"), in_tar(tmp_path / "2.tar")
@@ -382,7 +382,7 @@ def test_an_archive_that_is_cut_off_is_no_subset(chosen: Selection, tmp_path: Pa
 def test_a_second_run_is_refused_and_other_archives_are_not(chosen: Selection, folder: Path, tmp_path: Path) -> None:
     file, link = tmp_path / "to" / "out.tar", tmp_path / "link.tar"
     link.symlink_to(file)
-    with held_for(list_images(folder), file):
+    with open_destination(list_images(folder), file):
         for name in (file, link):
             with pytest.raises(OutputError, match=f"destination '{name}' is in use by another run"):
                 export(chosen, name)
@@ -396,10 +396,10 @@ def test_a_second_run_is_refused_and_other_archives_are_not(chosen: Selection, f
 def test_where_nothing_can_be_locked_a_run_sees_the_other(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "lock", lambda file, path: False)
+    monkeypatch.setattr(packing, "lock_descriptor", lambda file, path: False)
     file = tmp_path / "to" / "out.tar"
-    left = rf"another run may be at work on .*; if it is no more, remove '{PARTIAL}"
-    with held_for(chosen.source, file), pytest.raises(OutputError, match=left):
+    left = rf"another run may be at work on .*; if it is no more, remove '{PARTIAL_PREFIX}"
+    with open_destination(chosen.source, file), pytest.raises(OutputError, match=left):
         export(chosen, file)
     export(chosen, file)
     assert alone(file)
@@ -410,9 +410,9 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
 ) -> None:
     """Killed while it wrote, and between the two names that a whole archive has for a moment."""
     file = tmp_path / "to" / "out.tar"
-    with held_for(chosen.source, file) as held:
-        assert isinstance(held, packing.HeldTar)
-        waiting = file.with_name(held.waiting)
+    with open_destination(chosen.source, file) as held:
+        assert isinstance(held, packing.LockedTarDestination)
+        waiting = file.with_name(held.partial_name)
     create(waiting, b"half an archive")
     export(chosen, file)
     assert alone(file)
@@ -425,7 +425,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
 
 
 @pytest.mark.parametrize("what", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
-@pytest.mark.parametrize("where", ["in_tar", "_linked", "sha256_of"])
+@pytest.mark.parametrize("where", ["in_tar", "_linked", "hash_stream"])
 def test_an_end_before_it_has_its_name_leaves_nothing(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, what: BaseException
 ) -> None:
@@ -441,13 +441,13 @@ def test_an_end_before_it_has_its_name_leaves_nothing(
 def test_a_name_that_is_taken_meanwhile_is_not_replaced(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, inner = tmp_path / "to" / "out.tar", packing._linked
+    file, inner = tmp_path / "to" / "out.tar", packing._link_archive
 
-    def taken(held: packing.HeldTar) -> bool:
+    def taken(held: packing.LockedTarDestination) -> bool:
         create(file, b"somebody's")
         return inner(held)
 
-    monkeypatch.setattr(packing, "_linked", taken)
+    monkeypatch.setattr(packing, "_link_archive", taken)
     with pytest.raises(OutputError, match="has appeared or changed meanwhile"):
         export(chosen, file)
     assert file.read_bytes() == b"somebody's"
@@ -478,14 +478,14 @@ def test_a_file_that_changed_since_it_was_decoded_is_detected(folder: Path, chos
 def test_a_copy_that_was_corrupted_on_the_way_is_detected(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = packing.in_tar
+    inner = packing.iter_tar_members
 
     def corrupted(path: str, file: Any, status: os.stat_result) -> Any:
         found = [*inner(path, file, status)]
         os.pwrite(file.fileno(), b"\0", found[2][1].start)
         return inner(path, file, os.fstat(file.fileno()))
 
-    monkeypatch.setattr(packing, "in_tar", corrupted)
+    monkeypatch.setattr(packing, "iter_tar_members", corrupted)
     with pytest.raises(OutputError, match=r"the copy of 'a/1\.jpg' in '.*' differs from it when read back"):
         export(chosen, tmp_path / "new" / "out.tar")
     assert not (tmp_path / "new").exists()
@@ -506,8 +506,8 @@ def test_too_little_space_is_found_out_before_copying(
 def test_a_file_that_no_reader_would_take_is_refused(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert packing.MOST_BYTES == members.MOST_BYTES
-    monkeypatch.setattr(packing, "MOST_BYTES", 8)
+    assert packing.MAX_MEMBER_BYTES == members.MAX_MEMBER_BYTES
+    monkeypatch.setattr(packing, "MAX_MEMBER_BYTES", 8)
     with pytest.raises(OutputError, match="more than the 8 that are read of a member of an archive; choose a folder"):
         export(chosen, tmp_path / "new" / "out.tar")
     assert not (tmp_path / "new").exists()

@@ -27,18 +27,18 @@ from PIL import Image
 from imgsubset import Options, Selection, compare, export, score, select, split
 from imgsubset.cli import shown
 from imgsubset.errors import OutputError, UsageError
-from imgsubset.features.channels import Channels
-from imgsubset.features.source import read_source
+from imgsubset.features.channels import MetadataChannels
+from imgsubset.features.source import load_features
 from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.thumbnails import MOST_BYTES, SIDE, Small, thumbnails
+from imgsubset.reading.thumbnails import MAX_THUMBNAIL_BYTES, THUMBNAIL_SIDE, JpegThumbnail, make_thumbnails
 from imgsubset.results import page_parts
-from imgsubset.results.as_json import describe
+from imgsubset.results.as_json import describe_selection
 from imgsubset.results.svg import _ticks
 from imgsubset.search.quadratic import quadratic_form
-from imgsubset.statistics.objective import objective
+from imgsubset.statistics.objective import make_objective
 from imgsubset.tasks import looks
-from imgsubset.tasks.evidence import _contributions
-from imgsubset.tasks.looks import of_known
+from imgsubset.tasks.evidence import _compute_contributions
+from imgsubset.tasks.looks import make_metadata_histograms
 from imgsubset.weights import Weights
 from imgsubset.writing.report import write_csv, write_plot, write_report
 
@@ -101,7 +101,7 @@ def text(selection: Selection, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.slow
 def test_the_page_shows_the_figures_of_the_record(selection: Selection, text: str) -> None:
-    record = describe(selection)
+    record = describe_selection(selection)
     values = Page(text).values
     for key, value in values.items():
         of: Any = record
@@ -145,8 +145,8 @@ def test_the_images_are_those_chosen_in_rank_order(selection: Selection, text: s
     assert tuple(image["alt"] for image in images[:30]) == selection.ranked
     for image in images:
         jpeg = b64decode((image["src"] or "").partition(",")[2])
-        assert len(jpeg) <= MOST_BYTES
-        assert max(Image.open(BytesIO(jpeg)).size) == SIDE
+        assert len(jpeg) <= MAX_THUMBNAIL_BYTES
+        assert max(Image.open(BytesIO(jpeg)).size) == THUMBNAIL_SIDE
     notes = [image["alt"] for image in images[-2:]]
     assert notes == ["class1/001.png", "class1/copy.png"]
 
@@ -157,7 +157,7 @@ def test_small_pictures_keep_their_shape_and_tell_their_brightness(tmp_path: Pat
     pixels[50:] = 255
     Image.fromarray(pixels).save(tmp_path / "half.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    white, half, broken, gone = thumbnails(
+    white, half, broken, gone = make_thumbnails(
         [tmp_path / name for name in ("white.png", "half.png", "broken.png", "x.png")]
     )
     assert broken is gone is None
@@ -171,12 +171,12 @@ def test_small_pictures_keep_their_shape_and_tell_their_brightness(tmp_path: Pat
 
 def test_the_subset_stands_among_random_ones(selection: Selection) -> None:
     assert selection.evidence is not None
-    held_out, searched, *columns = selection.evidence.strips
+    held_out, searched, *columns = selection.evidence.strip_plots
     assert held_out.subset == pytest.approx(selection.score.loss, rel=1e-4)
     assert searched.subset == pytest.approx(selection.score.searched_loss, rel=1e-4)
     for strip in (held_out, searched):
         assert np.mean(strip.random) == pytest.approx(1, abs=0.2)
-    assert searched.closer == 0
+    assert searched.fraction_closer == 0
     assert len(columns) == 5
     met = {f"{one.name} ({block.name})": one for block in selection.score.searched for one in block.columns}
     for strip in columns:
@@ -198,12 +198,14 @@ def test_shares_are_those_of_the_images(selection: Selection) -> None:
 
 def test_what_is_matched_is_shown_by_its_numbers_and_values() -> None:
     known = {
-        "t.csv": Channels(
+        "t.csv": MetadataChannels(
             ("weight", "length", "city=x", "city=y", "brightness"),
             np.array([[0, 1, 1, 0, 0.5], [1, 1, 1, 0, 0.6], [2, 5, 0, 1, 0.7], [8, 1, 1, 1, 0.8]]),
         )
     }
-    length, weight, values = of_known(known, (range(4), [0, 2], [3]))  # means are off by 1 of 2; by 1.75 of 3.1
+    length, weight, values = make_metadata_histograms(
+        known, (range(4), [0, 2], [3])
+    )  # means are off by 1 of 2; by 1.75 of 3.1
     assert (weight.title, weight.sampled) == ("weight", 4)
     assert (weight.names[0], weight.names[-1]) == ("0", "8")
     assert (weight.whole[0], weight.whole[-1], weight.subset[0], weight.random[-1]) == (0.25, 0.25, 0.5, 1)
@@ -214,7 +216,7 @@ def test_what_is_matched_is_shown_by_its_numbers_and_values() -> None:
 
 
 def test_a_long_record_is_named_by_its_place(selection: Selection, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(page_parts, "MOST_EMBEDDED", 100)
+    monkeypatch.setattr(page_parts, "MAX_EMBEDDED_CHARACTERS", 100)
     exported = export(selection, tmp_path / "a #&b" / "subset")
     write_report(selection, tmp_path / "r" / ".." / "report.html", exported)
     (link,) = Page((tmp_path / "report.html").read_text()).of("a")
@@ -227,11 +229,11 @@ def test_a_long_record_is_named_by_its_place(selection: Selection, tmp_path: Pat
 def test_parts_of_a_split_share_the_pictures_of_the_sample(source: Path, monkeypatch: Any) -> None:
     made: list[bytes] = []
 
-    def thumbnails_of(files: Any) -> list[Small | None]:
+    def thumbnails_of(files: Any) -> list[JpegThumbnail | None]:
         made.extend(files)
-        return thumbnails(files)
+        return make_thumbnails(files)
 
-    monkeypatch.setattr(looks, "thumbnails", thumbnails_of)
+    monkeypatch.setattr(looks, "make_thumbnails", thumbnails_of)
     found = split(source, {"a": 20, "b": 30}, evidence=True, **SMALL)
     assert len(made) == len(set(made))
     assert all(part.evidence and len(part.evidence.chosen) == len(part.chosen) for part in found.values())
@@ -240,10 +242,10 @@ def test_parts_of_a_split_share_the_pictures_of_the_sample(source: Path, monkeyp
 def test_what_an_image_contributes_is_what_its_absence_costs(source: Path) -> None:
     """To second order: against the squared length of the mean of z without it."""
     options = Options(**SMALL)
-    read = read_source(list_candidates(source, options), options).standardised()
-    goal = objective(read.blocks, 12, Weights())
+    read = load_features(list_candidates(source, options), options).standardise()
+    goal = make_objective(read.blocks, 12, Weights())
     rows = torch.arange(0, 120, 10)
-    found = _contributions(read, goal, rows)
+    found = _compute_contributions(read, goal, rows)
     z = quadratic_form(goal).embed(rows).double()
     for place, row in enumerate(rows.tolist()):
         without = torch.cat([z[:place], z[place + 1 :]]).mean(0).square().sum() - z.mean(0).square().sum()
@@ -288,7 +290,7 @@ def test_a_score_has_the_same_report(selection: Selection, source: Path, tmp_pat
     found = score(source, tmp_path / "out", evidence=True, workers=0)
     assert found.evidence is not None
     assert selection.evidence is not None
-    assert found.evidence.strips == selection.evidence.strips
+    assert found.evidence.strip_plots == selection.evidence.strip_plots
     assert found.evidence.ranked == selection.evidence.ranked
     write_report(found, tmp_path / "a.html")
     assert f"30 of 122 images of {source}" in Page((tmp_path / "a.html").read_text()).text
@@ -356,16 +358,16 @@ def test_two_folders(source: Path, darker: Path, tmp_path: Path) -> None:
     found = compare(source, darker, evidence=True, **{**SMALL, "candidates": 1024})
     shown = found.contrast
     assert shown is not None
-    assert [strip.name for strip in shown.strips] == ["loss", "kl", "js", "wasserstein", "hellinger", "frechet"]
-    assert shown.strips[0].subset == found.loss.value
-    assert np.mean(shown.strips[0].random) == pytest.approx(found.loss.floor_mean)
+    assert [strip.name for strip in shown.strip_plots] == ["loss", "kl", "js", "wasserstein", "hellinger", "frechet"]
+    assert shown.strip_plots[0].subset == found.loss.value
+    assert np.mean(shown.strip_plots[0].random) == pytest.approx(found.loss.floor_mean)
     words = " ".join(shown.words)
     assert all(word in words for word in ("darker", "blurrier", "larger files"))
     assert "brighter" not in words
     assert "less of class class0 (0% against 34%)" in words
-    assert [len(images) for images in shown.unlike] == [24, 24]
-    assert {image.path for image in shown.unlike[0]} <= {path.name for path in darker.iterdir()}
-    assert {image.note for image in shown.unlike[1]} <= {"brighter", "sharper", "smaller files", "more contrast"}
+    assert [len(images) for images in shown.dissimilar] == [24, 24]
+    assert {image.path for image in shown.dissimilar[0]} <= {path.name for path in darker.iterdir()}
+    assert {image.note for image in shown.dissimilar[1]} <= {"brighter", "sharper", "smaller files", "more contrast"}
     write_report(found, tmp_path / "a.html")
     page = Page((tmp_path / "a.html").read_text())
     assert "differ by more than chance" in page.text

@@ -20,24 +20,24 @@ from imgsubset.cli.cache import cache_group
 from imgsubset.cli.check import compare_command, score_command, verify_command
 from imgsubset.cli.embed import embed_command
 from imgsubset.cli.estimate import estimate_command
-from imgsubset.cli.help import WithHelpGroup
-from imgsubset.cli.output import complain, discard_stdout, say
-from imgsubset.cli.ranks import by_rank
-from imgsubset.cli.scarce import THREADS, lacks_threads, scarcity
+from imgsubset.cli.help import HelpGroup
+from imgsubset.cli.output import discard_stdout, print_error, print_text
+from imgsubset.cli.ranks import run_distributed
+from imgsubset.cli.scarce import THREADS_ADVICE, explain_resource_error, lacks_threads
 from imgsubset.cli.select import demo_command, select_command
-from imgsubset.cli.signals import FATAL, EndedBySignal, handled, leave, restore_defaults
+from imgsubset.cli.signals import FATAL_SIGNALS, EndedBySignal, exit_on_signal, handle_signals, restore_defaults
 from imgsubset.cli.split import split_command
-from imgsubset.errors import EXIT_CODES, ImgsubsetError, OutputError, shortened
+from imgsubset.errors import EXIT_CODES, ImgsubsetError, OutputError, shorten
 from imgsubset.results.lines import printable
 
 COMMANDS = [
     *(select_command, split_command, score_command, estimate_command, compare_command, verify_command),
     *(batch_command, embed_command, cache_group, demo_command),
 ]
-CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items())])
+EXIT_CODES_HELP = "\n".join(["\b", "Exit codes:", *(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items())])
 
 
-@click.group(cls=WithHelpGroup, commands=COMMANDS, epilog=CODES, context_settings={"max_content_width": 100})
+@click.group(cls=HelpGroup, commands=COMMANDS, epilog=EXIT_CODES_HELP, context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="imgsubset")
 def program() -> None:
     """Choose the images of a folder whose distribution is closest to that of the whole folder.
@@ -58,20 +58,20 @@ def main() -> None:
     for library in ("PIL", "concurrent.futures"):  # their lines about a failure name no file, and it is told of here
         logging.getLogger(library).addHandler(logging.NullHandler())
     try:
-        with handled(leave, *FATAL):
-            code = by_rank(_run)
+        with handle_signals(exit_on_signal, *FATAL_SIGNALS):
+            code = run_distributed(_run_program)
             restore_defaults()  # the interpreter takes a while to end, and would print where it was interrupted
     except EndedBySignal as ended:
         code = ended.exit_code
         if code == 128 + signal.SIGINT and lacks_threads():
-            code = _lacking(THREADS)
+            code = _lacking(THREADS_ADVICE)
         else:
-            complain("interrupted")
+            print_error("interrupted")
         os._exit(code)  # without waiting for threads in the middle of a long sum
     sys.exit(code)
 
 
-def _run() -> int:
+def _run_program() -> int:
     stdout = sys.stdout
     try:
         return int(program.main(prog_name="imgsubset", standalone_mode=False) or 0)
@@ -80,25 +80,25 @@ def _run() -> int:
             raise
         return 128 + 13  # click prints help itself, and puts another stdout there when nobody reads it
     except click.exceptions.NoArgsIsHelpError as error:
-        complain(error.format_message(), "")
+        print_error(error.format_message(), "")
         return error.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see '{context.command_path} --help'" if context else ""
-        message = shortened(" ".join(error.format_message().split())).rstrip(".") + hint
+        message = shorten(" ".join(error.format_message().split())).rstrip(".") + hint
         if "--json" in sys.argv[1:]:
-            say(json.dumps({"error": message, "exit_code": error.exit_code}))
-        complain(f"error: {printable(message)}")
+            print_text(json.dumps({"error": message, "exit_code": error.exit_code}))
+        print_error(f"error: {printable(message)}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        complain("interrupted")
+        print_error("interrupted")
         return 130
     except Exception as error:
         if isinstance(error, OSError) and _is_of_echo(error):  # help is printed by click itself
             discard_stdout()
-            complain(f"error: cannot write to stdout: {error.strerror}")
+            print_error(f"error: cannot write to stdout: {error.strerror}")
             return OutputError.exit_code
-        lacking = scarcity(error)
+        lacking = explain_resource_error(error)
         if lacking is None:
             raise
         return _lacking(lacking)
@@ -107,8 +107,8 @@ def _run() -> int:
 def _lacking(what: str) -> int:
     """Tell what there is too little of; the exit code."""
     if "--json" in sys.argv[1:]:
-        say(json.dumps({"error": what, "exit_code": ImgsubsetError.exit_code}))
-    complain(f"error: {printable(what)}")
+        print_text(json.dumps({"error": what, "exit_code": ImgsubsetError.exit_code}))
+    print_error(f"error: {printable(what)}")
     return ImgsubsetError.exit_code
 
 

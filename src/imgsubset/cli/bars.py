@@ -11,11 +11,11 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-ECHO = len("^C^C")  # what a terminal may write behind a bar
+ECHO_COLUMNS = len("^C^C")  # what a terminal may write behind a bar
 CLEAR_LINE = "\r\x1b[K"
 
 
-class Bars:
+class ProgressBar:
     """Progress on stderr, see `imgsubset.progress.Progress`: one bar at a time, which goes when the next stage begins.
 
     Nothing is shown when quiet, nor off a terminal, nor on one that is dumb, which cannot go back in a line.
@@ -37,7 +37,9 @@ class Bars:
             if not done:
                 return
             self.stage, self.left = stage, total or math.inf
-            self.bar = tqdm(desc=stage, total=total or None, unit="", leave=False, ncols=_columns(), file=sys.stderr)
+            self.bar = tqdm(
+                desc=stage, total=total or None, unit="", leave=False, ncols=_max_bar_columns(), file=sys.stderr
+            )
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(done)
         self.left = max(0.0, self.left - done)
@@ -65,9 +67,9 @@ class Bars:
             sys.stderr.flush()
 
 
-def _columns() -> int | None:
+def _max_bar_columns() -> int | None:
     """How wide a bar may be: what is typed beside it must not begin a new line. None leaves that to tqdm."""
     try:
-        return max(os.get_terminal_size(sys.stderr.fileno()).columns - ECHO, 1)
+        return max(os.get_terminal_size(sys.stderr.fileno()).columns - ECHO_COLUMNS, 1)
     except (OSError, ValueError):  # not a real terminal
         return None

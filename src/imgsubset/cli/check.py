@@ -9,12 +9,12 @@ import click
 
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import Command, Output
-from imgsubset.cli.shown import Shown, check_outside
+from imgsubset.cli.shown import ReportFiles, check_outside
 from imgsubset.errors import UsageError, VerifyError
 from imgsubset.options import Options
 from imgsubset.reading.contents import Listing
-from imgsubset.results.as_json import KEYS, describe_comparison, describe_scored, describe_verification
-from imgsubset.results.as_text import comparison_summary, scored_summary, verification_summary
+from imgsubset.results.as_json import RECORD_KEYS, describe_comparison, describe_score_result, describe_verification
+from imgsubset.results.as_text import comparison_summary, score_summary, verification_summary
 from imgsubset.tasks.compare import compare
 from imgsubset.tasks.members import has_manifest
 from imgsubset.tasks.score import check_gates, score
@@ -24,18 +24,18 @@ from imgsubset.tasks.verify import verify
 @click.command("score", cls=Command, short_help="Say how close a subset is to its source.")
 @click.argument("source", metavar="SRC", type=opt.PATH)
 @click.argument("subset", metavar="SUBSET", type=opt.PATH)
-@opt.add(opt.FEATURES, opt.MATCH, opt.OF_CLASSES, opt.WHICH, opt.EMBEDDINGS)
-@opt.add(opt.GATE, opt.SIZE_GATE)
+@opt.add_options(opt.FEATURES, opt.MATCH, opt.CLASS_LABELS, opt.FILTERS, opt.EMBEDDINGS)
+@opt.add_options(opt.MAX_LOSS, opt.MIN_ESS)
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
-@opt.add(opt.SHOWN)
-@opt.add(opt.output(*KEYS["scored"]))
+@opt.add_options(opt.REPORT_FILES)
+@opt.add_options(opt.output_options(*RECORD_KEYS["scored"]))
 def score_command(
     source: Path,
     subset: Path,
     options: Options,
     max_loss: float | None,
     min_size: float | None,
-    shown: Shown,
+    shown: ReportFiles,
     out: Output,
     **more: Any,
 ) -> None:
@@ -50,22 +50,22 @@ def score_command(
     SUBSET is a folder, a text file of paths, '-' for paths on stdin, or the manifest.json of a selection; its images
     are found in SRC by content. Where it is or holds a manifest, the options in that are the defaults here.
     """
-    listing, members, given, words = opened(source, subset, options)
+    listing, members, given, words = open_source_and_subset(source, subset, options)
     check_outside(shown.files, listing)
     with out.bars() as bars:
         scored = score(listing, members, given, evidence=bool(shown), progress=bars, **more, **words)
     shown.write(scored)
-    out.show(describe_scored(scored), scored_summary(scored, out.verbose))
+    out.show(describe_score_result(scored), score_summary(scored, out.verbose))
     check_gates(scored.score.loss, scored.score.effective_size, max_loss, min_size)
 
 
 @click.command("compare", cls=Command, short_help="Say how far apart two folders are.")
 @click.argument("first", metavar="A", type=opt.PATH)
 @click.argument("second", metavar="B", type=opt.PATH)
-@opt.add(opt.FEATURES, opt.WHICH)
-@opt.add(opt.GATE, opt.REPORT, opt.output(*KEYS["comparison"]))
+@opt.add_options(opt.FEATURES, opt.FILTERS)
+@opt.add_options(opt.MAX_LOSS, opt.REPORT, opt.output_options(*RECORD_KEYS["comparison"]))
 def compare_command(
-    first: Path, second: Path, options: Options, max_loss: float | None, shown: Shown, out: Output
+    first: Path, second: Path, options: Options, max_loss: float | None, shown: ReportFiles, out: Output
 ) -> None:
     """Compare the images of B with those of A, which need not have an image in common.
 
@@ -78,7 +78,7 @@ def compare_command(
     figure stands what two random samples of these sizes from one distribution would show. Precision and density are
     low where B has images unlike any of A, recall and coverage where it lacks some.
     """
-    _one_stdin(first, second)
+    _check_single_stdin(first, second)
     one, other = opt.open_source(first), opt.open_source(second)
     for listing in (one, other):
         check_outside(shown.files, listing)
@@ -91,7 +91,7 @@ def compare_command(
 
 @click.command("verify", cls=Command, short_help="Check a subset against its manifest.")
 @click.argument("destination", metavar="DST", type=opt.PATH)
-@opt.add(opt.output(*KEYS["verification"]))
+@opt.add_options(opt.output_options(*RECORD_KEYS["verification"]))
 def verify_command(destination: Path, out: Output) -> None:
     """Check the files in DST against its manifest: missing, changed and extra ones make exit code 7.
 
@@ -108,18 +108,18 @@ def verify_command(destination: Path, out: Output) -> None:
         raise VerifyError(f"'{destination}' is not what its manifest says: {counts}")
 
 
-def opened(
+def open_source_and_subset(
     source: Path, subset: Path, options: Options
 ) -> tuple[Listing, Path | Listing, Options | None, dict[str, Any]]:
     """A source and a subset of it; the options to look at them with, None where the manifest of the subset says them;
     and those that go before these."""
-    _one_stdin(source, subset)
+    _check_single_stdin(source, subset)
     members: Path | Listing = opt.open_source(subset) if str(subset) == "-" else subset
     recorded = isinstance(members, Path) and has_manifest(subset)
-    words = opt.given(options) if recorded else {}
+    words = opt.explicit_options(options) if recorded else {}
     return opt.open_source(source), members, None if recorded else options, words
 
 
-def _one_stdin(one: Path, other: Path) -> None:
+def _check_single_stdin(one: Path, other: Path) -> None:
     if str(one) == str(other) == "-":
         raise UsageError("only one of the two can be '-': there is one stdin")

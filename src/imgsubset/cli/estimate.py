@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from imgsubset.cli import options as opt
-from imgsubset.cli.check import opened
+from imgsubset.cli.check import open_source_and_subset
 from imgsubset.cli.output import Command, Output
-from imgsubset.cli.shown import Shown, check_outside
+from imgsubset.cli.shown import ReportFiles, check_outside
 from imgsubset.errors import UsageError
 from imgsubset.options import Options
-from imgsubset.results.as_json import KEYS, describe_estimated
-from imgsubset.results.estimate_lines import estimated_summary
+from imgsubset.results.as_json import RECORD_KEYS, describe_estimate_result
+from imgsubset.results.estimate_lines import estimate_summary
 from imgsubset.tasks.estimate import estimate
 
 
@@ -24,16 +24,16 @@ from imgsubset.tasks.estimate import estimate
 @click.argument("subset", metavar="SUBSET", type=opt.PATH)
 @click.argument("results", metavar="RESULTS", type=opt.PATH)
 @click.option("--columns", metavar="A,B", help="Which columns of RESULTS count.  [default: all of numbers]")
-@opt.add(opt.FEATURES, opt.MATCH, opt.DRAWN, opt.WHICH, opt.EMBEDDINGS)
+@opt.add_options(opt.FEATURES, opt.MATCH, opt.SAMPLE_DESIGN, opt.FILTERS, opt.EMBEDDINGS)
 @click.option("--skip-foreign", is_flag=True, help="Leave out files of SUBSET that are not in SRC, not fail (exit 3).")
-@opt.add(opt.REPORT, opt.output(*KEYS["estimated"]))
+@opt.add_options(opt.REPORT, opt.output_options(*RECORD_KEYS["estimated"]))
 def estimate_command(
     source: Path,
     subset: Path,
     results: Path,
     columns: str | None,
     options: Options,
-    shown: Shown,
+    shown: ReportFiles,
     out: Output,
     **more: Any,
 ) -> None:
@@ -50,15 +50,17 @@ def estimate_command(
     mean over all of SRC, estimated with the help of what --match knows of each image, with an interval that holds it in
     95 of 100 cases; and the difference of each two columns, and whether the subset decides it.
     """
-    listing, members, given, words = opened(source, subset, options)
+    listing, members, given, words = open_source_and_subset(source, subset, options)
     check_outside(shown.files, listing)
     with out.bars() as bars:
-        estimated = estimate(listing, members, results, given, columns=_names(columns), progress=bars, **more, **words)
+        estimated = estimate(
+            listing, members, results, given, columns=_parse_column_names(columns), progress=bars, **more, **words
+        )
     shown.write(estimated)
-    out.show(describe_estimated(estimated), estimated_summary(estimated, out.verbose))
+    out.show(describe_estimate_result(estimated), estimate_summary(estimated, out.verbose))
 
 
-def _names(columns: str | None) -> tuple[str, ...]:
+def _parse_column_names(columns: str | None) -> tuple[str, ...]:
     """The names in a line of CSV."""
     if columns is None:
         return ()

@@ -17,26 +17,26 @@ HEADING_OF = {
     **{"n": "How many", "no_cache": "Running", "short_help": "Running"},
     **dict.fromkeys(("embeddings", "paths", "pca"), "Match"),
 }
-COMMON = {  # what -h shows, of commands with many options
+COMMON_OPTIONS = {  # what -h shows, of commands with many options
     *("n", "shard", "stratify", "group_by", "exclude", "dedupe", "features", "seed"),
     *("mode", "overwrite", "list_file", "min_size", "dry_run", "as_json"),
 }
-FEW = 8  # options that need neither headings nor a short help
-SHORT = "imgsubset.short_help"
+MAX_OPTIONS_WITHOUT_HEADINGS = 8  # options that need neither headings nor a short help
+SHORT_HELP_KEY = "imgsubset.short_help"
 
 
-def _show_short(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+def _show_short_help(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        context.meta[SHORT] = True
+        context.meta[SHORT_HELP_KEY] = True
         click.echo(context.get_help())
         context.exit()
 
 
-SHORT_HELP = click.Option(["-h", "short_help"], is_flag=True, is_eager=True, expose_value=False, callback=_show_short,
+SHORT_HELP = click.Option(["-h", "short_help"], is_flag=True, is_eager=True, expose_value=False, callback=_show_short_help,
                           help="Show the help in short, and exit.")  # fmt: skip
 
 
-class WithHelp(click.Command):
+class HelpCommand(click.Command):
     """A command that explains itself, at length with --help. Its docstring is a summary, examples and the rest."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -55,13 +55,13 @@ class WithHelp(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse; without any argument the help that is shown is the short one."""
-        ctx.meta[SHORT] = not args
+        ctx.meta[SHORT_HELP_KEY] = not args
         return super().parse_args(ctx, args)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the docstring; in short the summary and the examples."""
         text = inspect.cleandoc(self.help or "")
-        if ctx.meta[SHORT]:
+        if ctx.meta[SHORT_HELP_KEY]:
             summary, *others = text.split("\n\n")
             text = "\n\n".join([summary, *(part for part in others if part.startswith("\b"))])
         formatter.write_paragraph()
@@ -71,23 +71,23 @@ class WithHelp(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those that are asked for."""
         options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
-        if len(options) <= FEW:
-            _write("Options", options, ctx, formatter)
-        elif ctx.meta[SHORT]:
-            _write("Options", [one for one in options if one.name in COMMON], ctx, formatter)
+        if len(options) <= MAX_OPTIONS_WITHOUT_HEADINGS:
+            _write_section("Options", options, ctx, formatter)
+        elif ctx.meta[SHORT_HELP_KEY]:
+            _write_section("Options", [one for one in options if one.name in COMMON_OPTIONS], ctx, formatter)
             formatter.write_paragraph()
             formatter.write_text(f"{len(options)} options in all: {ctx.command_path} --help")
         else:
             for heading in HEADINGS:
-                _write(heading, (one for one in options if _heading(one) == heading), ctx, formatter)
+                _write_section(heading, (one for one in options if _find_heading(one) == heading), ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what comes last, but in short."""
-        if not ctx.meta[SHORT]:
+        if not ctx.meta[SHORT_HELP_KEY]:
             super().format_epilog(ctx, formatter)
 
 
-class WithHelpGroup(WithHelp, click.Group):
+class HelpGroup(HelpCommand, click.Group):
     """A group of commands that explains itself."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -96,14 +96,16 @@ class WithHelpGroup(WithHelp, click.Group):
         super().format_options(ctx, formatter)
 
 
-def _heading(option: click.Option) -> str:
+def _find_heading(option: click.Option) -> str:
     name = option.name or ""
     if "--help" in option.opts:
         return "Running"
     return str(FIELDS[name].metadata["group"]) if name in FIELDS else HEADING_OF.get(name, "Output")
 
 
-def _write(heading: str, options: Iterable[click.Option], ctx: click.Context, formatter: click.HelpFormatter) -> None:
+def _write_section(
+    heading: str, options: Iterable[click.Option], ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
     """A section of options."""
     if rows := [record for one in options if (record := one.get_help_record(ctx))]:
         with formatter.section(heading):

@@ -14,11 +14,11 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 from platformdirs import user_cache_path
 
-from imgsubset.cli.bars import Bars
-from imgsubset.cli.places import check_places
-from imgsubset.cli.shown import Shown
+from imgsubset.cli.bars import ProgressBar
+from imgsubset.cli.places import check_path_conflicts
+from imgsubset.cli.shown import ReportFiles
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.extractors import kind_of
+from imgsubset.features.extractors import find_extractor_spec
 from imgsubset.inputs import Embeddings
 from imgsubset.options import FIELDS, LOSS, MOMENTS, PRESETS, Options, preset_of
 from imgsubset.reading.contents import Listing
@@ -39,7 +39,7 @@ class AnyPath(click.Path):
 
 
 PATH = AnyPath(path_type=Path, readable=False)  # what cannot be read has an exit code of its own
-NAME = AnyPath(readable=False)  # of a file, as a text
+PATH_TEXT = AnyPath(readable=False)  # of a file, as a text
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
@@ -82,7 +82,7 @@ def parse_option(name: str, word: Any) -> Any:
         raise UsageError(f"{name.replace('_', ' ')} '{word}' is not {wanted}") from None
 
 
-def _option(name: str) -> Decorator:
+def _click_option(name: str) -> Decorator:
     """The click option of an option."""
     declared = FIELDS[name]
     default: Any = declared.default
@@ -102,7 +102,7 @@ def _option(name: str) -> Decorator:
     if declared.metadata["choices"]:
         own["type"] = click.Choice(declared.metadata["choices"])
     elif name in FILES:
-        own["type"] = NAME
+        own["type"] = PATH_TEXT
     elif _parser(name) is None:
         own["type"] = {"int": int, "float": float}.get(kind)
     else:
@@ -112,36 +112,40 @@ def _option(name: str) -> Decorator:
 
 
 EXTRACTION: list[Decorator] = [
-    *map(_option, ("feature_seed", "device", "features", "size", "networks", "channels", "kernel_size", "stride")),
-    *map(_option, ("activation", "pool", "taps", "weights_file")),
+    *map(
+        _click_option, ("feature_seed", "device", "features", "size", "networks", "channels", "kernel_size", "stride")
+    ),
+    *map(_click_option, ("activation", "pool", "taps", "weights_file")),
 ]
-CACHED = [*map(_option, ("workers", "cache"))]
-STRICT = [_option("strict")]
+CACHE = [*map(_click_option, ("workers", "cache"))]
+STRICT = [_click_option("strict")]
 FEATURES: list[Decorator] = [
-    *(_option("weights"), *EXTRACTION, _option("held_out"), *CACHED),
+    *(_click_option("weights"), *EXTRACTION, _click_option("held_out"), *CACHE),
     click.option("--no-cache", is_flag=True, help="Neither use nor keep moments of images."),
     *STRICT,
 ]
-OF_PIXELS = [_option("match")]
-MATCH = [*OF_PIXELS, _option("match_columns")]
-WHICH = [*map(_option, ("include", "exclude", "sidecars", "follow_labels"))]
-CLASSES = [*map(_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))]
-OF_CLASSES = [*map(_option, ("stratify_by", "labels", "coco"))]
-DRAWN = [*map(_option, ("stratify", "stratify_by", "labels", "group_by", "coco"))]
-ONE_SUBSET = [_option("keep")]
-TARGET = [*map(_option, ("target_loss", "target_size"))]
+MATCH_TERM = [_click_option("match")]
+MATCH = [*MATCH_TERM, _click_option("match_columns")]
+FILTERS = [*map(_click_option, ("include", "exclude", "sidecars", "follow_labels"))]
+CLASSES = [
+    *map(_click_option, ("stratify", "stratify_by", "stratify_as", "labels", "group_by", "drop", "dedupe", "coco"))
+]
+CLASS_LABELS = [*map(_click_option, ("stratify_by", "labels", "coco"))]
+SAMPLE_DESIGN = [*map(_click_option, ("stratify", "stratify_by", "labels", "group_by", "coco"))]
+REQUIRED_IMAGES = [_click_option("keep")]
+TARGET = [*map(_click_option, ("target_loss", "target_size"))]
 
 
-def _presets(_context: click.Context, _option: click.Parameter, begun: str) -> list[CompletionItem]:
+def _complete_preset(_context: click.Context, _option: click.Parameter, begun: str) -> list[CompletionItem]:
     return [CompletionItem(name, help=preset.meaning) for name, preset in PRESETS.items() if name.startswith(begun)]
 
 
-_EACH = "; ".join(f"{name}, {preset.meaning}" for name, preset in PRESETS.items())
+_PRESETS_HELP = "; ".join(f"{name}, {preset.meaning}" for name, preset in PRESETS.items())
 SEARCH: list[Decorator] = [
-    click.option("--preset", metavar="NAME", shell_complete=_presets, help="Options under one name, of which those "
-                 f"that are given beside it replace its own: {_EACH}."),
-    *map(_option, ("seed", "candidates", "rounds", "schedule", "chains", "steps", "time_limit")),
-    *map(_option, ("temperature", "friction", "langevin_time")),
+    click.option("--preset", metavar="NAME", shell_complete=_complete_preset, help="Options under one name, of which those "
+                 f"that are given beside it replace its own: {_PRESETS_HELP}."),
+    *map(_click_option, ("seed", "candidates", "rounds", "schedule", "chains", "steps", "time_limit")),
+    *map(_click_option, ("temperature", "friction", "langevin_time")),
 ]  # fmt: skip
 EMBEDDINGS: list[Decorator] = [
     click.option("--embeddings", type=PATH, metavar="FILE.npy",
@@ -155,21 +159,21 @@ EMBEDDINGS: list[Decorator] = [
 REPORT: list[Decorator] = [
     click.option("--report", type=PATH, metavar="FILE.html", help="Write a page to look at: figures, and the images."),
 ]
-SHOWN: list[Decorator] = [
+REPORT_FILES: list[Decorator] = [
     *REPORT,
     click.option("--plot", type=PATH, metavar="FILE.png", help="Write the one figure of the subset: .png, .svg or "
                  ".pdf."),
     click.option("--csv", type=PATH, metavar="FILE.csv", help="Write a line an image: its path, class, whether it is "
                  "chosen, its rank and its contribution."),
 ]  # fmt: skip
-GATE = [click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")]
-SIZE_GATE = [
+MAX_LOSS = [click.option("--max-loss", type=float, metavar="X", help="Fail (exit 6) if the loss is above this.")]
+MIN_ESS = [
     click.option("--min-size", type=float, metavar="M", help="Fail (exit 6) if the subset is worth fewer than M random "
                  "images, in networks that the search did not see."),
 ]  # fmt: skip
 
 
-def output(*keys: str) -> list[Decorator]:
+def output_options(*keys: str) -> list[Decorator]:
     """The options of printing, for a command whose JSON object has these keys."""
 
     def chosen(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
@@ -190,7 +194,7 @@ def output(*keys: str) -> list[Decorator]:
     ]  # fmt: skip
 
 
-def add(*groups: Iterable[Decorator]) -> Decorator:
+def add_options(*groups: Iterable[Decorator]) -> Decorator:
     """Give a command these options, in the order in which help shows them."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,22 +205,22 @@ def add(*groups: Iterable[Decorator]) -> Decorator:
     return decorate
 
 
-def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def collect_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments with a record `options` in place of those that are fields of it, and `embeddings`, a record or None, in
     place of three; of each, where a command has them."""
-    check_places(arguments)
+    check_path_conflicts(arguments)
     rest = {name: value for name, value in arguments.items() if name not in FIELDS}
     if "cache" in arguments:  # a command has all records of options, or none
         values = {name: arguments[name] for name in FIELDS if arguments.get(name) is not None}
         values = {name: parse_option(name, value) for name, value in values.items()}
         if (name := rest.pop("preset", None)) is not None:
-            values = {**values, **{key: value for key, value in preset_of(name).items() if _by_default(key)}}
+            values = {**values, **{key: value for key, value in preset_of(name).items() if _is_default(key)}}
         folder = values.get("cache") or str(user_cache_path("imgsubset"))
         values["cache"] = None if rest.pop("no_cache", False) else folder
         rest["options"] = Options(**values)
         for name, _ in rest["options"].features:
             if name != "embeddings":
-                kind_of(name)  # answered before any work
+                find_extractor_spec(name)  # answered before any work
     if "embeddings" in rest:
         features, paths, pca = (rest.pop(name) for name in ("embeddings", "paths", "pca"))
         if (features is None) != (paths is None):
@@ -225,7 +229,7 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"--pca {pca} goes with --embeddings")
         rest["embeddings"] = None if features is None else Embeddings(features, paths, pca)
     if "report" in rest:
-        rest["shown"] = Shown(*(rest.pop(name, None) for name in ("report", "plot", "csv")))
+        rest["shown"] = ReportFiles(*(rest.pop(name, None) for name in ("report", "plot", "csv")))
     for name in ("max_loss", "min_size"):
         limit = rest.get(name)
         if limit is not None and not limit >= 0:
@@ -233,19 +237,19 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
-def _by_default(name: str) -> bool:
+def _is_default(name: str) -> bool:
     """Whether nobody gave this parameter of the command at work."""
     source = click.get_current_context().get_parameter_source(name)
     return source in (None, ParameterSource.DEFAULT)
 
 
-def given(options: Options) -> dict[str, Any]:
+def explicit_options(options: Options) -> dict[str, Any]:
     """The options that go before those in a manifest: the user's own, and what a manifest does not say."""
     context = click.get_current_context()
     recorded = {*options.affecting(LOSS), "stratify", "stratify_by", "labels", "group_by", "coco"}
     if context.params["embeddings"] is not None:
         recorded -= {*options.affecting(MOMENTS)}
-    return {name: value for name, value in options.affecting().items() if name not in recorded or not _by_default(name)}
+    return {name: value for name, value in options.affecting().items() if name not in recorded or not _is_default(name)}
 
 
 def open_source(source: Path) -> Listing:
@@ -254,5 +258,5 @@ def open_source(source: Path) -> Listing:
         if sys.stdin is None:
             raise InputError("source '-' is a list on stdin, but stdin is closed")
         return list_paths(parse_paths(sys.stdin.buffer.read()), "-")
-    with contextlib.closing(Bars(bool(click.get_current_context().params.get("quiet")))) as bars:
+    with contextlib.closing(ProgressBar(bool(click.get_current_context().params.get("quiet")))) as bars:
         return list_images(source, bars)

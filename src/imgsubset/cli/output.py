@@ -15,16 +15,16 @@ from typing import Any, TextIO
 
 import click
 
-from imgsubset.cli.bars import Bars
-from imgsubset.cli.help import WithHelp
-from imgsubset.cli.options import collect
-from imgsubset.cli.scarce import check_room
+from imgsubset.cli.bars import ProgressBar
+from imgsubset.cli.help import HelpCommand
+from imgsubset.cli.options import collect_options
+from imgsubset.cli.scarce import check_memory_limit
 from imgsubset.errors import ImgsubsetError, OutputError, VerdictError
-from imgsubset.options import REMOVED, unknown
+from imgsubset.options import REMOVED_OPTIONS, unknown_name_message
 from imgsubset.results.lines import printable
-from imgsubset.results.score_lines import EIGHTHS, FULL
+from imgsubset.results.score_lines import EIGHTH_BLOCKS, FULL_BLOCK
 
-PRINTING = ("as_json", "fields", "quiet", "verbose")
+PRINT_OPTIONS = ("as_json", "fields", "quiet", "verbose")
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,20 @@ class Output:
     def show(self, record: dict[str, Any], text: str, err: bool = False) -> None:
         """Print what came out, in the form that was asked for."""
         if self.as_json:
-            say(json.dumps(record if self.fields is None else {key: record[key] for key in self.fields}, indent=1))
+            print_text(
+                json.dumps(record if self.fields is None else {key: record[key] for key in self.fields}, indent=1)
+            )
         elif not self.quiet:
-            say(fitted(text, sys.stderr if err else sys.stdout), err=err)
+            print_text(fit_to_terminal(text, sys.stderr if err else sys.stdout), err=err)
 
     @contextlib.contextmanager
-    def bars(self) -> Iterator[Bars]:
+    def bars(self) -> Iterator[ProgressBar]:
         """Progress on stderr while the context lasts."""
-        with contextlib.closing(Bars(self.quiet)) as bars:
+        with contextlib.closing(ProgressBar(self.quiet)) as bars:
             yield bars
 
 
-class Command(WithHelp):
+class Command(HelpCommand):
     """A command whose function receives `out`, and `options` and `embeddings` where it has these."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -59,36 +61,36 @@ class Command(WithHelp):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             name = error.option_name
-            if name.lstrip("-").replace("-", "_") not in REMOVED:
+            if name.lstrip("-").replace("-", "_") not in REMOVED_OPTIONS:
                 raise
-            raise click.UsageError(unknown(name.lstrip("-"), f"no such option {name}", {}), ctx) from None
+            raise click.UsageError(unknown_name_message(name.lstrip("-"), f"no such option {name}", {}), ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Its failure becomes one line, with --json one object too, and the exit code of its kind."""
         arguments = dict(ctx.params)
-        out = Output(**{name: arguments.pop(name, None) for name in PRINTING})
+        out = Output(**{name: arguments.pop(name, None) for name in PRINT_OPTIONS})
         if out.fields is not None and not out.as_json:
             raise click.UsageError("--fields goes with --json", ctx)
         assert self.callback is not None
         try:
-            given = collect(arguments)
+            given = collect_options(arguments)
             if ctx.command.name != "verify":  # which alone needs no torch
-                check_room()
+                check_memory_limit()
             return ctx.invoke(self.callback, out=out, **given)
         except ImgsubsetError as error:
             if out.as_json and not isinstance(error, VerdictError):  # whose result is printed already
-                say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-            complain(f"error: {printable(str(error))}")
+                print_text(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+            print_error(f"error: {printable(str(error))}")
             raise click.exceptions.Exit(error.exit_code) from error
 
 
-def fitted(text: str, stream: TextIO | None) -> str:
+def fit_to_terminal(text: str, stream: TextIO | None) -> str:
     """Text whose lines end between words, where a terminal would break them within one; bars are of characters that
     the stream can have."""
     try:
-        FULL.encode(getattr(stream, "encoding", None) or "ascii")
+        FULL_BLOCK.encode(getattr(stream, "encoding", None) or "ascii")
     except (UnicodeError, LookupError):
-        text = text.translate({ord(FULL): "#", **{ord(part): None for part in EIGHTHS[1:]}})
+        text = text.translate({ord(FULL_BLOCK): "#", **{ord(part): None for part in EIGHTH_BLOCKS[1:]}})
     if stream is None or not stream.isatty():
         return text
     columns = shutil.get_terminal_size().columns
@@ -103,13 +105,13 @@ def discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def complain(text: str, start: str = "imgsubset: ") -> None:
+def print_error(text: str, start: str = "imgsubset: ") -> None:
     """Print on stderr, if that can be written to: where it cannot, the exit code must do."""
     with contextlib.suppress(OSError):
         click.echo(f"{start}{text}", err=True)
 
 
-def say(text: str | bytes, err: bool = False) -> None:
+def print_text(text: str | bytes, err: bool = False) -> None:
     """Print. Raises OutputError if that fails, and ends the program if nobody reads stdout any more."""
     try:
         click.echo(text, err=err, nl=isinstance(text, str))

@@ -9,13 +9,17 @@ from typing import Any
 
 from imgsubset.errors import UsageError
 
-SOURCES = ("source", "first", "second", "subset")
-WRITTEN = ("list_file", "report", "plot", "csv")
-NAMES = dict.fromkeys(SOURCES, "SRC") | {"destination": "DST", "list_file": "--list", "results": "RESULTS"}
-READ = ("keep", "drop", "labels", "coco", "embeddings", "paths", "results")
+SOURCE_ARGUMENTS = ("source", "first", "second", "subset")
+OUTPUT_FILE_OPTIONS = ("list_file", "report", "plot", "csv")
+DISPLAY_NAMES = dict.fromkeys(SOURCE_ARGUMENTS, "SRC") | {
+    "destination": "DST",
+    "list_file": "--list",
+    "results": "RESULTS",
+}
+INPUT_FILE_OPTIONS = ("keep", "drop", "labels", "coco", "embeddings", "paths", "results")
 
 
-def check_places(arguments: Mapping[str, Any]) -> None:
+def check_path_conflicts(arguments: Mapping[str, Any]) -> None:
     """Refuse a --list or --cache that would change the source, the destination, or a file that is read.
 
     arguments  of a command, by name, as they were parsed; absent ones are None. A --list in the source is
@@ -23,7 +27,7 @@ def check_places(arguments: Mapping[str, Any]) -> None:
 
     Raises UsageError that names both.
     """
-    real = {name: Path(os.path.realpath(value)) for name, value in arguments.items() if _is_place(name, value)}
+    real = {name: Path(os.path.realpath(value)) for name, value in arguments.items() if _is_path(name, value)}
     for term in arguments.get("match") or ():
         real[f"match {term}"] = Path(os.path.realpath(term.partition("=")[0]))
     tables = [name for name in real if name.startswith("match ")]
@@ -32,27 +36,29 @@ def check_places(arguments: Mapping[str, Any]) -> None:
     if arguments.get("mode") == "none" or arguments.get("dry_run"):
         real.pop("destination", None)
 
-    files = [name for name in SOURCES if name in real and os.path.isfile(real[name])]  # noqa: PTH113 (never raises)
+    files = [name for name in SOURCE_ARGUMENTS if name in real and os.path.isfile(real[name])]  # noqa: PTH113 (never raises)
 
     def clash(one: str, other: str) -> bool:
         return one != other and one in real and other in real and real[other] in (real[one], *real[one].parents)
 
     for one, others in {
-        **dict.fromkeys(WRITTEN, ("destination", "cache", *READ, *tables, *files, *WRITTEN)),
-        "cache": (*SOURCES, "destination", *READ, *tables),
+        **dict.fromkeys(
+            OUTPUT_FILE_OPTIONS, ("destination", "cache", *INPUT_FILE_OPTIONS, *tables, *files, *OUTPUT_FILE_OPTIONS)
+        ),
+        "cache": (*SOURCE_ARGUMENTS, "destination", *INPUT_FILE_OPTIONS, *tables),
         "destination": ("cache",),
     }.items():
         if other := next((other for other in others if clash(one, other)), None):
             how = "is" if real[one] == real[other] else "lies in"
-            here, there = (_spelt(name, arguments) for name in (one, other))
+            here, there = (_describe_path(name, arguments) for name in (one, other))
             raise UsageError(f"{here} {how} {there}; choose another place for it")
 
 
-def _spelt(name: str, arguments: Mapping[str, Any]) -> str:
+def _describe_path(name: str, arguments: Mapping[str, Any]) -> str:
     option, _, term = name.partition(" ")
-    return f"{NAMES.get(option, f'--{option}')} '{term or arguments[name]}'"
+    return f"{DISPLAY_NAMES.get(option, f'--{option}')} '{term or arguments[name]}'"
 
 
-def _is_place(name: str, value: object) -> bool:
-    known = (*SOURCES, *READ, *WRITTEN, "destination", "cache")
+def _is_path(name: str, value: object) -> bool:
+    known = (*SOURCE_ARGUMENTS, *INPUT_FILE_OPTIONS, *OUTPUT_FILE_OPTIONS, "destination", "cache")
     return name in known and isinstance(value, (str, Path)) and str(value) not in ("", "-")

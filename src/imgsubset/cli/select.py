@@ -11,23 +11,23 @@ from typing import Any, cast
 import click
 
 from imgsubset.cli import options as opt
-from imgsubset.cli.output import Command, Output, say
-from imgsubset.cli.shown import Shown, check_outside
+from imgsubset.cli.output import Command, Output, print_text
+from imgsubset.cli.shown import ReportFiles, check_outside
 from imgsubset.cli.signals import interruptible
 from imgsubset.errors import GateError, OutputError, UsageError
-from imgsubset.files import write_out
+from imgsubset.files import write_output
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.filters import list_candidates
-from imgsubset.results.as_json import KEYS, describe_placed
-from imgsubset.results.as_text import placed_summary
+from imgsubset.results.as_json import RECORD_KEYS, describe_export_result
+from imgsubset.results.as_text import export_summary
 from imgsubset.results.lines import printable
 from imgsubset.results.records import Placed
 from imgsubset.tasks.score import score
 from imgsubset.tasks.select import select_into
-from imgsubset.tasks.sizes import check_size
-from imgsubset.writing.export import MODES
+from imgsubset.tasks.sizes import check_n
+from imgsubset.writing.export import EXPORT_MODES
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Job:
     null: bool = False
     max_loss: float | None = None
     min_size: float | None = None
-    shown: Shown = Shown()  # noqa: RUF009 (frozen)
+    shown: ReportFiles = ReportFiles()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        check_size(self.n, self.options)
+        check_n(self.n, self.options)
         if self.destination is None and self.mode != "none" and not self.dry_run:
             raise UsageError(f"--mode {self.mode} needs a destination DST; '--mode none' does without")
         if self.null and self.list_file is None:
@@ -62,11 +62,11 @@ class Job:
 @click.argument("destination", metavar="[DST]", type=opt.PATH, required=False)
 @click.option("-n", "n", required=True, metavar="N|P%|auto",
               help="How many images to choose: a number, a percentage, or 'auto' with a target.")  # fmt: skip
-@opt.add(opt.ONE_SUBSET, opt.CLASSES, opt.MATCH, opt.WHICH, opt.TARGET, opt.FEATURES, opt.SEARCH)
-@opt.add(opt.EMBEDDINGS)
-@opt.add(opt.GATE, opt.SIZE_GATE)
-@click.option("--mode", type=click.Choice([*MODES, "none"]), metavar="MODE", default="copy", show_default=True,
-              help=f"How the images come to DST: {', '.join(MODES)}; or none: not at all, without DST.")  # fmt: skip
+@opt.add_options(opt.REQUIRED_IMAGES, opt.CLASSES, opt.MATCH, opt.FILTERS, opt.TARGET, opt.FEATURES, opt.SEARCH)
+@opt.add_options(opt.EMBEDDINGS)
+@opt.add_options(opt.MAX_LOSS, opt.MIN_ESS)
+@click.option("--mode", type=click.Choice([*EXPORT_MODES, "none"]), metavar="MODE", default="copy", show_default=True,
+              help=f"How the images come to DST: {', '.join(EXPORT_MODES)}; or none: not at all, without DST.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in DST; foreign files there stay.")
 @click.option("--list", "list_file", type=opt.PATH, metavar="FILE|-", help="Write the paths of the chosen images, one "
               "a line; '-' is stdout, and the summary then goes to stderr.")  # fmt: skip
@@ -74,8 +74,8 @@ class Job:
 @click.option("--ranked", is_flag=True, help="Order --list so that every beginning of it is close, and write the same "
               "order to DST/ranked.txt.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
-@opt.add(opt.SHOWN)
-@opt.add(opt.output(*KEYS["placed"]))
+@opt.add_options(opt.REPORT_FILES)
+@opt.add_options(opt.output_options(*RECORD_KEYS["placed"]))
 def select_command(out: Output, **arguments: Any) -> None:
     """Choose N images of SRC whose distribution is closest to that of all, and copy them to DST.
 
@@ -94,13 +94,13 @@ def select_command(out: Output, **arguments: Any) -> None:
     listing_to_stdout = str(job.list_file) == "-"
     if listing_to_stdout and out.as_json:
         raise UsageError("--list - and --json would both write to stdout; write the list to a file")
-    report(job, out, err=listing_to_stdout)
+    run_and_print(job, out, err=listing_to_stdout)
 
 
 @click.command("demo", cls=Command, short_help="Try it on 2,000 pictures that it draws.")
 @click.argument("folder", metavar="DIR", type=opt.PATH)
 @click.option("-n", "n", default="100", show_default=True, metavar="N|P%|auto", help="How many images to choose.")
-@opt.add(opt.TARGET, opt.FEATURES, opt.SEARCH, opt.output(*KEYS["placed"]))
+@opt.add_options(opt.TARGET, opt.FEATURES, opt.SEARCH, opt.output_options(*RECORD_KEYS["placed"]))
 def demo_command(folder: Path, n: str, options: Options, out: Output) -> None:
     """Draw 2,000 small pictures into DIR/source, choose some of them, and copy these to DIR/subset.
 
@@ -111,30 +111,30 @@ def demo_command(folder: Path, n: str, options: Options, out: Output) -> None:
     from imgsubset.cli.demo import draw_pictures
 
     pages = find_spec("jinja2") is not None
-    shown = Shown(report=folder / "report.html") if pages else Shown()
+    shown = ReportFiles(report=folder / "report.html") if pages else ReportFiles()
     job = Job(folder / "source", folder / "subset", n, options, shown=shown)
     with out.bars() as bars:
         draw_pictures(job.source, progress=bars)
-    report(job, out)
+    run_and_print(job, out)
     if not (out.quiet or out.as_json):
         hint = "pip install 'imgsubset[report]' lets a report be written too"
-        say(f"look at it: {printable(str(shown.report))}" if pages else hint)
+        print_text(f"look at it: {printable(str(shown.report))}" if pages else hint)
 
 
-def report(job: Job, out: Output, err: bool = False) -> None:
+def run_and_print(job: Job, out: Output, err: bool = False) -> None:
     """Do a job, print what came out, and end as that has it."""
-    placed, verdict = run(job, out)
-    out.show(describe_placed(placed), placed_summary(placed, out.verbose), err)
+    placed, verdict = run_job(job, out)
+    out.show(describe_export_result(placed), export_summary(placed, out.verbose), err)
     if verdict:
         raise verdict
     if placed.interrupted:
         raise click.exceptions.Exit(130)
 
 
-def run(job: Job, out: Output) -> tuple[Placed, GateError | None]:
+def run_job(job: Job, out: Output) -> tuple[Placed, GateError | None]:
     """Do a job; what came out, and whether that has too high a loss. Raises any other ImgsubsetError."""
     listing = list_candidates(opt.open_source(job.source), job.options)
-    _check_list(job, listing)
+    _check_list_file(job, listing)
     check_outside(job.shown.files, listing)
     copies = job.mode != "none" and not job.dry_run
     with interruptible(out) as interrupt:
@@ -161,11 +161,11 @@ def run(job: Job, out: Output) -> tuple[Placed, GateError | None]:
             job.shown.write(score(listing, placed.destination, evidence=True, progress=interrupt.progress))
     if placed.selection is not None:
         job.shown.write(placed.selection, placed.export)
-    _write_list(job, listing, placed.ranked if job.ranked else placed.chosen)
+    _write_list_file(job, listing, placed.ranked if job.ranked else placed.chosen)
     return placed, None
 
 
-def _check_list(job: Job, listing: Listing) -> None:
+def _check_list_file(job: Job, listing: Listing) -> None:
     """Refuse a list that could not be written, or would hurt the source, before any work."""
     file = job.list_file
     if file is None:
@@ -176,16 +176,16 @@ def _check_list(job: Job, listing: Listing) -> None:
     check_outside({"list": file}, listing)
 
 
-def _write_list(job: Job, listing: Listing, chosen: tuple[str, ...]) -> None:
+def _write_list_file(job: Job, listing: Listing, chosen: tuple[str, ...]) -> None:
     """The chosen images, by paths that open from the current folder or, of an archive, by those in it."""
     if job.list_file is None:
         return
     end = b"\0" if job.null else b"\n"
     content = b"".join(os.fsencode(listing.root / path if listing.members is None else path) + end for path in chosen)
     if str(job.list_file) == "-":
-        say(content)
+        print_text(content)
         return
     try:
-        write_out(job.list_file, content)
+        write_output(job.list_file, content)
     except OSError as error:
         raise OutputError(f"cannot write --list '{job.list_file}': {error.strerror or error}") from None

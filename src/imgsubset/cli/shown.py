@@ -20,11 +20,11 @@ from imgsubset.results.page_of_parts import parts_page
 from imgsubset.results.records import Export, Scored, Selection
 from imgsubset.writing.report import check_plot, write_csv, write_page, write_plot, write_report
 
-NEEDED = {"report": "jinja2", "plot": "matplotlib"}  # libraries
+REQUIRED_LIBRARIES = {"report": "jinja2", "plot": "matplotlib"}  # libraries
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportFiles:
     """The files that are asked for; None: not that one.
 
     Raises UsageError for what cannot be made here.
@@ -37,7 +37,7 @@ class Shown:
     def __post_init__(self) -> None:
         if self.plot is not None:
             check_plot(self.plot)
-        for option, library in NEEDED.items():
+        for option, library in REQUIRED_LIBRARIES.items():
             if getattr(self, option) is not None and find_spec(library) is None:
                 raise UsageError(f"--{option} needs {library}, which is not installed: pip install 'imgsubset[report]'")
 
@@ -52,7 +52,7 @@ class Shown:
     def write(self, result: Selection | Scored | Comparison | Estimated, exported: Export | None = None) -> None:
         """Write them. Raises OutputError for what cannot be written."""
         if self.report is not None:
-            write_report(result, self.report, exported, made())
+            write_report(result, self.report, exported, command_line())
         if not isinstance(result, (Comparison, Estimated)):
             if self.plot is not None:
                 write_plot(result, self.plot)
@@ -69,10 +69,10 @@ class Shown:
         """Write the report of several subsets, see `parts_page`."""
         if self.report is not None:
             shown = {name: part.evidence for name, part in parts.items() if part.evidence is not None}
-            write_page(parts_page(title, records, shown, failures or {}, made()), self.report)
+            write_page(parts_page(title, records, shown, failures or {}, command_line()), self.report)
 
 
-def made() -> list[tuple[str, str]]:
+def command_line() -> list[tuple[str, str]]:
     """How a result was made: the command, as it was typed."""
     words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]  # noqa: PTH119
     return [("command", printable(shlex.join(words)))]
@@ -91,7 +91,7 @@ def check_outside(files: Mapping[str, Path], listing: Listing) -> None:
     check_writable(files)
     for option, file in files.items():
         real = Path(os.path.realpath(file))
-        inside = not listing.listed and Path(os.path.realpath(listing.root)) in real.parents
+        inside = not listing.explicit and Path(os.path.realpath(listing.root)) in real.parents
         read = map(listing.locate, listing.paths) if listing.members is None else listing.members.containers
         if inside or any(real == Path(os.path.realpath(path)) for path in read):
             raise UsageError(f"--{option} '{file}' would change the source '{listing.name}'")

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TypeAlias
 
-from imgsubset.cli.bars import Bars
+from imgsubset.cli.bars import ProgressBar
 from imgsubset.cli.output import Output
 
-FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FATAL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Handler: TypeAlias = Callable[[int, "FrameType | None"], None]
-SEARCHING = ("draw", "exchange")  # the stages of a search
+SEARCH_STAGES = ("draw", "exchange")  # the stages of a search
 
 
 class EndedBySignal(BaseException):
@@ -26,10 +26,10 @@ class EndedBySignal(BaseException):
 
 
 @contextlib.contextmanager
-def handled(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
+def handle_signals(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
     """Signals go to a handler; those that the parent ignores, as nohup does with SIGHUP and a shell with the SIGINT of
     background jobs, stay ignored."""
-    before = {number: signal.signal(number, handler) for number in _heeded(numbers)}
+    before = {number: signal.signal(number, handler) for number in _not_ignored(numbers)}
     try:
         yield
     finally:
@@ -38,20 +38,20 @@ def handled(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
                 signal.signal(number, earlier)
 
 
-def _heeded(numbers: Sequence[signal.Signals]) -> list[signal.Signals]:
+def _not_ignored(numbers: Sequence[signal.Signals]) -> list[signal.Signals]:
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def leave(number: int, _frame: FrameType | None = None) -> None:
+def exit_on_signal(number: int, _frame: FrameType | None = None) -> None:
     """End the program in order; from now on a signal ends it where it stands."""
-    for other in _heeded(FATAL):
+    for other in _not_ignored(FATAL_SIGNALS):
         signal.signal(other, lambda later, _: os._exit(128 + later))
     raise EndedBySignal(number)
 
 
 def restore_defaults() -> None:
     """Let a signal end the program where it stands, without a word, as it does any program that handles none."""
-    for number in _heeded(FATAL):
+    for number in _not_ignored(FATAL_SIGNALS):
         signal.signal(number, signal.SIG_DFL)
 
 
@@ -61,7 +61,7 @@ class Interrupt:
     It is the `stop` of a task, which asks it during the search, and hears of the other stages by `progress`.
     """
 
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: ProgressBar) -> None:
         self.bars = bars
         self.searching = self.asked = False
 
@@ -71,14 +71,14 @@ class Interrupt:
 
     def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Pass on what a task tells."""
-        if stage.rpartition(": ")[2].split(" ")[0] not in SEARCHING:  # as in `train: draw`, `draw n=10`
+        if stage.rpartition(": ")[2].split(" ")[0] not in SEARCH_STAGES:  # as in `train: draw`, `draw n=10`
             self.searching = False
         self.bars(stage, done, total, note)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Ask, or leave."""
         if self.asked or not self.searching:
-            leave(number)
+            exit_on_signal(number)
         self.asked = True
         self.bars.say("imgsubset: ending the search with the best so far; Ctrl-C again to leave at once")
 
@@ -88,5 +88,5 @@ def interruptible(out: Output) -> Iterator[Interrupt]:
     """A context in which Ctrl-C is as `Interrupt` has it, and progress is shown."""
     with out.bars() as bars:
         interrupt = Interrupt(bars)
-        with handled(interrupt.handle, signal.SIGINT):
+        with handle_signals(interrupt.handle, signal.SIGINT):
             yield interrupt

@@ -10,29 +10,29 @@ import click
 
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import Command, Output
-from imgsubset.cli.shown import Shown, check_outside
+from imgsubset.cli.shown import ReportFiles, check_outside
 from imgsubset.cli.signals import interruptible
 from imgsubset.errors import UsageError
-from imgsubset.results.as_json import describe_placed
+from imgsubset.results.as_json import describe_export_result
 from imgsubset.results.as_text import split_summary
 from imgsubset.results.lines import printable
-from imgsubset.tasks.sizes import ANY, part_sizes
+from imgsubset.tasks.sizes import UNLIMITED_IMAGES, resolve_part_sizes
 from imgsubset.tasks.split import split_into
-from imgsubset.writing.export import MODES
+from imgsubset.writing.export import EXPORT_MODES
 
 
 @click.command("split", cls=Command, short_help="Cut a source into disjoint subsets that all match it.")
 @click.argument("source", metavar="SRC", type=opt.PATH)
 @click.argument("destination", metavar="DST", type=opt.PATH)
 @click.argument("parts", metavar="NAME=SIZE...", nargs=-1, required=True)
-@opt.add(opt.CLASSES, opt.MATCH, opt.WHICH, opt.FEATURES, opt.SEARCH, opt.EMBEDDINGS)
-@click.option("--mode", type=click.Choice(MODES), metavar="MODE", default="copy", show_default=True,
-              help=f"How the images come to DST: {', '.join(MODES)}.")  # fmt: skip
+@opt.add_options(opt.CLASSES, opt.MATCH, opt.FILTERS, opt.FEATURES, opt.SEARCH, opt.EMBEDDINGS)
+@click.option("--mode", type=click.Choice(EXPORT_MODES), metavar="MODE", default="copy", show_default=True,
+              help=f"How the images come to DST: {', '.join(EXPORT_MODES)}.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier split in DST; foreign files there stay.")
 @click.option("--dry-run", is_flag=True, help="Choose and report, but write nothing to DST.")
-@opt.add(opt.REPORT, opt.output("parts", "done"))
+@opt.add_options(opt.REPORT, opt.output_options("parts", "done"))
 def split_command(
-    source: Path, destination: Path, parts: tuple[str, ...], dry_run: bool, shown: Shown, out: Output, **more: Any
+    source: Path, destination: Path, parts: tuple[str, ...], dry_run: bool, shown: ReportFiles, out: Output, **more: Any
 ) -> None:
     """Cut SRC into disjoint subsets, each as close to the whole as can be, in folders of DST, or in archives there.
 
@@ -47,14 +47,14 @@ def split_command(
     all take every one.
     """
     sizes = parse_parts(parts)
-    part_sizes(sizes, ANY)
+    resolve_part_sizes(sizes, UNLIMITED_IMAGES)
     folder = None if dry_run else destination
     listing = opt.open_source(source)
     check_outside(shown.files, listing)
     more |= {"evidence": bool(shown)}
     with interruptible(out) as interrupt:
         placed = split_into(listing, sizes, folder, stop=interrupt, progress=interrupt.progress, **more)
-    record = {name: describe_placed(part) for name, part in placed.items()}
+    record = {name: describe_export_result(part) for name, part in placed.items()}
     found = {name: part.selection for name, part in placed.items() if part.selection is not None}
     shown.write_parts(f"{printable(listing.name)} in {len(placed)} parts", record, found)
     done = all(part.done for part in placed.values())

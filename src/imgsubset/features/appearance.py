@@ -7,7 +7,7 @@ from torch import Tensor
 
 from imgsubset.features.pixels import grey_maps
 
-NAMES = ("width", "height", "aspect", "file size", "brightness", "contrast", "sharpness", "saturation")
+IMAGE_STATISTICS = ("width", "height", "aspect", "file size", "brightness", "contrast", "sharpness", "saturation")
 
 
 class Appearance:

@@ -26,36 +26,39 @@ from typing import NamedTuple
 import numpy as np
 
 from imgsubset.errors import InputError, OutputError
-from imgsubset.features.tables import in_memory
-from imgsubset.files import PARTIAL, Stamp, write_whole
+from imgsubset.features.tables import allocate_in_memory
+from imgsubset.files import PARTIAL_PREFIX, Stamp, write_atomic
 
 # A file may be rewritten with the same size just after it was decoded, and its modification time may stay the same:
 # clocks tick every 1 to 10 ms, and some file systems keep whole seconds, or even ones. As in Git's index, the stamp of
 # a file that was modified this shortly before the cache was opened, or since, vouches for nothing.
 RACY_NS, RACY_SECONDS_NS = 20_000_000, 2_000_000_000
-MANY, SMALL = 32, 1 << 20  # more segments than this, of fewer bytes than that, become part of the next one
-LATEST = 2.0**32  # seconds since 1970: a file may claim a year that no calendar has
+MAX_SMALL_SEGMENTS, SMALL_SEGMENT_BYTES = (
+    32,
+    1 << 20,
+)  # more segments than this, of fewer bytes than that, become part of the next one
+MAX_TIMESTAMP = 2.0**32  # seconds since 1970: a file may claim a year that no calendar has
 ABANDONED_SECONDS = 86_400  # age of a file that its writer did not live to finish
 # A letter for the type of a file, as `ls -l` has it, and the name: of a recipe's folder or a database of version 0.1.0,
 # of a segment (nanoseconds since 1970, number of rows, digest), and of all that a recipe's folder holds.
-KEPT = r"dmoments-[0-9a-f]{32}|-moments-[0-9a-f]{32}\.sqlite(-journal)?"
-SEGMENT = r"-[0-9]{20}-[0-9]+-[0-9a-f]{32}\.npy"
-RECIPE = "recipe.json"  # whose time is that of the last use
-OURS = rf"{SEGMENT}|-recipe\.json|-{re.escape(PARTIAL)}[0-9a-f]+"
+ENTRY_PATTERN = r"dmoments-[0-9a-f]{32}|-moments-[0-9a-f]{32}\.sqlite(-journal)?"
+SEGMENT_PATTERN = r"-[0-9]{20}-[0-9]+-[0-9a-f]{32}\.npy"
+RECIPE_FILE = "recipe.json"  # whose time is that of the last use
+OWN_FILE_PATTERN = rf"{SEGMENT_PATTERN}|-recipe\.json|-{re.escape(PARTIAL_PREFIX)}[0-9a-f]+"
 
 
-class Asked:
+class CacheQuery:
     """Files as caches know them: by names, no two alike, and stamps; None is the stamp of no row."""
 
     def __init__(self, names: Iterable[bytes], stamps: Sequence[Stamp | None]) -> None:
-        self.files = _files(names, stamps)
+        self.files = _encode_files(names, stamps)
         self.order = np.argsort(self.files[:, 0])
 
     def __len__(self) -> int:
         return len(self.files)
 
 
-class Cached(NamedTuple):
+class CacheResult(NamedTuple):
     """What was found of N files.
 
     found      (N,) bool, which
@@ -68,7 +71,7 @@ class Cached(NamedTuple):
     positions: int
 
 
-class Kept(NamedTuple):
+class CacheEntry(NamedTuple):
     """What is kept of a recipe, {} if it cannot be read: its folder, or a database; our files there; rows; bytes; when
     it was used last, in seconds since 1970."""
 
@@ -77,7 +80,7 @@ class Kept(NamedTuple):
     files: list[Path]
     images: int
     bytes: int
-    used: float
+    last_used: float
 
 
 class Cache:
@@ -94,22 +97,22 @@ class Cache:
 
     def get(
         self,
-        asked: Asked,
-        table: Callable[[int, int], np.ndarray] = in_memory,
+        asked: CacheQuery,
+        table: Callable[[int, int], np.ndarray] = allocate_in_memory,
         progress: Callable[[int], None] = lambda found: None,
-    ) -> Cached:
+    ) -> CacheResult:
         """The rows that were put for these files.
 
         table     makes the array for them, of so many rows and numbers
         progress  is told how many more were found
         """
         with suppress(OSError):  # there may be none yet
-            os.utime(self._home / RECIPE)
+            os.utime(self._home / RECIPE_FILE)
         files, order = asked.files, asked.order
         found = np.zeros(len(files), bool)
         rows, positions = np.empty((0, 0), np.float32), 0
         with suppress(OSError):
-            for records in _read(reversed(_listed(self._home, SEGMENT))) if len(files) else ():
+            for records in _read_segments(reversed(_list_files(self._home, SEGMENT_PATTERN))) if len(files) else ():
                 place = order.take(np.searchsorted(files[:, 0], records["file"][:, 0], sorter=order), mode="clip")
                 good = (records["file"] == files[place]).all(1) & ~found[place]
                 if not rows.size and good.any():  # the newest segment decides on the shape
@@ -120,15 +123,15 @@ class Cache:
                     rows[place[good]] = records["row"][good]
                     found[place[good]] = True
                     progress(int(good.sum()))
-        return Cached(found, rows, positions)
+        return CacheResult(found, rows, positions)
 
     def put(self, names: Sequence[bytes], stamps: Sequence[Stamp], rows: np.ndarray, positions: int) -> None:
         """Store rows (N, W) of files that had these names and stamps when they were decoded.
 
         Raises ValueError if there are not as many names, stamps and rows.
         """
-        records = np.empty(len(rows), _record_type(rows.shape[1]))
-        records["file"], records["positions"], records["row"] = _files(names, stamps), positions, rows
+        records = np.empty(len(rows), _record_dtype(rows.shape[1]))
+        records["file"], records["positions"], records["row"] = _encode_files(names, stamps), positions, rows
         times = [stamp.mtime_ns for _, stamp in zip(rows, stamps, strict=True)]
         settled = [time + (RACY_NS if time % 10**9 else RACY_SECONDS_NS) < self._opened_ns for time in times]
         records = records[np.isfinite(records["row"]).all(1) & np.array(settled, bool)]
@@ -148,43 +151,45 @@ class Cache:
 
     def _open(self) -> None:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(self._home / RECIPE, self._recipe, durable=False)
+        write_atomic(self._home / RECIPE_FILE, self._recipe, durable=False)
 
     def _write(self, records: np.ndarray) -> None:
         """Make a segment of these records and, where there are many small segments, of those too."""
         self._open()
-        files = _listed(self._home, OURS)
-        small = [path for path in reversed(files) if path.suffix == ".npy" and files[path].st_size < SMALL]
-        old = small if len(small) > MANY else []
-        records = np.concatenate([records, *(part for part in _read(old) if part.dtype == records.dtype)])
+        files = _list_files(self._home, OWN_FILE_PATTERN)
+        small = [
+            path for path in reversed(files) if path.suffix == ".npy" and files[path].st_size < SMALL_SEGMENT_BYTES
+        ]
+        old = small if len(small) > MAX_SMALL_SEGMENTS else []
+        records = np.concatenate([records, *(part for part in _read_segments(old) if part.dtype == records.dtype)])
         records = records[np.unique(records["file"][:, 0], return_index=True)[1]]  # the newest of each name
         content = io.BytesIO()
         np.save(content, records, allow_pickle=False)
         name = f"{time.time_ns():020}-{len(records)}-{_digest(content.getbuffer(), self._home)}.npy"
-        write_whole(self._home / name, content.getbuffer(), durable=False)
+        write_atomic(self._home / name, content.getbuffer(), durable=False)
         for path, status in files.items():
-            abandoned = path.name.startswith(PARTIAL) and status.st_mtime < time.time() - ABANDONED_SECONDS
+            abandoned = path.name.startswith(PARTIAL_PREFIX) and status.st_mtime < time.time() - ABANDONED_SECONDS
             if abandoned or path in old:
                 path.unlink(missing_ok=True)
 
 
-def contents(folder: Path) -> list[Kept]:
+def list_entries(folder: Path) -> list[CacheEntry]:
     """What is kept in a folder, by recipe, the last used first. Raises InputError for a folder that cannot be read."""
     found = []
     try:
-        for path, status in _listed(folder, KEPT).items():
-            files = _listed(path, OURS) if stat.S_ISDIR(status.st_mode) else {path: status}
-            recipe = (path / RECIPE).read_bytes() if path / RECIPE in files else b""
-            known = _loaded(recipe) if path.name == f"moments-{_digest(recipe)}" else {}
+        for path, status in _list_files(folder, ENTRY_PATTERN).items():
+            files = _list_files(path, OWN_FILE_PATTERN) if stat.S_ISDIR(status.st_mode) else {path: status}
+            recipe = (path / RECIPE_FILE).read_bytes() if path / RECIPE_FILE in files else b""
+            known = _parse_recipe(recipe) if path.name == f"moments-{_digest(recipe)}" else {}
             images = sum(int(file.name.split("-")[1]) for file in files if file.suffix == ".npy")
-            size, used = sum(one.st_size for one in files.values()), files.get(path / RECIPE, status).st_mtime
-            found.append(Kept(path, known, [*files], images, size, min(max(used, 0.0), LATEST)))
+            size, used = sum(one.st_size for one in files.values()), files.get(path / RECIPE_FILE, status).st_mtime
+            found.append(CacheEntry(path, known, [*files], images, size, min(max(used, 0.0), MAX_TIMESTAMP)))
     except OSError as error:
         raise InputError(f"cannot read the cache folder '{folder}': {error.strerror or error}") from None
-    return sorted(found, key=lambda one: -one.used)
+    return sorted(found, key=lambda one: -one.last_used)
 
 
-def _loaded(recipe: bytes) -> dict[str, object]:
+def _parse_recipe(recipe: bytes) -> dict[str, object]:
     try:
         known = json.loads(recipe)
     except (ValueError, RecursionError):
@@ -192,7 +197,7 @@ def _loaded(recipe: bytes) -> dict[str, object]:
     return known if isinstance(known, dict) else {}
 
 
-def clear(folder: Path, before: float | None = None, largest: int | None = None) -> int:
+def delete_entries(folder: Path, before: float | None = None, largest: int | None = None) -> int:
     """Delete what is kept in a folder, and nothing else; the bytes freed.
 
     before   only what was used last before this time, in seconds since 1970
@@ -200,17 +205,17 @@ def clear(folder: Path, before: float | None = None, largest: int | None = None)
 
     Raises InputError if there is a folder that cannot be read, OutputError if a file cannot be deleted.
     """
-    kept = contents(folder)
+    kept = list_entries(folder)
     everything, total, freed = before is None and largest is None, sum(one.bytes for one in kept), 0
     for one in reversed(kept):
-        old, many = before is not None and one.used < before, largest is not None and total - freed > largest
+        old, many = before is not None and one.last_used < before, largest is not None and total - freed > largest
         if everything or old or many:
-            _delete(one)
+            _delete_entry(one)
             freed += one.bytes
     return freed
 
 
-def _delete(kept: Kept) -> None:
+def _delete_entry(kept: CacheEntry) -> None:
     for path in kept.files:
         try:
             path.unlink(missing_ok=True)
@@ -220,7 +225,7 @@ def _delete(kept: Kept) -> None:
         kept.path.rmdir()
 
 
-def _listed(folder: Path, kind: str) -> dict[Path, os.stat_result]:
+def _list_files(folder: Path, kind: str) -> dict[Path, os.stat_result]:
     """What a folder holds of a kind, sorted, with its status; nothing if there is no folder."""
     found = {}
     with suppress(FileNotFoundError):
@@ -232,27 +237,27 @@ def _listed(folder: Path, kind: str) -> dict[Path, os.stat_result]:
     return found
 
 
-def _read(segments: Iterable[Path]) -> Iterator[np.ndarray]:
+def _read_segments(segments: Iterable[Path]) -> Iterator[np.ndarray]:
     """The records of each segment that can be read; one that is not what was written is deleted."""
     for path in segments:
         with suppress(OSError):
             content = path.read_bytes()  # not mapped: a file that is cut off meanwhile would kill the process
-            records = _records(content) if path.stem.endswith(_digest(content, path.parent)) else None
+            records = _parse_records(content) if path.stem.endswith(_digest(content, path.parent)) else None
             if records is None:
                 path.unlink()
             else:
                 yield records
 
 
-def _record_type(width: int) -> np.dtype[np.void]:
+def _record_dtype(width: int) -> np.dtype[np.void]:
     return np.dtype([("file", "<u8", 4), ("positions", "<i4"), ("row", "<f4", (width,))])
 
 
-def _records(content: bytes) -> np.ndarray | None:
+def _parse_records(content: bytes) -> np.ndarray | None:
     """The records of a segment; None if there are none in it, whoever wrote it."""
     try:
         found = np.load(io.BytesIO(content), allow_pickle=False)
-        known = found.ndim == 1 and len(found) and found.dtype == _record_type(*found.dtype["row"].shape)
+        known = found.ndim == 1 and len(found) and found.dtype == _record_dtype(*found.dtype["row"].shape)
     except Exception:  # numpy has many words for what is no array
         return None
     return found if known else None
@@ -262,7 +267,7 @@ def _digest(content: bytes | memoryview, home: Path = Path()) -> str:
     return blake2b(content, digest_size=16, key=home.name.encode()).hexdigest()
 
 
-def _files(names: Iterable[bytes], stamps: Sequence[Stamp | None]) -> np.ndarray:
+def _encode_files(names: Iterable[bytes], stamps: Sequence[Stamp | None]) -> np.ndarray:
     """Names and stamps as (N, 4) words: two of a digest of the name, the size, and the time modulo 2^64."""
     lines = (
         blake2b(name, digest_size=16).digest()

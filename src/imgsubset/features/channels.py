@@ -15,17 +15,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from imgsubset.errors import shortened
+from imgsubset.errors import shorten
 from imgsubset.reading.columns import Column
 from imgsubset.statistics.moments import Block, ImageMoments
 
 # Of a value that fewer images have, a subset may have none or one: nothing to match.
-RARE_IN_SOURCE, RARE_IN_SUBSET = 5, 3
-HEAVY_TAILS = 20  # kurtosis above which a few images rule mean and variance: normal scores stand beside the numbers
+MIN_COUNT_IN_SOURCE, MIN_COUNT_IN_SUBSET = 5, 3
+HEAVY_TAIL_KURTOSIS = (
+    20  # kurtosis above which a few images rule mean and variance: normal scores stand beside the numbers
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Channels:
+class MetadataChannels:
     """What a term of `match` is matched in.
 
     names   of the channels, for people
@@ -45,7 +47,7 @@ class Channels:
         return Block(name, ImageMoments(torch.from_numpy(table).to(device), 1), weight, numbers=True)
 
 
-def channels(columns: Sequence[Column], n: int | None) -> tuple[Channels, tuple[str, ...]]:
+def encode_columns(columns: Sequence[Column], n: int | None) -> tuple[MetadataChannels, tuple[str, ...]]:
     """The channels of columns, and what was pooled or left out.
 
     n  images in the subset; None: not known yet
@@ -53,35 +55,35 @@ def channels(columns: Sequence[Column], n: int | None) -> tuple[Channels, tuple[
     Values of texts that fewer than max(5, 3 N / n) images have are pooled. A column of numbers that are equal for all
     but so few images has no channel.
     """
-    total = len(_entries(columns[0])) if columns else 0
-    rare = max(RARE_IN_SOURCE, 0 if n is None else RARE_IN_SUBSET * total / n)
+    total = len(_column_entries(columns[0])) if columns else 0
+    rare = max(MIN_COUNT_IN_SOURCE, 0 if n is None else MIN_COUNT_IN_SUBSET * total / n)
     found: list[tuple[str, np.ndarray]] = []
     notes, alike = list[str](), list[str]()
     for column in columns:
         if column.numbers is None:
-            made, note = _indicators(column, rare)
+            made, note = _encode_categories(column, rare)
             notes += note
         else:
-            made = _numbers(column, column.numbers, rare)
+            made = _encode_numbers(column, column.numbers, rare)
         varying = [(name, values) for name, values in made if len(values) and np.ptp(values) > 0]
         if not varying:
             alike.append(column.name)
         found += varying
     if alike:
-        first = f"column '{shortened(alike[0])}'"
+        first = f"column '{shorten(alike[0])}'"
         does = f"{first} does" if len(alike) == 1 else f"{len(alike):,} columns, such as {first}, do"
         notes.append(f"{does} not vary enough to be matched")
     values = np.stack([values for _, values in found], 1) if found else np.zeros((total, 0))
-    return Channels(tuple(name for name, _ in found), values), tuple(notes)
+    return MetadataChannels(tuple(name for name, _ in found), values), tuple(notes)
 
 
-def _entries(column: Column) -> Sequence[object] | np.ndarray:
+def _column_entries(column: Column) -> Sequence[object] | np.ndarray:
     entries = column.numbers if column.numbers is not None else column.texts
     assert entries is not None
     return entries
 
 
-def _numbers(column: Column, numbers: np.ndarray, rare: float) -> list[tuple[str, np.ndarray]]:
+def _encode_numbers(column: Column, numbers: np.ndarray, rare: float) -> list[tuple[str, np.ndarray]]:
     known = ~np.isnan(numbers)
     if not known.any():
         return []
@@ -94,7 +96,7 @@ def _numbers(column: Column, numbers: np.ndarray, rare: float) -> list[tuple[str
             return []
         parts = [(column.name, numbers)]
         deviation = (numbers[known] - numbers[known].mean()) / (numbers[known].std() or 1)
-        if len(values) > 2 and (deviation**4).mean() > HEAVY_TAILS:
+        if len(values) > 2 and (deviation**4).mean() > HEAVY_TAIL_KURTOSIS:
             parts.append((f"rank of {column.name}", _normal_scores(numbers, known)))
     # An image of which it is not known stands where it changes no mean.
     parts = [(name, np.where(known, part, part[known].mean())) for name, part in parts]
@@ -112,7 +114,7 @@ def _normal_scores(numbers: np.ndarray, known: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _indicators(column: Column, rare: float) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
+def _encode_categories(column: Column, rare: float) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
     texts = column.texts or ()
     counts = Counter(text for entry in texts for text in entry)
     common = sorted(text for text, count in counts.items() if count >= rare)
@@ -121,8 +123,8 @@ def _indicators(column: Column, rare: float) -> tuple[list[tuple[str, np.ndarray
     other, empty = len(common), len(common) + 1
     for row, entry in enumerate(texts):
         values[[place.get(text, other) for text in entry] or [empty], row] = 1
-    name = shortened(column.name, 40)
-    names = [*(f"{name}={shortened(text, 40)}" for text in common), f"{name} other", f"{name} empty"]
+    name = shorten(column.name, 40)
+    names = [*(f"{name}={shorten(text, 40)}" for text in common), f"{name} other", f"{name} empty"]
     made = [pair for pair in zip(names, values, strict=True) if pair[1].sum() >= rare]
     notes = []
     if pooled := len(counts) - len(common):

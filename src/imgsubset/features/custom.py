@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgsubset.devices import trouble
+from imgsubset.devices import explain_gpu_error
 from imgsubset.errors import UsageError
 
 
-class Foreign(torch.nn.Module):
+class ExternalExtractor(torch.nn.Module):
     """An extractor that came from outside: it is called by one thread at a time, the one that called this package.
 
     A torch module is used in evaluation mode and moves with this one from device to device: a copy, where the caller's
@@ -44,7 +44,7 @@ class Foreign(torch.nn.Module):
         return maps.to(pixels.device, torch.float32)
 
 
-class Custom(Foreign):
+class Custom(ExternalExtractor):
     """An extractor of a user's: `module:function`, of a module that is installed or lies in the current folder.
 
     The function is an extractor, as in `features.random_cnn.Extractor`, or, where it can be called without any
@@ -61,9 +61,9 @@ class Custom(Foreign):
             sys.path.append(os.getcwd())  # noqa: PTH109
         try:
             found = getattr(importlib.import_module(module), function)
-            found = found() if _makes(found) else found
+            found = found() if _is_factory(found) else found
         except Exception as error:  # whatever the user's code does
-            raise UsageError(f"cannot load 'python:{name}': {_told(error)}") from error
+            raise UsageError(f"cannot load 'python:{name}': {_format_error(error)}") from error
         if not callable(found):
             raise UsageError(f"'python:{name}' is no function, but {found!r}")
         super().__init__(found, f"'python:{name}'")
@@ -75,12 +75,12 @@ class Custom(Foreign):
         except UsageError:
             raise
         except Exception as error:
-            if trouble(error):  # the caller tries fewer images
+            if explain_gpu_error(error):  # the caller tries fewer images
                 raise
-            raise UsageError(f"{self.name} failed: {_told(error)}") from error
+            raise UsageError(f"{self.name} failed: {_format_error(error)}") from error
 
 
-def _makes(found: Any) -> bool:
+def _is_factory(found: Any) -> bool:
     """Whether it makes an extractor, and is none."""
     if inspect.isclass(found):
         return True
@@ -88,6 +88,6 @@ def _makes(found: Any) -> bool:
     return all(one.default is not one.empty or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
-def _told(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -16,31 +16,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from imgsubset.cores import bounded, sharing
-from imgsubset.devices import torch_device, trouble
+from imgsubset.cores import limit_cores, limit_threads
+from imgsubset.devices import explain_gpu_error, torch_device
 from imgsubset.errors import ImgsubsetError, InputError
-from imgsubset.features.pieces import piece
-from imgsubset.features.spaces import MATCHED, Space, feature_spaces
-from imgsubset.files import SECOND, Stamp
+from imgsubset.features.pieces import shard_indices
+from imgsubset.features.spaces import MATCHED_ROLE, FeatureSpace, make_feature_spaces
+from imgsubset.files import NS_PER_SECOND, Stamp
 from imgsubset.options import MOMENTS, Options
 from imgsubset.progress import Clock
-from imgsubset.ranks import Ranks, aside, together
-from imgsubset.reading.members import AnyFile, Extent, described, ready
-from imgsubset.reading.processes import decoded
+from imgsubset.ranks import ProcessGroup, current_group, run_in_thread
+from imgsubset.reading.members import AnyFile, Extent, file_to_json, make_sendable
+from imgsubset.reading.processes import decode_chunks
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     import torch
 
     from imgsubset.features.cache import Cache
-    from imgsubset.features.ingest import Ingested
+    from imgsubset.features.ingest import IngestResult
     from imgsubset.features.random_cnn import Extractor
 
 T = TypeVar("T")
-OPENED = (str, bytes, os.PathLike, Extent)  # files that another rank can open by itself
+REOPENABLE_TYPES = (str, bytes, os.PathLike, Extent)  # files that another rank can open by itself
 
 
 @dataclass(frozen=True)
-class Task:
+class IngestTask:
     """What images are to be reduced to, in words that another rank understands.
 
     wanted    by name the share of the loss that a feature has
@@ -59,13 +59,13 @@ class Task:
     @classmethod
     def asked(
         cls, options: Options, wanted: Mapping[str, float], size: int, device: str, measured: bool, seen: Sequence[str]
-    ) -> Task:
+    ) -> IngestTask:
         """From a user's options."""
         return cls(wanted, options, size, device, measured, tuple(seen))
 
-    def spaces(self, extractor: Extractor | None = None) -> tuple[Space, ...]:
+    def spaces(self, extractor: Extractor | None = None) -> tuple[FeatureSpace, ...]:
         """The feature spaces; `extractor` is a caller's own, which only a process that works alone can have."""
-        return feature_spaces(
+        return make_feature_spaces(
             self.wanted, self.options, self.size, self.device, extractor, measured=self.measured, seen=self.seen
         )
 
@@ -75,18 +75,18 @@ class Task:
         return json.dumps(vars(self) | {"wanted": dict(self.wanted), "options": options}).encode()
 
     @classmethod
-    def of(cls, words: bytes) -> Task:
+    def of(cls, words: bytes) -> IngestTask:
         """From JSON."""
         fields = json.loads(words)
         return cls(**fields | {"options": Options(**fields["options"]), "seen": tuple(fields["seen"])})
 
 
-def measuring(spaces: Sequence[Space]) -> tuple[bool, ...]:
+def evaluation_only_flags(spaces: Sequence[FeatureSpace]) -> tuple[bool, ...]:
     """Of each space whether no search goes through it: it only measures, or is looked at once."""
-    return tuple(space.role != MATCHED for space in spaces)
+    return tuple(space.role != MATCHED_ROLE for space in spaces)
 
 
-def caches_of(task: Task, spaces: Sequence[Space]) -> list[Cache]:
+def make_caches(task: IngestTask, spaces: Sequence[FeatureSpace]) -> list[Cache]:
     """A cache for each space; none if one of them may not be cached, since that one has to be decoded anyway."""
     if task.options.cache is None or any(space.recipe is None for space in spaces):
         return []
@@ -95,7 +95,7 @@ def caches_of(task: Task, spaces: Sequence[Space]) -> list[Cache]:
     return [Cache(Path(task.options.cache), space.recipe) for space in spaces if space.recipe is not None]
 
 
-class Lazily(Sequence[T]):
+class LazySequence(Sequence[T]):
     """What a function makes of some places, each when it is asked for: of a million files at once it would be much."""
 
     def __init__(self, make: Callable[[int], T], places: Sequence[int]) -> None:
@@ -110,7 +110,7 @@ class Lazily(Sequence[T]):
 
 
 @dataclass(frozen=True)
-class Files:
+class PendingFiles:
     """Files that are to be reduced.
 
     files   each as it can be opened
@@ -122,7 +122,7 @@ class Files:
     name: Callable[[int], bytes]
     places: Sequence[int]
 
-    def some(self, which: Sequence[int]) -> Files:
+    def take(self, which: Sequence[int]) -> PendingFiles:
         """Those of these numbers."""
         return replace(
             self,
@@ -131,70 +131,70 @@ class Files:
         )
 
 
-def reduced(
-    task: Task,
-    spaces: tuple[Space, ...],
+def compute_moments(
+    task: IngestTask,
+    spaces: tuple[FeatureSpace, ...],
     caches: Sequence[Cache],
-    files: Files,
-    known: Callable[[torch.device], Ingested],
+    files: PendingFiles,
+    known: Callable[[torch.device], IngestResult],
     clock: Clock,
     progress: Callable[[int, int], None],
-) -> Ingested:
+) -> IngestResult:
     """What is known, and the moments of these files, which the caches get too; by all ranks, where there are several.
 
     known     what is known already, on this device
     progress  is told the number of images just done, and that of all that this process does
     """
-    ranks = together()
-    if ranks is None or not files.files or not all(isinstance(file, OPENED) for file in files.files):
-        return reduced_here(task, spaces, caches, files, known, clock, progress)
+    ranks = current_group()
+    if ranks is None or not files.files or not all(isinstance(file, REOPENABLE_TYPES) for file in files.files):
+        return compute_local_moments(task, spaces, caches, files, known, clock, progress)
     total = len(files.files)
-    parts = [files.some(piece(total, rank, ranks.place.size)) for rank in range(ranks.place.size)]
-    asked = [(rank, part, _asked(ranks, rank, task, spaces, part)) for rank, part in enumerate(parts) if rank]
+    parts = [files.take(shard_indices(total, rank, ranks.place.size)) for rank in range(ranks.place.size)]
+    asked = [(rank, part, _request_shard(ranks, rank, task, spaces, part)) for rank, part in enumerate(parts) if rank]
     where = torch_device(task.device)
     try:
-        with its_share(ranks, task):
-            done = reduced_here(task, spaces, caches, parts[0], known, clock, progress)
+        with limit_to_rank_cores(ranks, task):
+            done = compute_local_moments(task, spaces, caches, parts[0], known, clock, progress)
     except ImgsubsetError:
         for rank, part, answer in asked:  # which must be heard, whatever is asked next
-            _gathered(ranks, rank, part, json.loads(answer.result()), known(where), caches, where)
+            _receive_shard(ranks, rank, part, json.loads(answer.result()), known(where), caches, where)
         raise
     with clock.stage("gather"):
         for rank, part, answer in asked:
-            done = _gathered(ranks, rank, part, json.loads(answer.result()), done, caches, where)
+            done = _receive_shard(ranks, rank, part, json.loads(answer.result()), done, caches, where)
     return done
 
 
 @contextmanager
-def its_share(ranks: Ranks, task: Task) -> Iterator[None]:
+def limit_to_rank_cores(ranks: ProcessGroup, task: IngestTask) -> Iterator[None]:
     """A context in which a rank decodes: with its share of the cores, and no other way out of too small a GPU.
 
     Raises InputError for that: moments by a CPU would be others.
     """
-    with sharing(ranks.cores), bounded(task.options.workers):
+    with limit_cores(ranks.cores), limit_threads(task.options.workers):
         try:
             yield
         except RuntimeError as error:
-            problem = trouble(error)
+            problem = explain_gpu_error(error)
             if problem is None:
                 raise
             raise InputError(f"{problem}; --device cpu does without it") from None
 
 
-def reduced_here(
-    task: Task,
-    spaces: tuple[Space, ...],
+def compute_local_moments(
+    task: IngestTask,
+    spaces: tuple[FeatureSpace, ...],
     caches: Sequence[Cache],
-    files: Files,
-    known: Callable[[torch.device], Ingested],
+    files: PendingFiles,
+    known: Callable[[torch.device], IngestResult],
     clock: Clock,
     progress: Callable[[int, int], None],
-) -> Ingested:
-    with decoded(files.files, sorted({space.size for space in spaces}), task.options.workers) as chunks:
+) -> IngestResult:
+    with decode_chunks(files.files, sorted({space.size for space in spaces}), task.options.workers) as chunks:
         with clock.stage("import"):
             from imgsubset.features.ingest import ingest
 
-        def store(places: list[int], done: Ingested) -> None:
+        def store(places: list[int], done: IngestResult) -> None:
             for cache, images in zip(caches, done.images, strict=False):  # there may be no caches
                 rows, stamps = images.table[places].cpu().numpy(), [done.stamps[place] for place in places]
                 cache.put([*map(files.name, places)], stamps, rows, images.positions)
@@ -205,32 +205,34 @@ def reduced_here(
         return ingest(chunks, files.places, known(where), networks, where, lambda count: progress(count, total), store)
 
 
-def _asked(ranks: Ranks, rank: int, task: Task, spaces: tuple[Space, ...], part: Files) -> Any:
+def _request_shard(
+    ranks: ProcessGroup, rank: int, task: IngestTask, spaces: tuple[FeatureSpace, ...], part: PendingFiles
+) -> Any:
     """Ask another rank for its piece; the beginning of its answer, when it has done that."""
     recipes = json.dumps([space.recipe for space in spaces]).encode()
 
     def ask() -> bytes:
-        files = json.dumps([described(ready(file)) for file in part.files]).encode()
+        files = json.dumps([file_to_json(make_sendable(file)) for file in part.files]).encode()
         names = json.dumps([os.fsdecode(part.name(place)) for place in part.places]).encode()
         ranks.say(rank, task.words(), recipes, files, names)
         return ranks.hear(rank)
 
-    return aside(ask)
+    return run_in_thread(ask)
 
 
-def _gathered(
-    ranks: Ranks,
+def _receive_shard(
+    ranks: ProcessGroup,
     rank: int,
-    part: Files,
+    part: PendingFiles,
     head: dict[str, Any],
-    done: Ingested,
+    done: IngestResult,
     caches: Sequence[Cache],
     where: torch.device,
-) -> Ingested:
+) -> IngestResult:
     """What is known, and what another rank has made of its piece."""
     import torch
 
-    from imgsubset.statistics.moments import BLOCK
+    from imgsubset.statistics.moments import BLOCK_ROWS
 
     done.reasons.update({part.places[int(number)]: why for number, why in head["reasons"].items()})
     for cache in caches:
@@ -241,10 +243,10 @@ def _gathered(
     ranks.receive(rank, stamps)
     places = [part.places[number] for number in stamps[:, 0].tolist()]
     for place, (_, size, seconds, rest) in zip(places, stamps.tolist(), strict=True):
-        done.stamps[place], done.usable[place] = Stamp(size, seconds * SECOND + rest), True
-    done = done.begun(head["images"], where)
+        done.stamps[place], done.usable[place] = Stamp(size, seconds * NS_PER_SECOND + rest), True
+    done = done.allocate(head["images"], where)
     for (width, _), images in zip(head["images"], done.images, strict=True):
-        for some in torch.split(torch.tensor(places), BLOCK):
+        for some in torch.split(torch.tensor(places), BLOCK_ROWS):
             rows = torch.empty(len(some), width)
             ranks.receive(rank, rows)
             images.table[some.to(images.table.device)] = rows.to(images.table.device)

@@ -24,25 +24,25 @@ from torch import Tensor
 
 from imgsubset.devices import single_threaded
 from imgsubset.errors import InputError, UsageError
-from imgsubset.files import read_named
+from imgsubset.files import read_input_file
 from imgsubset.inputs import Embeddings
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.listing import parse_paths
-from imgsubset.statistics.moments import DEAD_VARIANCE, ImageMoments
+from imgsubset.statistics.moments import MIN_RELATIVE_VARIANCE, ImageMoments
 
 # Of more dimensions as many components are kept, unless asked otherwise. 256 of 1,024 made the search of 10,000 images
 # 20 times slower, and the subset's Frechet distance in all dimensions was no lower (0.80 of a random subset's against
 # 0.79).
-COMPONENTS = 64
+DEFAULT_COMPONENTS = 64
 MOST_SEARCHED = 512  # dimensions or components: the time of a search grows with K^3, 90 s on two cores for 256
-MOST_DIMENSIONS = 1 << 13  # of which components are computed: the time grows with D^3
-LARGEST = 1e15  # a number's square and the sums of it must fit into float32
-RANK = 1e-10  # of the largest eigenvalue: what is below is rounding
+MAX_PCA_DIMENSIONS = 1 << 13  # of which components are computed: the time grows with D^3
+MAX_ABS_VALUE = 1e15  # a number's square and the sums of it must fit into float32
+RANK_TOLERANCE = 1e-10  # of the largest eigenvalue: what is below is rounding
 BLOCK_BYTES = 32 << 20  # of float64 rows held at once; a constant, so that no result depends on the machine
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddingMoments:
     """Features as moments of maps with a single position.
 
     images      a row an image, not standardised
@@ -59,7 +59,7 @@ class Embedded:
     explained: float
 
 
-def read_embeddings(embeddings: Embeddings, source: Listing, device: torch.device) -> Embedded:
+def read_embeddings(embeddings: Embeddings, source: Listing, device: torch.device) -> EmbeddingMoments:
     """Read features of images of a source, in bounded memory; opens no image.
 
     Neither the order of the rows nor the number of threads changes a bit of the result.
@@ -67,42 +67,42 @@ def read_embeddings(embeddings: Embeddings, source: Listing, device: torch.devic
     Raises UsageError for more components than dimensions, and InputError for an array of another kind, numbers that
     are not finite or too large, and paths that are too many, too few, listed twice or no file in it.
     """
-    values, name = _array(embeddings.values)
+    values, name = _open_array(embeddings.values)
     dimensions = values.shape[1]
     wanted = embeddings.pca
     if wanted is None:
-        wanted = COMPONENTS if dimensions > COMPONENTS else 0
+        wanted = DEFAULT_COMPONENTS if dimensions > DEFAULT_COMPONENTS else 0
     if wanted > dimensions:
         raise UsageError(f"pca {wanted:,} is more components than the {dimensions:,} dimensions of {name}")
     if (wanted or dimensions) > MOST_SEARCHED:
         kept = f"pca {wanted:,}" if wanted else f"pca 0 keeps all {dimensions:,} dimensions of {name}, which"
         raise UsageError(f"{kept} is more than the {MOST_SEARCHED} that can be searched; give a smaller pca")
-    if wanted and dimensions > MOST_DIMENSIONS:
-        raise InputError(f"{name} have {dimensions:,} dimensions; PCA takes {MOST_DIMENSIONS:,} at most")
-    listed, paths_name = _listed(embeddings.paths)
+    if wanted and dimensions > MAX_PCA_DIMENSIONS:
+        raise InputError(f"{name} have {dimensions:,} dimensions; PCA takes {MAX_PCA_DIMENSIONS:,} at most")
+    listed, paths_name = _read_paths(embeddings.paths)
     if len(listed) != len(values):
         raise InputError(f"{name} have {len(values):,} rows, but {paths_name} list {len(listed):,} images")
     if source.order is not None and tuple(listed) == source.order:  # what it lists twice, or may not use, counts not
         places = {path: source.places[path] for path in source.paths}
     else:
-        places = {path: row for row, path in enumerate(_located(listed, paths_name, source))}
+        places = {path: row for row, path in enumerate(_resolve_paths(listed, paths_name, source))}
     _check_numbers(values, name, places)
     paths = sorted(places, key=os.fsencode)
     order = [places[path] for path in paths]
-    blocks, explained = _blocks(values, order), 1.0
+    blocks, explained = _iter_blocks(values, order), 1.0
     # On one thread, so that sums have one order: for 100,000 rows of 1,024 dimensions PCA takes 8 s.
     with single_threaded():
         if wanted:
-            center, projection, explained = components(values, order, wanted)
+            center, projection, explained = fit_pca(values, order, wanted)
             blocks = ((block - center) @ projection for block in blocks)
         means = (block.float() for block in blocks)
         # With one position, the mean square is the square of the mean.
         table = torch.cat([torch.cat([mean, mean.square()], 1) for mean in means])
     images = ImageMoments(table.to(device), 1)
-    return Embedded(images, tuple(paths), dimensions, images.channels, explained)
+    return EmbeddingMoments(images, tuple(paths), dimensions, images.channels, explained)
 
 
-def _array(values: str | os.PathLike[str] | np.ndarray) -> tuple[np.ndarray, str]:
+def _open_array(values: str | os.PathLike[str] | np.ndarray) -> tuple[np.ndarray, str]:
     """The array (N, D), a file's mapped into memory, and what messages call it."""
     if isinstance(values, np.ndarray):
         array, name = np.asarray(values), "the embeddings"
@@ -129,17 +129,17 @@ def _array(values: str | os.PathLike[str] | np.ndarray) -> tuple[np.ndarray, str
     return array, name
 
 
-def _listed(paths: str | os.PathLike[str] | Sequence[str] | None) -> tuple[list[str], str]:
+def _read_paths(paths: str | os.PathLike[str] | Sequence[str] | None) -> tuple[list[str], str]:
     """The paths as written, one for each row of the array, and what messages call them."""
     if paths is None:
         raise UsageError("embeddings without paths are of a list or data set, and need it as the source")
     if not isinstance(paths, (str, os.PathLike)):
         return [os.fsdecode(path) for path in paths], "the paths"
     name = f"paths '{os.fspath(paths)}'"
-    return parse_paths(read_named(paths, name)), name
+    return parse_paths(read_input_file(paths, name)), name
 
 
-def _located(listed: Sequence[str], name: str, source: Listing) -> list[str]:
+def _resolve_paths(listed: Sequence[str], name: str, source: Listing) -> list[str]:
     """The paths relative to the source, each of them a file there, and none twice."""
     bases = [base.rstrip("/") + "/" for base in (normpath(source.root.absolute()), os.path.realpath(source.root))]
     images, rows = frozenset(source.paths), dict[str, int]()
@@ -160,7 +160,7 @@ def _located(listed: Sequence[str], name: str, source: Listing) -> list[str]:
     return list(rows)
 
 
-def _blocks(values: np.ndarray, rows: Sequence[int]) -> Iterator[Tensor]:
+def _iter_blocks(values: np.ndarray, rows: Sequence[int]) -> Iterator[Tensor]:
     """These rows of the array as float64, in blocks."""
     height = max(1, BLOCK_BYTES // (8 * values.shape[1]))
     for start in range(0, len(rows), height):
@@ -174,23 +174,23 @@ def _check_numbers(values: np.ndarray, name: str, places: Mapping[str, int]) -> 
     paths = {row: path for path, row in places.items()}
     rows = sorted(paths)
     # The largest of a row with a NaN is NaN: not <= anything.
-    wrong = torch.cat([~(block.abs().amax(1) <= LARGEST) for block in _blocks(values, rows)])
+    wrong = torch.cat([~(block.abs().amax(1) <= MAX_ABS_VALUE) for block in _iter_blocks(values, rows)])
     if wrong.any():
         row = rows[int(wrong.nonzero()[0])]
-        numbers = next(_blocks(values, [row]))
-        number = float(numbers[~(numbers.abs() <= LARGEST)][0])
+        numbers = next(_iter_blocks(values, [row]))
+        number = float(numbers[~(numbers.abs() <= MAX_ABS_VALUE)][0])
         raise InputError(
-            f"row {row} of {name}, '{paths[row]}', holds {number:g}, which is not finite or beyond {LARGEST:g}; "
+            f"row {row} of {name}, '{paths[row]}', holds {number:g}, which is not finite or beyond {MAX_ABS_VALUE:g}; "
             f"rows at fault: {int(wrong.sum()):,} of {len(wrong):,}"
         )
 
 
-def components(values: np.ndarray, order: Sequence[int], wanted: int) -> tuple[Tensor, Tensor, float]:
+def fit_pca(values: np.ndarray, order: Sequence[int], wanted: int) -> tuple[Tensor, Tensor, float]:
     """Center (D,), projection (D, K) and share explained of the first components of the standardised columns."""
-    shift = next(_blocks(values, order[:1]))[0]  # any row: sums of squares then lose no digits to a large mean
+    shift = next(_iter_blocks(values, order[:1]))[0]  # any row: sums of squares then lose no digits to a large mean
     sums = torch.zeros(len(shift), dtype=torch.float64)
     outer = torch.zeros(len(shift), len(shift), dtype=torch.float64)
-    for block in _blocks(values, order):
+    for block in _iter_blocks(values, order):
         block -= shift
         sums += block.sum(0)
         outer.addmm_(block.mT, block)
@@ -198,10 +198,10 @@ def components(values: np.ndarray, order: Sequence[int], wanted: int) -> tuple[T
     cov = outer.div_(len(order)).addr_(mean, mean, alpha=-1)
     var, center = cov.diagonal(), mean + shift
     # A column that does not vary has no part in any component.
-    scale = torch.where(var > DEAD_VARIANCE * (var + center**2), var.sqrt(), torch.inf)
+    scale = torch.where(var > MIN_RELATIVE_VARIANCE * (var + center**2), var.sqrt(), torch.inf)
     eigenvalues, vectors = torch.linalg.eigh(cov / scale / scale[:, None])
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
-    count = min(wanted, int((eigenvalues > RANK * eigenvalues[0]).sum()))
+    count = min(wanted, int((eigenvalues > RANK_TOLERANCE * eigenvalues[0]).sum()))
     vectors = vectors[:, :count]
     # The sign of an eigenvector is the library's whim.
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.errors import UsageError, meant
-from imgsubset.reading.decoding import PUBLISHED
+from imgsubset.errors import UsageError, did_you_mean
+from imgsubset.reading.decoding import FID_RESOLUTION
 
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor
 
 
 @dataclass(frozen=True)
-class Kind:
+class ExtractorSpec:
     """A row of the table.
 
     meaning   what it sees of an image, in a line
@@ -39,88 +39,90 @@ class Kind:
     raw: bool = False
 
 
-def module(name: str) -> Any:
+def load_module(name: str) -> Any:
     """One of this room, imported when it is needed."""
     return importlib.import_module(f"imgsubset.features.{name}")
 
 
-def _inception(numbers: int, where: str) -> Kind:
-    return Kind(
+def _inception_spec(numbers: int, where: str) -> ExtractorSpec:
+    return ExtractorSpec(
         f"what the Inception network of the FID makes of a picture {where}",
         numbers,
-        PUBLISHED,
-        lambda **parameters: module("inception").Inception(numbers, **parameters),
+        FID_RESOLUTION,
+        lambda **parameters: load_module("inception").Inception(numbers, **parameters),
         weights=True,
         raw=True,
     )
 
 
-EXTRACTORS: dict[str, Kind] = {
-    "random-cnn": Kind(
+EXTRACTORS: dict[str, ExtractorSpec] = {
+    "random-cnn": ExtractorSpec(
         "shapes and textures, as an untrained network with seeded filters answers to them; --networks of them together",
         None,
         None,
-        lambda **parameters: module("random_cnn").RandomCNN(**parameters),
+        lambda **parameters: load_module("random_cnn").RandomCNN(**parameters),
     ),
-    "pixels": Kind(
+    "pixels": ExtractorSpec(
         "the reds, greens and blues of all pixels, wherever they are; a fifteenth of the time of random-cnn",
         3,
         32,
-        lambda: module("pixels").pixel_maps,
+        lambda: load_module("pixels").pixel_maps,
     ),
-    "thumbnail": Kind(
+    "thumbnail": ExtractorSpec(
         "the layout: the picture at 8 x 8 pixels; next to no time",
         192,
         8,
-        lambda: module("pixels").thumbnail,
+        lambda: load_module("pixels").thumbnail,
     ),
-    "fft": Kind(
+    "fft": ExtractorSpec(
         "coarse and fine detail, by the Fourier transform; one to two times the time of random-cnn",
         9,
         None,
-        lambda **parameters: module("fft").FFT(**parameters),
+        lambda **parameters: load_module("fft").FFT(**parameters),
     ),
-    "colour": Kind(
+    "colour": ExtractorSpec(
         "mean colour, and the shares of 60 colours, in Oklab; one and a half times the time of random-cnn",
         63,
         None,
-        lambda: module("colour").colour,
+        lambda: load_module("colour").colour,
     ),
-    "hog": Kind(
+    "hog": ExtractorSpec(
         "directions of edges in each ninth, whatever the contrast; one and a half times the time of random-cnn",
         54,
         None,
-        lambda: module("hog").hog,
+        lambda: load_module("hog").hog,
     ),
-    "torchvision": Kind(
+    "torchvision": ExtractorSpec(
         "what a network trained on ImageNet tells apart, as in torchvision:resnet18; hundreds of times as slow",
         None,
         256,
-        lambda name, **parameters: module("pretrained").Pretrained(name, **parameters),
+        lambda name, **parameters: load_module("pretrained").Pretrained(name, **parameters),
         "NAME",
         weights=True,
     ),
-    "inception64": _inception(64, "after its first layers; the distance of few images is steadier"),
-    "inception192": _inception(192, "after its second pooling"),
-    "inception768": _inception(768, "in its middle"),
-    "inception2048": _inception(2048, "at its end: that of the published FID and KID"),
-    "python": Kind(
+    "inception64": _inception_spec(64, "after its first layers; the distance of few images is steadier"),
+    "inception192": _inception_spec(192, "after its second pooling"),
+    "inception768": _inception_spec(768, "in its middle"),
+    "inception2048": _inception_spec(2048, "at its end: that of the published FID and KID"),
+    "python": ExtractorSpec(
         "what a function of your own makes of uint8 pixels (B, H, W, 3): maps (B, C, h, w)",
         None,
         None,
-        lambda name: module("custom").Custom(name),
+        lambda name: load_module("custom").Custom(name),
         "MODULE:FUNCTION",
     ),
 }
-SPELLINGS = tuple(f"{name}:{kind.argument}" if kind.argument else name for name, kind in EXTRACTORS.items())
+EXTRACTOR_SYNTAX = tuple(f"{name}:{kind.argument}" if kind.argument else name for name, kind in EXTRACTORS.items())
 """How each is named."""
 
 
-def kind_of(name: str) -> Kind:
+def find_extractor_spec(name: str) -> ExtractorSpec:
     """The row of an extractor. Raises UsageError if there is none of this name."""
     head, colon, argument = name.partition(":")
     if head not in EXTRACTORS:
-        raise UsageError(f"unknown extractor '{name}'{meant(head, EXTRACTORS) or ';'} known: {', '.join(SPELLINGS)}")
+        raise UsageError(
+            f"unknown extractor '{name}'{did_you_mean(head, EXTRACTORS) or ';'} known: {', '.join(EXTRACTOR_SYNTAX)}"
+        )
     kind = EXTRACTORS[head]
     if kind.argument and not argument:
         raise UsageError(f"extractor '{name}' is named in full as {head}:{kind.argument}")
@@ -139,5 +141,5 @@ def make_extractor(name: str, **parameters: Any) -> Extractor:
 
     Raises UsageError if there is none of this name, and for parameters that make no sense.
     """
-    kind = kind_of(name)
+    kind = find_extractor_spec(name)
     return kind.make(*([name.partition(":")[2]] if kind.argument else []), **parameters)

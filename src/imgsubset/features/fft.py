@@ -10,7 +10,7 @@ from torch import Tensor
 from imgsubset.errors import UsageError
 from imgsubset.features.pixels import grey_maps, pixel_maps
 
-COLOURS = {"rgb": pixel_maps, "grey": grey_maps}
+COLOUR_MAPS = {"rgb": pixel_maps, "grey": grey_maps}
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class FFT:
     colours: str = "rgb"
 
     def __post_init__(self) -> None:
-        if self.colours not in COLOURS:
-            raise UsageError(f"colours {self.colours!r} is not one of {', '.join(COLOURS)}")
+        if self.colours not in COLOUR_MAPS:
+            raise UsageError(f"colours {self.colours!r} is not one of {', '.join(COLOUR_MAPS)}")
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Maps (B, 9 or 3, h, w) of uint8 pixels (B, H, W, 3)."""
-        waves = torch.fft.rfft2(COLOURS[self.colours](pixels).contiguous(), norm="ortho")
+        waves = torch.fft.rfft2(COLOUR_MAPS[self.colours](pixels).contiguous(), norm="ortho")
         return torch.stack([waves.real, waves.imag, waves.abs().log1p()], 2).flatten(1, 2)

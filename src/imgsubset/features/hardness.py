@@ -14,22 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imgsubset.devices import side_by_side, single_threaded
-from imgsubset.statistics.moments import DEAD_VARIANCE
+from imgsubset.devices import map_parallel, single_threaded
+from imgsubset.statistics.moments import MIN_RELATIVE_VARIANCE
 
-RIDGE = 0.03  # of the mean eigenvalue
+RIDGE_PENALTY = 0.03  # of the mean eigenvalue
 TEMPERATURES = range(2, 15)  # that scores, which are about 0 or 1, are multiplied by
-SAMPLE = 4096  # images, at least, that the temperature is chosen by
-KEPT = 16  # numbers of all views
-LENGTHS = (1.0, 1.0, 2.0)  # of the numbers of a view, for their principal components; see _of_logits
-LEAST_SHARE = 0.05  # of 1 / classes, in logarithms
-RANK = 1e-6  # of the largest eigenvalue: directions below it are rounding
-ENOUGH = 100  # images a class
-BLOCK_NUMBERS = 1 << 21  # in float64, at once
+MIN_CALIBRATION_IMAGES = 4096  # images, at least, that the temperature is chosen by
+MAX_COMPONENTS = 16  # numbers of all views
+SCORE_SCALES = (1.0, 1.0, 2.0)  # of the numbers of a view, for their principal components; see _of_logits
+MIN_RELATIVE_PROBABILITY = 0.05  # of 1 / classes, in logarithms
+RANK_TOLERANCE = 1e-6  # of the largest eigenvalue: directions below it are rounding
+MIN_IMAGES_PER_CLASS = 100  # images a class
+BLOCK_ELEMENTS = 1 << 21  # in float64, at once
 CPU = torch.device("cpu")
 
 
-def hardness(views: Sequence[Tensor], labels: Tensor) -> Tensor:
+def compute_difficulty(views: Sequence[Tensor], labels: Tensor) -> Tensor:
     """How hard images are to tell by their classes: at most 16 numbers (N, K), float64, uncorrelated, of mean 0 and
     variance 1. K is 0 where there is one class alone, or nothing that varies.
 
@@ -53,28 +53,30 @@ def hardness(views: Sequence[Tensor], labels: Tensor) -> Tensor:
     classes, labels = torch.unique(labels.cpu(), return_inverse=True)
     if len(classes) < 2:
         return torch.zeros(len(labels), 0, dtype=torch.float64)
-    numbers = side_by_side(lambda view: _judged(view.cpu(), labels), views, CPU)
+    numbers = map_parallel(lambda view: _loo_scores(view.cpu(), labels), views, CPU)
     with single_threaded():  # so that sums have one order
-        return _whitened(torch.cat([torch.zeros(len(labels), 0, dtype=torch.float64), *numbers], 1))
+        return _whiten(torch.cat([torch.zeros(len(labels), 0, dtype=torch.float64), *numbers], 1))
 
 
-def class_numbers(names: Sequence[str]) -> Tensor:
+def encode_classes(names: Sequence[str]) -> Tensor:
     """Classes by name as numbers (N,), in the order of their names."""
     return torch.from_numpy(np.unique(np.array(names, object).astype(str), return_inverse=True)[1].astype(np.int64))
 
 
-def too_few(labels: Tensor) -> str | None:
+def small_class_warning(labels: Tensor) -> str | None:
     """What a user should know where the classes are too small for `hardness` to say much; None where they are not."""
     classes = len(torch.unique(labels))
     if classes < 2:
         return f"hardness needs two classes or more, and there {'is one' if classes else 'are none'}"
     each = len(labels) / classes
-    if each >= ENOUGH:
+    if each >= MIN_IMAGES_PER_CLASS:
         return None
-    return f"hardness is weaker for few images a class: there are {each:,.0f}, and it takes about {ENOUGH}"
+    return (
+        f"hardness is weaker for few images a class: there are {each:,.0f}, and it takes about {MIN_IMAGES_PER_CLASS}"
+    )
 
 
-class _Model(NamedTuple):
+class _RidgeModel(NamedTuple):
     """Ridge regression of 0 and 1 for each class on N rows: the score of an image by what the others teach.
 
     center   (D,), the mean of the rows
@@ -105,11 +107,11 @@ class _Model(NamedTuple):
         return hot - residual
 
 
-def _judged(view: Tensor, labels: Tensor) -> Tensor:
+def _loo_scores(view: Tensor, labels: Tensor) -> Tensor:
     """The three numbers (N, 3) of each image, by a model of all others."""
-    model = _model(view, labels)
-    height = max(1, BLOCK_NUMBERS // max(view.shape[1], len(model.share)))
-    step = max(1, len(view) // SAMPLE)
+    model = _fit_ridge(view, labels)
+    height = max(1, BLOCK_ELEMENTS // max(view.shape[1], len(model.share)))
+    step = max(1, len(view) // MIN_CALIBRATION_IMAGES)
     losses = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
     for some, own in zip(torch.split(view[::step], height), torch.split(labels[::step], height), strict=True):
         scores = model.scores(some, own)
@@ -117,15 +119,15 @@ def _judged(view: Tensor, labels: Tensor) -> Tensor:
         losses += torch.stack([((t * scores).logsumexp(1) - t * right).sum() for t in TEMPERATURES])
     temperature = TEMPERATURES[int(losses.argmin())]
     blocks = zip(torch.split(view, height), torch.split(labels, height), strict=True)
-    return torch.cat([_of_logits(temperature * model.scores(some, own), own) for some, own in blocks])
+    return torch.cat([_score_logits(temperature * model.scores(some, own), own) for some, own in blocks])
 
 
-def _model(view: Tensor, labels: Tensor) -> _Model:
+def _fit_ridge(view: Tensor, labels: Tensor) -> _RidgeModel:
     classes, (images, width) = int(labels.max()) + 1, view.shape
     shift = view[0].double()  # any row: sums of squares then lose no digits to a large mean
     sums = torch.zeros(classes, width, dtype=torch.float64)
     outer = torch.zeros(width, width, dtype=torch.float64)
-    height = max(1, BLOCK_NUMBERS // max(1, width))
+    height = max(1, BLOCK_ELEMENTS // max(1, width))
     for some, own in zip(torch.split(view, height), torch.split(labels, height), strict=True):
         block = some.double() - shift
         sums.index_add_(0, own, block)
@@ -134,36 +136,36 @@ def _model(view: Tensor, labels: Tensor) -> _Model:
     mean = sums.sum(0) / images
     cov = (outer / images).addr_(mean, mean, alpha=-1)
     var, center = cov.diagonal(), mean + shift
-    scale = torch.where(var > DEAD_VARIANCE * (var + center**2), var.sqrt(), torch.inf)
+    scale = torch.where(var > MIN_RELATIVE_VARIANCE * (var + center**2), var.sqrt(), torch.inf)
     # The mean eigenvalue of standardised numbers is 1.
-    system = images * (cov / scale / scale[:, None] + RIDGE * torch.eye(width, dtype=torch.float64))
+    system = images * (cov / scale / scale[:, None] + RIDGE_PENALTY * torch.eye(width, dtype=torch.float64))
     root = torch.linalg.cholesky(system)
     weights = torch.cholesky_solve(((sums - images * share[:, None] * mean) / scale).mT, root)
-    return _Model(center, scale, root, weights, share, images)
+    return _RidgeModel(center, scale, root, weights, share, images)
 
 
-def _of_logits(logits: Tensor, labels: Tensor) -> Tensor:
+def _score_logits(logits: Tensor, labels: Tensor) -> Tensor:
     """The three numbers (B, 3) of logits (B, classes)."""
     logs = logits.log_softmax(1)
     shares = logs.exp()
     own = shares.gather(1, labels[:, None])
     other = shares.scatter(1, labels[:, None], -1.0).amax(1, keepdim=True)
-    log = own.clamp(min=LEAST_SHARE / logs.shape[1]).log()
+    log = own.clamp(min=MIN_RELATIVE_PROBABILITY / logs.shape[1]).log()
     return torch.cat([(own > other).double(), own, log], 1)
 
 
-def _whitened(numbers: Tensor) -> Tensor:
+def _whiten(numbers: Tensor) -> Tensor:
     """The first principal components (N, K), each of variance 1, of the numbers (N, 3 views) scaled to LENGTHS."""
     centred = numbers - numbers.mean(0)
     var = centred.square().mean(0)
-    live = var > DEAD_VARIANCE * numbers.square().mean(0)
-    lengths = torch.tensor(LENGTHS, dtype=torch.float64).repeat(len(live) // len(LENGTHS))
+    live = var > MIN_RELATIVE_VARIANCE * numbers.square().mean(0)
+    lengths = torch.tensor(SCORE_SCALES, dtype=torch.float64).repeat(len(live) // len(SCORE_SCALES))
     centred = (centred / var.sqrt() * lengths)[:, live]
     if not centred.numel():
         return centred[:, :0]
     values, vectors = torch.linalg.eigh(centred.mT @ centred / len(centred))
     values, vectors = values.flip(0), vectors.flip(1)
-    count = min(KEPT, int((values > RANK * values[0]).sum()))
+    count = min(MAX_COMPONENTS, int((values > RANK_TOLERANCE * values[0]).sum()))
     vectors = vectors[:, :count]
     # The sign of an eigenvector is the library's whim.
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()

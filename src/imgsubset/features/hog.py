@@ -10,11 +10,11 @@ from torch import Tensor
 
 from imgsubset.features.pixels import grey_maps
 
-GRID = 3  # cells a side, so that the middle of a picture is told from its border
-ORIENTATIONS = 6  # of 30 degrees each
+HOG_GRID_SIDE = 3  # cells a side, so that the middle of a picture is told from its border
+N_ORIENTATIONS = 6  # of 30 degrees each
 # Added to the norm, so that the noise of flat pictures is not taken for edges: where levels are off by one of 255 at
 # random it is half of this, of a photograph fifteen times.
-LEAST_NORM = 0.02
+MIN_GRADIENT_NORM = 0.02
 
 
 def hog(pixels: Tensor) -> Tensor:
@@ -31,12 +31,12 @@ def hog(pixels: Tensor) -> Tensor:
     across = around[:, :, 1:-1, 2:] - around[:, :, 1:-1, :-2]
     down = around[:, :, 2:, 1:-1] - around[:, :, :-2, 1:-1]
     length = torch.hypot(across, down)
-    direction = torch.atan2(down, across) * (ORIENTATIONS / math.pi)
+    direction = torch.atan2(down, across) * (N_ORIENTATIONS / math.pi)
     lower = direction.floor()
     upper_share = direction - lower
-    lower = lower.long().remainder(ORIENTATIONS)
-    votes = length.new_zeros(len(length), ORIENTATIONS, *length.shape[2:])
+    lower = lower.long().remainder(N_ORIENTATIONS)
+    votes = length.new_zeros(len(length), N_ORIENTATIONS, *length.shape[2:])
     votes.scatter_(1, lower, (1 - upper_share) * length)
-    votes.scatter_(1, (lower + 1).remainder(ORIENTATIONS), upper_share * length)
-    cells = F.adaptive_avg_pool2d(votes, GRID).flatten(1)
-    return (cells / (cells.square().sum(1, keepdim=True) + LEAST_NORM**2).sqrt())[:, :, None, None]
+    votes.scatter_(1, (lower + 1).remainder(N_ORIENTATIONS), upper_share * length)
+    cells = F.adaptive_avg_pool2d(votes, HOG_GRID_SIDE).flatten(1)
+    return (cells / (cells.square().sum(1, keepdim=True) + MIN_GRADIENT_NORM**2).sqrt())[:, :, None, None]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgsubset.errors import UsageError, said
+from imgsubset.errors import UsageError, one_line
 from imgsubset.features.pretrained import read_weights
 
-LAYERS = {
+INCEPTION_LAYERS = {
     64: ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1"),
     192: ("Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2"),
     768: ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
@@ -35,8 +35,8 @@ class Inception(torch.nn.Module):
 
     def __init__(self, numbers: int, weights_file: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
-        network = _network(numbers, weights_file)
-        names = [name for length, part in LAYERS.items() if length <= numbers for name in part]
+        network = _load_inception(numbers, weights_file)
+        names = [name for length, part in INCEPTION_LAYERS.items() if length <= numbers for name in part]
         self.layers = torch.nn.Sequential(*(getattr(network, name) for name in names))
         self.eval().requires_grad_(False)
 
@@ -46,13 +46,13 @@ class Inception(torch.nn.Module):
         return torch.nn.functional.adaptive_avg_pool2d(maps, 1)
 
 
-def _network(numbers: int, file: str | os.PathLike[str] | None) -> torch.nn.Module:
+def _load_inception(numbers: int, file: str | os.PathLike[str] | None) -> torch.nn.Module:
     """torch-fidelity's, with its weights."""
     try:
         from torch_fidelity import feature_extractor_inceptionv3 as fidelity
     except ImportError:
         raise UsageError(f"feature inception{numbers} needs torch-fidelity: pip install 'imgsubset[fid]'") from None
-    state = _downloaded(fidelity.URL_INCEPTION_V3) if file is None else read_weights(file)
+    state = _download_inception_weights(fidelity.URL_INCEPTION_V3) if file is None else read_weights(file)
     # It would unpickle whatever a file holds: it is given what was read safely.
     safe = io.BytesIO()
     torch.save(state, safe)
@@ -66,11 +66,11 @@ def _network(numbers: int, file: str | os.PathLike[str] | None) -> torch.nn.Modu
     return network
 
 
-def _downloaded(url: str) -> Any:
+def _download_inception_weights(url: str) -> Any:
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
     except Exception as error:  # of the network, of the disk, of a file that is cut short
         raise UsageError(
-            f"cannot get the weights of the FID's network ({said(error)[:200]}); download {url} elsewhere, and name "
+            f"cannot get the weights of the FID's network ({one_line(error)[:200]}); download {url} elsewhere, and name "
             "that file by --weights-file (weights_file)"
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)  # of Rec. 601, as Pillow's mode L has it
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of Rec. 601, as Pillow's mode L has it
 
 
 def pixel_maps(pixels: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def pixel_maps(pixels: Tensor) -> Tensor:
 def grey_maps(pixels: Tensor) -> Tensor:
     """Maps (B, 1, H, W) of the brightness in [-1, 1] of uint8 pixels (B, H, W, 3)."""
     maps = pixel_maps(pixels)
-    return LUMA[0] * maps[:, :1] + LUMA[1] * maps[:, 1:2] + LUMA[2] * maps[:, 2:]
+    return LUMA_WEIGHTS[0] * maps[:, :1] + LUMA_WEIGHTS[1] * maps[:, 1:2] + LUMA_WEIGHTS[2] * maps[:, 2:]
 
 
 def thumbnail(pixels: Tensor) -> Tensor:

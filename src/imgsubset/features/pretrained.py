@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from imgsubset.errors import UsageError, said
-from imgsubset.reading.quiet import quiet
+from imgsubset.errors import UsageError, one_line
+from imgsubset.reading.quiet import silence_libraries
 
 
 class Pretrained(torch.nn.Module):
@@ -36,12 +36,12 @@ class Pretrained(torch.nn.Module):
             raise UsageError(f"torchvision has no classifier '{name}'; try one such as {', '.join(near)}")
         weights = models.get_model_weights(name).DEFAULT
         self.transforms = weights.transforms()
-        self.model = _downloaded(name, weights) if weights_file is None else _described(name, weights)
+        self.model = _download_model(name, weights) if weights_file is None else _build_model(name, weights)
         classes = len(weights.meta["categories"])
-        last = [part for part, module in self.model.named_modules() if _outputs(module) == classes][-1]
+        last = [part for part, module in self.model.named_modules() if _output_width(module) == classes][-1]
         self.model.set_submodule(last, torch.nn.Identity())
         if weights_file is not None:
-            _load(self.model, name, weights_file, last)
+            _load_weights(self.model, name, weights_file, last)
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -50,25 +50,25 @@ class Pretrained(torch.nn.Module):
         return vectors.flatten(1)[:, :, None, None]
 
 
-def _outputs(module: torch.nn.Module) -> object:
+def _output_width(module: torch.nn.Module) -> object:
     return getattr(module, "out_features", getattr(module, "out_channels", None))
 
 
-def _downloaded(name: str, weights: Any) -> torch.nn.Module:
+def _download_model(name: str, weights: Any) -> torch.nn.Module:
     try:
         model: torch.nn.Module = models.get_model(name, weights=weights, progress=False)
     except (OSError, RuntimeError, EOFError) as error:
         raise UsageError(
-            f"cannot get the weights of '{name}' ({said(error)}); download {weights.url} elsewhere, and name that file "
+            f"cannot get the weights of '{name}' ({one_line(error)}); download {weights.url} elsewhere, and name that file "
             "as weights_file"
         ) from error
     return model
 
 
-def _described(name: str, weights: Any) -> torch.nn.Module:
+def _build_model(name: str, weights: Any) -> torch.nn.Module:
     """A model as its weights want it, which it has not."""
     sizes = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
-    with torch.random.fork_rng(devices=()), quiet():  # it draws weights in vain, and warns of how it will
+    with torch.random.fork_rng(devices=()), silence_libraries():  # it draws weights in vain, and warns of how it will
         model: torch.nn.Module = models.get_model(name, weights=None, **sizes)
     if hasattr(model, "transform_input"):
         model.transform_input = True  # type: ignore[assignment]
@@ -85,7 +85,7 @@ def read_weights(file: str | os.PathLike[str]) -> Any:
         raise UsageError(f"weights_file '{file}' is no state_dict that torch.save wrote") from error
 
 
-def _load(model: torch.nn.Module, name: str, file: str | os.PathLike[str], last: str) -> None:
+def _load_weights(model: torch.nn.Module, name: str, file: str | os.PathLike[str], last: str) -> None:
     """Give a model without its last layer the weights in a file."""
     state = read_weights(file)
     try:

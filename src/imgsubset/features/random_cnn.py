@@ -22,12 +22,12 @@ Maps: TypeAlias = Tensor | list[Tensor]
 Extractor: TypeAlias = Callable[[Tensor], Maps]
 """Maps uint8 pixels (B, H, W, 3) to feature maps, each image by itself."""
 
-LEAK = 0.2  # slope of LeakyReLU below 0
+LEAKY_SLOPE = 0.2  # slope of LeakyReLU below 0
 # Name: how it is applied, in place, and the mean square of what comes out for a standard normal. Weights of variance
 # 1 / (that * fan_in) keep the mean square from layer to layer (He et al., ICCV 2015).
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "relu": (F.relu_, 1 / 2),
-    "leaky": (partial(F.leaky_relu_, negative_slope=LEAK), (1 + LEAK**2) / 2),
+    "leaky": (partial(F.leaky_relu_, negative_slope=LEAKY_SLOPE), (1 + LEAKY_SLOPE**2) / 2),
     "abs": (torch.abs_, 1.0),
 }
 
@@ -67,20 +67,20 @@ class RandomCNNs(torch.nn.Module):
         taps: str = "last",
     ) -> None:
         super().__init__()
-        channels = _numbers("channels", channels, None)
-        kernels = _numbers("kernel_size", kernel_size, len(channels))
-        strides = _numbers("stride", stride, len(channels))
+        channels = _parse_integers("channels", channels, None)
+        kernels = _parse_integers("kernel_size", kernel_size, len(channels))
+        strides = _parse_integers("stride", stride, len(channels))
         _check(all(kernel % 2 for kernel in kernels), "kernel_size", kernel_size, "odd")
         _check(activation in ACTIVATIONS, "activation", activation, f"one of {', '.join(ACTIVATIONS)}")
         if pool is not None:
-            _check(len(_numbers("pool", pool, None)) == 2, "pool", pool, "a window and a stride")
+            _check(len(_parse_integers("pool", pool, None)) == 2, "pool", pool, "a window and a stride")
         _check(taps in TAPS, "taps", taps, f"one of {', '.join(TAPS)}")
         _check(0 <= seed < 1 << 63, "seed", seed, "between 0 and 2^63 - 1")
         _check(len(set(roles)) == len(roles) > 0, "roles", roles, "a name for each network, no two alike")
         self.strides, self.pool, self.taps, self.count = strides, pool, taps, len(roles)
         self.activate, square = ACTIVATIONS[activation]
         shapes = [(o, i, k, k) for (i, o), k in zip(pairwise((3, *channels)), kernels, strict=True)]
-        each = [_weights(shapes, seed, role, square) for role in roles]
+        each = [_draw_weights(shapes, seed, role, square) for role in roles]
         # Channels last runs 1.5 times faster on a CPU.
         together = (torch.cat(layer).contiguous(memory_format=torch.channels_last) for layer in zip(*each, strict=True))
         self.layers = torch.nn.ParameterList(torch.nn.Parameter(layer, requires_grad=False) for layer in together)
@@ -129,7 +129,7 @@ class RandomCNN(RandomCNNs):
         )
 
 
-def image_moments(maps: Maps) -> ImageMoments:
+def compute_image_moments(maps: Maps) -> ImageMoments:
     """What is kept of each image of feature maps: of several layers the channels one after another.
 
     Each channel's mean and mean square over its own positions are exact. The positions are those of the smallest
@@ -140,7 +140,7 @@ def image_moments(maps: Maps) -> ImageMoments:
     return ImageMoments(torch.cat([*means, *squares], 1), min(layer[0, 0].numel() for layer in layers))
 
 
-def _weights(shapes: list[tuple[int, int, int, int]], seed: int, role: str | None, square: float) -> list[Tensor]:
+def _draw_weights(shapes: list[tuple[int, int, int, int]], seed: int, role: str | None, square: float) -> list[Tensor]:
     """Of each layer of a network, normal with mean 0 and variance 1 / (square * fan_in)."""
     if role is not None:
         seed = int.from_bytes(blake2b(repr((role, shapes, seed)).encode(), digest_size=8).digest(), "big") >> 1
@@ -149,7 +149,7 @@ def _weights(shapes: list[tuple[int, int, int, int]], seed: int, role: str | Non
     return [weight * (1 / square / weight[0].numel()) ** 0.5 for weight in weights]
 
 
-def _numbers(name: str, value: object, count: int | None) -> tuple[int, ...]:
+def _parse_integers(name: str, value: object, count: int | None) -> tuple[int, ...]:
     """Whole numbers of at least 1: as many as wanted, of which one may stand for all; any number if None."""
     wanted = "a list of numbers of at least 1" if count is None else f"one number of at least 1, or {count}"
     each = value if isinstance(value, Sequence) else (value,) * (count or 0)

@@ -8,24 +8,38 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from imgsubset.devices import device_name, torch_device
-from imgsubset.errors import BadFilesError, InputError, UsageError, shortened
-from imgsubset.features.dealing import Files, Lazily, Task, caches_of, measuring, reduced
-from imgsubset.features.memory import IN_MEMORY, check_memory
-from imgsubset.features.spaces import JUDGE, MATCHED, SEEN, Space, resolution, shares
-from imgsubset.features.tables import is_apart, place_of
+from imgsubset.errors import BadFilesError, InputError, UsageError, shorten
+from imgsubset.features.dealing import (
+    IngestTask,
+    LazySequence,
+    PendingFiles,
+    compute_moments,
+    evaluation_only_flags,
+    make_caches,
+)
+from imgsubset.features.memory import MAX_IMAGES_IN_MEMORY, check_memory
+from imgsubset.features.spaces import (
+    AUXILIARY_ROLE,
+    HELD_OUT_ROLE,
+    MATCHED_ROLE,
+    FeatureSpace,
+    choose_resolution,
+    compute_feature_shares,
+)
+from imgsubset.features.tables import choose_allocator, is_memmapped
 from imgsubset.files import Stamp, Stamps
 from imgsubset.inputs import Embeddings
-from imgsubset.options import FIELDS, MOMENTS, Options, merged
-from imgsubset.progress import Clock, Progress, silent
-from imgsubset.reading.contents import Listing, RejectedFile, in_order
+from imgsubset.options import FIELDS, MOMENTS, Options, merge_options
+from imgsubset.progress import Clock, Progress, no_progress
+from imgsubset.reading.contents import Listing, RejectedFile, sort_rejected
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     import torch
     from torch import Tensor
 
-    from imgsubset.features.cache import Cache, Cached
-    from imgsubset.features.channels import Channels
-    from imgsubset.features.ingest import Ingested
+    from imgsubset.features.cache import Cache, CacheResult
+    from imgsubset.features.channels import MetadataChannels
+    from imgsubset.features.ingest import IngestResult
     from imgsubset.features.random_cnn import Extractor
     from imgsubset.statistics.moments import Block, ImageMoments
 
@@ -33,7 +47,7 @@ EMBEDDINGS = "embeddings"  # the feature, and its block
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFeatures:
     """The images of a source, each reduced to moments.
 
     listing   where they come from
@@ -62,43 +76,45 @@ class Source:
     warnings: tuple[str, ...] = ()
     held_out: tuple[Block, ...] = field(default=(), repr=False)
     seen: Mapping[str, ImageMoments] = field(default_factory=dict, repr=False)
-    known: Mapping[str, Channels] = field(default_factory=dict, repr=False)
+    known: Mapping[str, MetadataChannels] = field(default_factory=dict, repr=False)
     tables: tuple[dict[str, object], ...] = ()
     size: int | None = None
     vectors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
-    def standardised(self) -> Source:
+    def standardise(self) -> SourceFeatures:
         """With moments in units in which this source has mean 0 and variance 1, in place of the raw ones, which are
         written over: a second table would be half of what an image takes.
 
         A block in which nothing varies is left out; the weights of the others sum to 1 again.
         """
-        blocks, notes = _standardised(self.blocks)
-        held_out, _ = _standardised(self.held_out, measures=True)
+        blocks, notes = _standardise_blocks(self.blocks)
+        held_out, _ = _standardise_blocks(self.held_out, measures=True)
         return replace(self, blocks=blocks, held_out=held_out, warnings=self.warnings + notes)
 
 
-def _standardised(blocks: tuple[Block, ...], measures: bool = False) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+def _standardise_blocks(blocks: tuple[Block, ...], measures: bool = False) -> tuple[tuple[Block, ...], tuple[str, ...]]:
     import torch
 
-    from imgsubset.features.reduction import apart, reduced
-    from imgsubset.statistics.moments import DEAD_VARIANCE, standard
+    from imgsubset.features.reduction import reduce_channels, standardise_lazily
+    from imgsubset.statistics.moments import MIN_RELATIVE_VARIANCE, fit_standardiser
 
     made, notes = [], []
     images: ImageMoments
     for block in blocks:
-        if is_apart(len(block.images), measures):
-            looked_at, scale = apart(block.images, IN_MEMORY)
-            images, constant = looked_at, looked_at.whole.cov.diagonal() < DEAD_VARIANCE
+        if is_memmapped(len(block.images), measures):
+            looked_at, scale = standardise_lazily(block.images, MAX_IMAGES_IN_MEMORY)
+            images, constant = looked_at, looked_at.whole.cov.diagonal() < MIN_RELATIVE_VARIANCE
         else:
-            few = block.images if block.name == EMBEDDINGS else reduced(block.images)  # these are as pca has them
-            scale = standard(few)
+            few = (
+                block.images if block.name == EMBEDDINGS else reduce_channels(block.images)
+            )  # these are as pca has them
+            scale = fit_standardiser(few)
             images = scale.apply(few, in_place=True)
             # The mean of each channel is 0; a norm needs no copy of the table.
-            constant = torch.linalg.vector_norm(images.mean, dim=0) < (DEAD_VARIANCE * len(images)) ** 0.5
+            constant = torch.linalg.vector_norm(images.mean, dim=0) < (MIN_RELATIVE_VARIANCE * len(images)) ** 0.5
         # The borders of an image vary even where all images are alike.
         alike = not images.channels or (len(images) > 1 and bool(constant.all()))
-        kept = [False] if alike else scale.kept.tolist()
+        kept = [False] if alike else scale.is_varying.tolist()
         made.append((replace(block, images=images), any(kept)))
         if any(kept) and not all(kept):
             notes.append(
@@ -115,7 +131,7 @@ def _standardised(blocks: tuple[Block, ...], measures: bool = False) -> tuple[tu
     return tuple(replace(block, weight=block.weight / total) for block in varying), tuple(notes)
 
 
-def read_source(
+def load_features(
     listing: Listing,
     options: Options,
     device: str = "auto",
@@ -126,8 +142,8 @@ def read_source(
     measured: bool = True,
     seen: Sequence[str] = (),
     clock: Clock | None = None,
-    progress: Progress = silent,
-) -> Source:
+    progress: Progress = no_progress,
+) -> SourceFeatures:
     """The moments of the images of a source; see `select` for the arguments.
 
     size      the resolution in pixels, in place of that of the options
@@ -138,87 +154,97 @@ def read_source(
     """
     clock = clock or Clock()
     if not listing.paths:
-        raise InputError(f"no images in source '{listing.name}'{first_of(listing.rejected)}")
+        raise InputError(f"no images in source '{listing.name}'{format_first_rejected(listing.rejected)}")
     with clock.stage("ingest"):
-        wanted = shares(options, embeddings)
+        wanted = compute_feature_shares(options, embeddings)
         pixels = bool(seen or wanted.keys() != {"embeddings"} or options.held_out)
         if pixels:
-            size = size or resolution(listing, options.size)
+            size = size or choose_resolution(listing, options.size)
             check_memory(options, size, len(listing.paths))
-        task = Task.asked(options, wanted, size or 0, device, measured, seen)
+        task = IngestTask.asked(options, wanted, size or 0, device, measured, seen)
         spaces = task.spaces(extractor) if pixels else ()
         if embeddings is None:
-            read = from_images(listing, task, spaces, clock, progress)
+            read = load_image_features(listing, task, spaces, clock, progress)
         else:
-            read = _from_embeddings(listing, task, spaces, embeddings, clock, progress)
+            read = _load_embedding_features(listing, task, spaces, embeddings, clock, progress)
     read = replace(read, size=size if pixels else None)  # of the run: an extractor may want another for itself
     check_strict(read, options)
     if not read.paths:
-        raise InputError(f"no image in source '{listing.name}' can be decoded{first_of(read.rejected)}")
+        raise InputError(f"no image in source '{listing.name}' can be decoded{format_first_rejected(read.rejected)}")
     return read
 
 
-def check_strict(read: Source, options: Options) -> None:
+def check_strict(read: SourceFeatures, options: Options) -> None:
     """Raise BadFilesError for files that cannot be used, where the options ask for that."""
     if read.rejected and options.strict:
         count = f"{len(read.rejected):,} file{'s' if len(read.rejected) > 1 else ''}"
-        raise BadFilesError(f"{count} of source '{read.listing.name}' cannot be used{first_of(read.rejected)}")
+        raise BadFilesError(
+            f"{count} of source '{read.listing.name}' cannot be used{format_first_rejected(read.rejected)}"
+        )
 
 
-def first_of(rejected: tuple[RejectedFile, ...]) -> str:
+def format_first_rejected(rejected: tuple[RejectedFile, ...]) -> str:
     """The end of a message: the first of these files and why."""
-    return f": '{shortened(rejected[0].path, 300)}': {rejected[0].reason}" if rejected else ""
+    return f": '{shorten(rejected[0].path, 300)}': {rejected[0].reason}" if rejected else ""
 
 
-def from_images(listing: Listing, task: Task, spaces: tuple[Space, ...], clock: Clock, progress: Progress) -> Source:
+def load_image_features(
+    listing: Listing, task: IngestTask, spaces: tuple[FeatureSpace, ...], clock: Clock, progress: Progress
+) -> SourceFeatures:
     """The moments of the images of a listing in these spaces: from the caches, or by decoding."""
     import numpy as np
 
-    task = task if listing.lasting else replace(task, options=merged(task.options, {"cache": None}))
-    caches = caches_of(task, spaces)
-    measures, total, paths = measuring(spaces), len(listing.paths), listing.paths
-    known = _cached(listing, caches, measures, partial(progress, "cache"))
+    task = task if listing.is_cacheable else replace(task, options=merge_options(task.options, {"cache": None}))
+    caches = make_caches(task, spaces)
+    measures, total, paths = evaluation_only_flags(spaces), len(listing.paths), listing.paths
+    known = _query_caches(listing, caches, measures, partial(progress, "cache"))
     found = np.logical_and.reduce([one.found for one in known]) if known else np.zeros(total, bool)
-    missing = listing.in_turn(np.flatnonzero(~found).tolist())
+    missing = listing.sort_by_location(np.flatnonzero(~found).tolist())
 
-    def before(where: torch.device) -> Ingested:
-        from imgsubset.features.ingest import Ingested
+    def before(where: torch.device) -> IngestResult:
+        from imgsubset.features.ingest import IngestResult
 
-        return Ingested.known(Stamps(listing.stamps), found, known, measures, where)
+        return IngestResult.known(Stamps(listing.stamps), found, known, measures, where)
 
     cached = int(found.sum())
-    part = Files(
-        Lazily(lambda place: listing.file(paths[place]), missing), lambda place: listing.key(paths[place]), missing
+    part = PendingFiles(
+        LazySequence(lambda place: listing.file(paths[place]), missing),
+        lambda place: listing.key(paths[place]),
+        missing,
     )
-    done = reduced(task, spaces, caches, part, before, clock, partial(progress, "decode"))
+    done = compute_moments(task, spaces, caches, part, before, clock, partial(progress, "decode"))
     problem = next((cache.problem for cache in caches if cache.problem), None)
     reasons = tuple(RejectedFile(listing.paths[place], reason) for place, reason in done.reasons.items())
     usable = None if done.usable.all() else np.flatnonzero(done.usable).tolist()
     blocks = done.blocks([(space.name, space.weight) for space in spaces])
-    return Source(
+    return SourceFeatures(
         listing=listing,
-        blocks=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == MATCHED),
-        held_out=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == JUDGE),
-        seen={space.name: block.images for block, space in zip(blocks, spaces, strict=True) if space.role == SEEN},
+        blocks=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == MATCHED_ROLE),
+        held_out=tuple(block for block, space in zip(blocks, spaces, strict=True) if space.role == HELD_OUT_ROLE),
+        seen={
+            space.name: block.images
+            for block, space in zip(blocks, spaces, strict=True)
+            if space.role == AUXILIARY_ROLE
+        },
         paths=paths if usable is None else tuple(paths[place] for place in usable),
         stamps=done.stamps if usable is None else done.stamps.at(usable),
-        rejected=in_order(listing.rejected + reasons),
+        rejected=sort_rejected(listing.rejected + reasons),
         device=device_name(task.device),
         cached=cached,
         warnings=(f"the cache is not used: {problem}",) if problem else (),
     )
 
 
-def _cached(
+def _query_caches(
     listing: Listing, caches: Sequence[Cache], measures: Sequence[bool], progress: Callable[[int, int], None]
-) -> list[Cached]:
+) -> list[CacheResult]:
     """What each cache holds of the images of a listing."""
     if not caches:
         return []
-    from imgsubset.features.cache import Asked
+    from imgsubset.features.cache import CacheQuery
 
-    asked = Asked(map(listing.key, listing.paths), listing.stamps)
-    rooms = (place_of(len(asked), apart) for apart in measures)
+    asked = CacheQuery(map(listing.key, listing.paths), listing.stamps)
+    rooms = (choose_allocator(len(asked), apart) for apart in measures)
 
     def tell(found: int) -> None:
         progress(found, len(asked) * len(caches))
@@ -226,14 +252,14 @@ def _cached(
     return [cache.get(asked, room, tell) for cache, room in zip(caches, rooms, strict=True)]
 
 
-def _from_embeddings(
+def _load_embedding_features(
     listing: Listing,
-    task: Task,
-    spaces: tuple[Space, ...],
+    task: IngestTask,
+    spaces: tuple[FeatureSpace, ...],
     embeddings: Embeddings,
     clock: Clock,
     progress: Progress,
-) -> Source:
+) -> SourceFeatures:
     import torch
 
     from imgsubset.features.embeddings import read_embeddings
@@ -255,14 +281,14 @@ def _from_embeddings(
     if left_out:
         notes.append(f"{len(left_out):,} images of the source have no embedding and are left out")
     if spaces:
-        read = from_images(listing.without(left_out), task, spaces, clock, progress)
+        read = load_image_features(listing.without(left_out), task, spaces, clock, progress)
     else:
         for name, value in task.options.affecting(MOMENTS).items():
             if name != "features" and value != FIELDS[name].default:
                 raise UsageError(f"{name} {value!r} says how images are read; embeddings are used instead")
         paired = [pair for pair in zip(listing.paths, listing.stamps, strict=True) if pair[0] in places]
         paths, stamps = zip(*paired, strict=True)
-        read = Source(listing, (), paths, stamps, listing.rejected, torch_device(task.device).type)
+        read = SourceFeatures(listing, (), paths, stamps, listing.rejected, torch_device(task.device).type)
     rows = torch.tensor([places[path] for path in read.paths], device=embedded.images.table.device)
     images = ImageMoments(embedded.images.table[rows], embedded.images.positions)
     block = Block(EMBEDDINGS, images, task.wanted[EMBEDDINGS])

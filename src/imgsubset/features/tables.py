@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from imgsubset.errors import InputError
-from imgsubset.features.memory import IN_MEMORY, free_bytes
+from imgsubset.features.memory import MAX_IMAGES_IN_MEMORY, free_bytes
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     import numpy as np
@@ -16,14 +16,14 @@ if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes w
     from torch import Tensor
 
 
-def in_memory(count: int, width: int) -> np.ndarray:
+def allocate_in_memory(count: int, width: int) -> np.ndarray:
     """An array (count, width) float32, not filled."""
     import numpy as np
 
     return np.empty((count, width), np.float32)
 
 
-def in_file(count: int, width: int) -> np.ndarray:
+def allocate_in_file(count: int, width: int) -> np.ndarray:
     """The same, in a file: for rows that are looked at seldom, and not to take the memory of those that are searched.
 
     Raises InputError if neither the folder of temporary files nor the memory has room for it.
@@ -39,27 +39,27 @@ def in_file(count: int, width: int) -> np.ndarray:
     except OSError as error:
         free = free_bytes()
         if free is None or size < free:
-            return in_memory(count, width)
+            return allocate_in_memory(count, width)
         raise InputError(
             f"{count:,} images need {size / 1e9:.1f} GB in the folder of temporary files, '{tempfile.gettempdir()}': "
             f"{error.strerror or error}; TMPDIR names another one"
         ) from None
 
 
-def is_apart(count: int, measures: bool) -> bool:
+def is_memmapped(count: int, measures: bool) -> bool:
     """Whether the rows of so many images go to a file: in a space that only measures or is looked at once."""
-    return measures and count > IN_MEMORY
+    return measures and count > MAX_IMAGES_IN_MEMORY
 
 
-def place_of(count: int, measures: bool) -> Callable[[int, int], np.ndarray]:
+def choose_allocator(count: int, measures: bool) -> Callable[[int, int], np.ndarray]:
     """What makes room for them."""
-    return in_file if is_apart(count, measures) else in_memory
+    return allocate_in_file if is_memmapped(count, measures) else allocate_in_memory
 
 
-def table(count: int, width: int, measures: bool, device: torch.device) -> Tensor:
+def allocate_table(count: int, width: int, measures: bool, device: torch.device) -> Tensor:
     """Room for rows (count, width); on this device, but for what goes to a file."""
     import torch
 
-    if device.type != "cpu" and not is_apart(count, measures):
+    if device.type != "cpu" and not is_memmapped(count, measures):
         return torch.empty(count, width, device=device)
-    return torch.from_numpy(place_of(count, measures)(count, width))
+    return torch.from_numpy(choose_allocator(count, measures)(count, width))

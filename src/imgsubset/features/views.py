@@ -18,20 +18,24 @@ from torch import Tensor
 from imgsubset.features.colour import colour
 from imgsubset.features.pixels import grey_maps, pixel_maps
 from imgsubset.features.random_cnn import Extractor, RandomCNN
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import make_generator
 
-SIDE = 8  # pixels
-FILTERS, KERNEL = 32, 5  # number, side in pixels
-NEAR, ALIKE, NOISE = 30, 0.9, 0.01  # of patches: pixels to a correlation of 1 / e, that of colours, variance added
-UNITS = 256
-WAVES = 4  # half periods, across and down together
-DIRECTIONS, CELLS = 8, 4
-LEAST_NORM = 0.02  # added, so that the noise of flat pictures is not taken for edges; see features.hog
+LAYOUT_SIDE = 8  # pixels
+N_FILTERS, FILTER_SIDE = 32, 5  # number, side in pixels
+CORRELATION_LENGTH, COLOUR_CORRELATION, NOISE_VARIANCE = (
+    30,
+    0.9,
+    0.01,
+)  # of patches: pixels to a correlation of 1 / e, that of colours, variance added
+N_HIDDEN_UNITS = 256
+MAX_FREQUENCY = 4  # half periods, across and down together
+N_DIRECTIONS, EDGE_GRID_SIDE = 8, 4
+MIN_GRADIENT_NORM = 0.02  # added, so that the noise of flat pictures is not taken for edges; see features.hog
 
 
 def layout(pixels: Tensor) -> Tensor:
     """Mean colours as a vector (B, 192, 1, 1) of uint8 pixels (B, H, W, 3): an 8 x 8 picture, colour by colour."""
-    return _vector(F.adaptive_avg_pool2d(pixel_maps(pixels), SIDE))
+    return _as_vector(F.adaptive_avg_pool2d(pixel_maps(pixels), LAYOUT_SIDE))
 
 
 def colours(pixels: Tensor) -> Tensor:
@@ -53,10 +57,10 @@ def edges(pixels: Tensor) -> Tensor:
     around = F.pad(grey_maps(pixels), (1, 1, 1, 1), mode="replicate")
     across = around[:, :, 1:-1, 2:] - around[:, :, 1:-1, :-2]
     down = around[:, :, 2:, 1:-1] - around[:, :, :-2, 1:-1]
-    angles = torch.arange(DIRECTIONS, device=pixels.device)[:, None, None] * (2 * math.pi / DIRECTIONS)
+    angles = torch.arange(N_DIRECTIONS, device=pixels.device)[:, None, None] * (2 * math.pi / N_DIRECTIONS)
     rises = (across * angles.cos() + down * angles.sin()).relu_()
-    cells = F.adaptive_avg_pool2d(rises, CELLS).flatten(1)
-    return _vector((cells / (cells.square().sum(1, keepdim=True) + LEAST_NORM**2).sqrt()).sqrt())
+    cells = F.adaptive_avg_pool2d(rises, EDGE_GRID_SIDE).flatten(1)
+    return _as_vector((cells / (cells.square().sum(1, keepdim=True) + MIN_GRADIENT_NORM**2).sqrt()).sqrt())
 
 
 def products(pixels: Tensor) -> Tensor:
@@ -68,12 +72,12 @@ def products(pixels: Tensor) -> Tensor:
     Tibshirani & Friedman, The Elements of Statistical Learning, 2009, 4.3). First the 15 waves row by row, then the
     120 products of two, squares among them.
     """
-    few = F.adaptive_avg_pool2d(grey_maps(pixels), SIDE)[:, 0]
-    basis = torch.from_numpy(dct(torch.eye(SIDE, dtype=torch.float64).numpy(), axis=0, norm="ortho")).to(few)
-    place = torch.arange(SIDE, device=few.device)
-    waves = (basis @ few @ basis.mT)[:, place[:, None] + place <= WAVES]
+    few = F.adaptive_avg_pool2d(grey_maps(pixels), LAYOUT_SIDE)[:, 0]
+    basis = torch.from_numpy(dct(torch.eye(LAYOUT_SIDE, dtype=torch.float64).numpy(), axis=0, norm="ortho")).to(few)
+    place = torch.arange(LAYOUT_SIDE, device=few.device)
+    waves = (basis @ few @ basis.mT)[:, place[:, None] + place <= MAX_FREQUENCY]
     one, other = torch.triu_indices(waves.shape[1], waves.shape[1], device=few.device)
-    return _vector(torch.cat([waves, waves[:, one] * waves[:, other]], 1))
+    return _as_vector(torch.cat([waves, waves[:, one] * waves[:, other]], 1))
 
 
 class Units(torch.nn.Module):
@@ -82,15 +86,15 @@ class Units(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        generator = dice(torch.device("cpu"), "units")
-        inputs = 3 * SIDE**2
-        weights = torch.randn(inputs, UNITS, generator=generator) * (2 / inputs**0.5)
+        generator = make_generator(torch.device("cpu"), "units")
+        inputs = 3 * LAYOUT_SIDE**2
+        weights = torch.randn(inputs, N_HIDDEN_UNITS, generator=generator) * (2 / inputs**0.5)
         self.weights = torch.nn.Parameter(weights, requires_grad=False)
-        self.offsets = torch.nn.Parameter(torch.randn(UNITS, generator=generator), requires_grad=False)
+        self.offsets = torch.nn.Parameter(torch.randn(N_HIDDEN_UNITS, generator=generator), requires_grad=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """A vector (B, 256, 1, 1) of uint8 pixels (B, H, W, 3)."""
-        return _vector(torch.addmm(self.offsets, layout(pixels).flatten(1), self.weights).relu())
+        return _as_vector(torch.addmm(self.offsets, layout(pixels).flatten(1), self.weights).relu())
 
 
 class Textures(torch.nn.Module):
@@ -107,30 +111,30 @@ class Textures(torch.nn.Module):
     def __init__(self, *, whitened: bool = False) -> None:
         super().__init__()
         role = "whitened textures" if whitened else "textures"
-        self.network = RandomCNN((FILTERS,), KERNEL, role=role, activation="leaky")
+        self.network = RandomCNN((N_FILTERS,), FILTER_SIDE, role=role, activation="leaky")
         if whitened:
             (filters,) = self.network.layers
-            filters.copy_((filters.flatten(1).double() @ _whitening()).view(filters.shape))
+            filters.copy_((filters.flatten(1).double() @ _patch_whitening_matrix()).view(filters.shape))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """A vector (B, 256, 1, 1) of uint8 pixels (B, H, W, 3): roots of the mean of what is above 0, then of what is
         below, of each filter in each quarter, where it lies wholly inside the picture."""
         maps = self.network(pixels)[:, :, 1:-1, 1:-1]
         both = [F.adaptive_avg_pool2d(side.relu(), 2) for side in (maps, -maps)]
-        return _vector(torch.cat(both, 1).sqrt())
+        return _as_vector(torch.cat(both, 1).sqrt())
 
 
-def _whitening() -> Tensor:
+def _patch_whitening_matrix() -> Tensor:
     """The inverse root (75, 75) of the covariance of patches, colour by colour, row by row."""
-    place = torch.cartesian_prod(torch.arange(KERNEL), torch.arange(KERNEL)).double()
-    near = (-torch.cdist(place, place) / NEAR).exp()
-    alike = torch.full((3, 3), ALIKE, dtype=torch.float64).fill_diagonal_(1)
+    place = torch.cartesian_prod(torch.arange(FILTER_SIDE), torch.arange(FILTER_SIDE)).double()
+    near = (-torch.cdist(place, place) / CORRELATION_LENGTH).exp()
+    alike = torch.full((3, 3), COLOUR_CORRELATION, dtype=torch.float64).fill_diagonal_(1)
     values, vectors = torch.linalg.eigh(torch.kron(alike, near))
-    inverse_root: Tensor = vectors @ (vectors / (values + NOISE).sqrt()).mT
+    inverse_root: Tensor = vectors @ (vectors / (values + NOISE_VARIANCE).sqrt()).mT
     return inverse_root
 
 
-def _vector(maps: Tensor) -> Tensor:
+def _as_vector(maps: Tensor) -> Tensor:
     return maps.flatten(1)[:, :, None, None]
 
 

@@ -14,29 +14,29 @@ from posixpath import basename, dirname, join, normpath
 from typing import Any
 
 from imgsubset.errors import InputError
-from imgsubset.files import read_named
+from imgsubset.files import read_input_file
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.sidecars import upwards
+from imgsubset.reading.sidecars import list_ancestors
 
 COCO = re.compile(r"(?:.*instances.*|_annotations\.coco)\.json", re.IGNORECASE)
 FOLDER = "annotations"  # of a COCO set; a file in any other folder is about the images in that
 
 
-def filtered_coco(
+def filter_coco(
     file: str | os.PathLike[str], chosen: Collection[str], everything: Collection[str], content: bytes | None = None
 ) -> tuple[bytes, frozenset[str]]:
     """A COCO file with only the chosen images and their annotations, and which of them it names.
 
     Ids, order and other entries are kept. See `named_images`, which says what it raises too.
     """
-    record, ids = named_images(file, chosen, everything, content)
+    record, ids = match_coco_images(file, chosen, everything, content)
     record["images"] = [image for image in record["images"] if image["id"] in ids]
     if "annotations" in record:
         record["annotations"] = [entry for entry in record["annotations"] if entry["image_id"] in ids]
     return json.dumps(record).encode(), frozenset(ids.values())
 
 
-def named_images(
+def match_coco_images(
     file: str | os.PathLike[str], chosen: Collection[str], everything: Collection[str], content: bytes | None = None
 ) -> tuple[dict[str, Any], dict[Any, str]]:
     """What a COCO file holds, and by their ids in it the paths of the chosen images.
@@ -49,7 +49,7 @@ def named_images(
     Raises InputError for a file that is no such JSON, and if a chosen image and another one fit a `file_name`.
     """
     try:
-        record = json.loads(read_named(file, f"'{file}'") if content is None else content)
+        record = json.loads(read_input_file(file, f"'{file}'") if content is None else content)
         if not isinstance(record["images"], list):
             raise TypeError
         named = dict.fromkeys((image["id"], normpath(image["file_name"])) for image in record["images"])
@@ -58,7 +58,9 @@ def named_images(
         raise InputError(f"'{file}' is not JSON: {error}") from None
     except (TypeError, LookupError):
         raise InputError(f"'{file}' is no COCO file: images need 'id', 'file_name', annotations 'image_id'") from None
-    kept = _kept(dict.fromkeys(name for _, name in named), frozenset(chosen), frozenset(everything), str(file))
+    kept = _match_file_names(
+        dict.fromkeys(name for _, name in named), frozenset(chosen), frozenset(everything), str(file)
+    )
     ids = {key: kept[name] for key, name in named if name in kept}
     for key, name in named:
         if key in ids and name not in kept:  # nobody can tell whose the annotations are
@@ -66,23 +68,25 @@ def named_images(
     return record, ids
 
 
-def _tails(path: str, longest: int) -> list[tuple[int, str]]:
+def _list_path_tails(path: str, longest: int) -> list[tuple[int, str]]:
     """A path, and what is left of it as folders are dropped from its front, with how many; none of more characters."""
     starts = [0, *(place + 1 for place, character in enumerate(path) if character == "/")]
     return [(dropped, path[at:]) for dropped, at in enumerate(starts) if len(path) - at <= longest]
 
 
-def _kept(names: Collection[str], chosen: Collection[str], everything: Collection[str], file: str) -> dict[str, str]:
+def _match_file_names(
+    names: Collection[str], chosen: Collection[str], everything: Collection[str], file: str
+) -> dict[str, str]:
     """The names that mean a chosen image, with its path."""
     longest = max(map(len, everything), default=0)  # no longer tail fits, and all of a long path would fill the memory
-    wanted = {tail for name in names for _, tail in _tails(name, longest)}
+    wanted = {tail for name in names for _, tail in _list_path_tails(name, longest)}
     fits: defaultdict[str, list[str]] = defaultdict(list)
     for path in everything:
-        for tail in wanted.intersection(tail for _, tail in _tails(path, longest)):
+        for tail in wanted.intersection(tail for _, tail in _list_path_tails(path, longest)):
             fits[tail].append(path)
     claims: defaultdict[str, defaultdict[tuple[int, int], list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
-        dropped, tail = next((one for one in _tails(name, longest) if one[1] in fits), (0, name))
+        dropped, tail = next((one for one in _list_path_tails(name, longest) if one[1] in fits), (0, name))
         found = [tail] if tail in everything else sorted(fits.get(tail, ()), key=os.fsencode)
         hit = next((path for path in found if path in chosen), None)
         if hit is not None and len(found) == 1:
@@ -96,7 +100,7 @@ def _kept(names: Collection[str], chosen: Collection[str], everything: Collectio
 
 def coco_files(listing: Listing, paths: Sequence[str]) -> list[str]:
     """The COCO files beside or above images of a source, and in folders named so there."""
-    above = {up for path in paths for up in upwards(dirname(path))}
+    above = {up for path in paths for up in list_ancestors(dirname(path))}
     folders = sorted(above | {join(up, FOLDER) for up in above}, key=os.fsencode)
     try:
         return [join(one, name) for one in folders for name in sorted(listing.names(one)) if COCO.fullmatch(name)]

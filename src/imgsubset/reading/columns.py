@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from imgsubset.errors import InputError, UsageError, meant, shortened
+from imgsubset.errors import InputError, UsageError, did_you_mean, shorten
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.given import relative
-from imgsubset.reading.tables import LARGEST, Table, is_empty, number_of
+from imgsubset.reading.given import make_relative
+from imgsubset.reading.tables import MAX_NUMBER, Table, is_missing, parse_number
 
-SEVERAL = "|"  # between the texts of one entry
-PERIODIC = re.compile(r"(.+)@(\d+(?:\.\d+)?)")
-OF_DATES = {  # by period, what of a date and time comes round
+TEXT_SEPARATOR = "|"  # between the texts of one entry
+PERIODIC_PATTERN = re.compile(r"(.+)@(\d+(?:\.\d+)?)")
+CYCLIC_DATE_PARTS = {  # by period, what of a date and time comes round
     24: lambda time: time.hour + time.minute / 60 + time.second / 3600,
     7: lambda time: time.weekday(),
     12: lambda time: time.month - 1 + (time.day - 1) / 31,
@@ -41,7 +41,7 @@ class Column:
     period: float | None = None
 
 
-def columns_of(
+def align_columns(
     table: Table, listing: Listing, paths: Sequence[str], wanted: Sequence[str] = ()
 ) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """The columns of a table, lined up with images of a listing, and what a user should know.
@@ -53,20 +53,20 @@ def columns_of(
     and entries that make no sense.
     """
     columns, notes = [], list[str]()
-    order, more = _rows(table, listing, paths)
+    order, more = _find_rows(table, listing, paths)
     for name in wanted or table.columns:
-        column, note = _column(table, name, order)
+        column, note = _make_column(table, name, order)
         columns.append(column)
         notes += note
     return tuple(columns), (*more, *notes)
 
 
-def _rows(table: Table, listing: Listing, paths: Sequence[str]) -> tuple[list[int | None], list[str]]:
+def _find_rows(table: Table, listing: Listing, paths: Sequence[str]) -> tuple[list[int | None], list[str]]:
     """The row of each image, None where there is none."""
     known, places = frozenset(listing.paths), dict[str, int]()
     unknown = []
     for row, path in enumerate(table.paths):
-        name = relative(path.strip(), listing, known)
+        name = make_relative(path.strip(), listing, known)
         if name not in known:
             unknown.append(path)
         elif (first := places.setdefault(name, row)) != row:
@@ -78,69 +78,71 @@ def _rows(table: Table, listing: Listing, paths: Sequence[str]) -> tuple[list[in
     if len(missing) == len(paths):
         raise InputError(
             f"{table.name} is about no image of source '{listing.name}': its first path is "
-            f"'{shortened(table.paths[0])}', and the source has '{paths[0]}'"
+            f"'{shorten(table.paths[0])}', and the source has '{paths[0]}'"
         )
     notes = []
     if unknown:
-        notes.append(f"{table.name} has {_counted(len(unknown), 'row')} of no image of the source: '{unknown[0]}'")
+        notes.append(f"{table.name} has {_format_count(len(unknown), 'row')} of no image of the source: '{unknown[0]}'")
     if missing:
-        notes.append(f"{table.name} lacks {_counted(len(missing), 'image')} of the source, such as '{missing[0]}'")
+        notes.append(f"{table.name} lacks {_format_count(len(missing), 'image')} of the source, such as '{missing[0]}'")
     return order, notes
 
 
-def _counted(count: int, what: str) -> str:
+def _format_count(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' if count > 1 else ''}"
 
 
-def _column(table: Table, name: str, order: Sequence[int | None]) -> tuple[Column, list[str]]:
-    periodic = PERIODIC.fullmatch(name)
+def _make_column(table: Table, name: str, order: Sequence[int | None]) -> tuple[Column, list[str]]:
+    periodic = PERIODIC_PATTERN.fullmatch(name)
     key = periodic[1] if periodic and name not in table.columns else name
     period = float(periodic[2]) if periodic else None
     if period == 0:
         raise UsageError(f"column '{name}' of {table.name}: a period of 0")
-    column = _entries(table.columns, key, table.name)
+    column = _get_entries(table.columns, key, table.name)
     entries = [None if row is None else column[row] for row in order]
-    numbers = [number_of(_of_date(entry, period)) for entry in entries]
+    numbers = [parse_number(_extract_date_part(entry, period)) for entry in entries]
     words = [place for place, number in enumerate(numbers) if number is None]
     if not words:
         for place, number in enumerate(numbers):
-            if number is not None and abs(number) > LARGEST:
-                raise InputError(_at(table, order[place], key, entries[place]) + " is not finite")
+            if number is not None and abs(number) > MAX_NUMBER:
+                raise InputError(_describe_entry(table, order[place], key, entries[place]) + " is not finite")
         return Column(name, np.array(numbers, np.float64), period=period), []
-    word = _at(table, order[words[0]], key, entries[words[0]])
+    word = _describe_entry(table, order[words[0]], key, entries[words[0]])
     if period is not None:
         raise InputError(f"{word} is neither a number nor a date")
-    mostly_numbers = 2 * len(words) < sum(not is_empty(entry) for entry in entries)
+    mostly_numbers = 2 * len(words) < sum(not is_missing(entry) for entry in entries)
     notes = [f"{word} is no number, so that all are taken for texts"] if mostly_numbers else []
-    return Column(name, texts=tuple(_texts(entry) for entry in entries)), notes
+    return Column(name, texts=tuple(_split_texts(entry) for entry in entries)), notes
 
 
-def _entries(columns: Mapping[str, Sequence[Any]], key: str, name: str) -> Sequence[Any]:
+def _get_entries(columns: Mapping[str, Sequence[Any]], key: str, name: str) -> Sequence[Any]:
     if key not in columns:
-        has = "; it has " + shortened(", ".join(columns))
-        raise UsageError(f"{name} has no column '{key}'{meant(key, columns) or has}")
+        has = "; it has " + shorten(", ".join(columns))
+        raise UsageError(f"{name} has no column '{key}'{did_you_mean(key, columns) or has}")
     return columns[key]
 
 
-def _at(table: Table, row: int | None, key: str, entry: object) -> str:
-    return f"{table.name}, line {table.lines[row or 0]}, column '{shortened(key)}': '{shortened(str(entry))}'"
+def _describe_entry(table: Table, row: int | None, key: str, entry: object) -> str:
+    return f"{table.name}, line {table.lines[row or 0]}, column '{shorten(key)}': '{shorten(str(entry))}'"
 
 
-def _texts(entry: Any) -> tuple[str, ...]:
+def _split_texts(entry: Any) -> tuple[str, ...]:
     """The texts of an entry: several in a list, or between bars."""
-    if is_empty(entry):
+    if is_missing(entry):
         return ()
-    parts = [str(one) for one in entry] if isinstance(entry, (list, tuple)) else str(entry).split(SEVERAL)
+    parts = [str(one) for one in entry] if isinstance(entry, (list, tuple)) else str(entry).split(TEXT_SEPARATOR)
     return tuple(dict.fromkeys(stripped for one in parts if (stripped := one.strip())))
 
 
-def _of_date(entry: Any, period: float | None) -> Any:
+def _extract_date_part(entry: Any, period: float | None) -> Any:
     """What comes round of a date; an entry that is none, as it is."""
     if period is None:
         return entry
-    if isinstance(entry, str) and number_of(entry) is None:
+    if isinstance(entry, str) and parse_number(entry) is None:
         try:
             entry = datetime.fromisoformat(entry.strip().replace("Z", "+00:00"))
         except ValueError:
             return entry
-    return OF_DATES[int(period)](entry) if isinstance(entry, datetime) and period in OF_DATES else entry
+    return (
+        CYCLIC_DATE_PARTS[int(period)](entry) if isinstance(entry, datetime) and period in CYCLIC_DATE_PARTS else entry
+    )

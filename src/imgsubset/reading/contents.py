@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imgsubset.errors import UsageError
-from imgsubset.files import Stamp, Stamps, open_regular, sha256_of
+from imgsubset.files import Stamp, Stamps, hash_stream, open_regular
 from imgsubset.options import Options
-from imgsubset.reading.members import AnyFile, Fetched, Members
+from imgsubset.reading.members import AnyFile, FetchedMember, Members
 
-SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
 )
 UNREADABLE_FOLDER = "cannot read folder"
@@ -41,9 +41,9 @@ class Listing:
     rejected  files with a picture's name that are no readable file or of a format that is not read, and folders that
               cannot be read
     ignored   how many other files there were
-    passed_over  those of them, or folders of them, that a user may miss, with reasons
+    ignored_files those of them, or folders of them, that a user may miss, with reasons
     hidden    the hidden files with an image's name, and hidden folders; nothing in these is searched
-    listed    whether the images were named one by one, so that the root may hold others
+    explicit  whether the images were named one by one, so that the root may hold others
     options   those by which images were left out, once they were
     members   the files of a source that is no folder; None for one on the file system
     order     of images that were named one by one, those that cannot be used among them: paths as in `paths`
@@ -55,9 +55,9 @@ class Listing:
     stamps: Sequence[Stamp] = field(repr=False)
     rejected: tuple[RejectedFile, ...] = field(default=(), repr=False)
     ignored: int = 0
-    passed_over: tuple[RejectedFile, ...] = field(default=(), repr=False, kw_only=True)
+    ignored_files: tuple[RejectedFile, ...] = field(default=(), repr=False, kw_only=True)
     hidden: tuple[str, ...] = field(default=(), repr=False, kw_only=True)
-    listed: bool = field(default=False, kw_only=True)
+    explicit: bool = field(default=False, kw_only=True)
     options: Options | None = field(default=None, kw_only=True)
     members: Members | None = field(default=None, repr=False, compare=False, kw_only=True)
     order: tuple[str, ...] | None = field(default=None, repr=False, compare=False, kw_only=True)
@@ -97,22 +97,22 @@ class Listing:
         """What a decoding process is given of a file of the source."""
         return os.fsencode(self.locate(path)) if self.members is None else self.members[path]
 
-    def in_turn(self, places: list[int]) -> list[int]:
+    def sort_by_location(self, places: list[int]) -> list[int]:
         """Places of images in the order in which their files lie, so that each container is read from its beginning."""
         if self.members is None:
             return places
         found = self.members.found
-        return sorted(places, key=lambda place: found[self.paths[place]].turn)
+        return sorted(places, key=lambda place: found[self.paths[place]].sort_key)
 
     @property
-    def far(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether files are fetched whole, from a table, a data set or over a network."""
-        return self.members is not None and any(isinstance(one, Fetched) for one in self.members.found.values())
+        return self.members is not None and any(isinstance(one, FetchedMember) for one in self.members.found.values())
 
     @property
-    def lasting(self) -> bool:
+    def is_cacheable(self) -> bool:
         """Whether key and stamp tell if an image is the same in another run."""
-        return self.members is None or self.members.lasting
+        return self.members is None or self.members.is_cacheable
 
     def key(self, path: str) -> bytes:
         """What the cache knows an image by, beside its stamp."""
@@ -143,7 +143,7 @@ class Listing:
     def sha256(self, path: str) -> str:
         """SHA-256 of a file of the source, in hex. Raises OSError."""
         with self.open(path) as file:
-            return sha256_of(file)
+            return hash_stream(file)
 
     def names(self, folder: str) -> list[str]:
         """All names in a folder of the source but hidden ones; none if it is no folder. Raises OSError."""
@@ -153,11 +153,11 @@ class Listing:
             return [name for name in os.listdir(self.locate(folder)) if not name.startswith(".")]  # noqa: PTH208
         return []
 
-    def only(self, paths: Sequence[str]) -> Listing:
+    def restrict_to(self, paths: Sequence[str]) -> Listing:
         """These of the images, named one by one."""
         wanted = {*paths}
         few = [place for place, path in enumerate(self.paths) if path in wanted]
-        return replace(self.at(few), rejected=(), listed=True, order=tuple(paths))
+        return replace(self.at(few), rejected=(), explicit=True, order=tuple(paths))
 
     def check_links(self, mode: str) -> None:
         """Raise UsageError for a mode that makes links where there are no files to link to."""
@@ -182,6 +182,6 @@ class Listing:
         )
 
 
-def in_order(rejected: Iterable[RejectedFile]) -> tuple[RejectedFile, ...]:
+def sort_rejected(rejected: Iterable[RejectedFile]) -> tuple[RejectedFile, ...]:
     """Sorted by the bytes of their paths."""
     return tuple(sorted(rejected, key=lambda file: os.fsencode(file.path)))

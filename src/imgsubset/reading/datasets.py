@@ -18,93 +18,93 @@ from PIL import Image
 from imgsubset.errors import UsageError
 from imgsubset.files import Stamp
 from imgsubset.inputs import Labels
-from imgsubset.reading.contents import SUFFIXES, Listing
-from imgsubset.reading.formats import suffix_of
-from imgsubset.reading.members import Fetched, Held, Members
-from imgsubset.reading.naming import no_path
+from imgsubset.reading.contents import IMAGE_SUFFIXES, Listing
+from imgsubset.reading.formats import guess_suffix
+from imgsubset.reading.members import FetchedMember, InMemoryFile, Members
+from imgsubset.reading.naming import explain_invalid_path
 
-UNKNOWN = Stamp(0, 0)
-AS_RGB = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")  # modes that a PNG cannot have
+UNKNOWN_STAMP = Stamp(0, 0)
+MODES_SAVED_AS_RGB = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")  # modes that a PNG cannot have
 
 
-class Item(Fetched):
+class DatasetItem(FetchedMember):
     """A picture of a data set: what `dataset[place]` is, or what that has in a column."""
 
     __slots__ = ("column", "dataset", "lock", "place")
-    stamp = UNKNOWN
+    stamp = UNKNOWN_STAMP
     key = ""
-    turn = "", 0
+    sort_key = "", 0
 
     def __init__(self, dataset: Any, place: int, lock: threading.Lock, column: str | None = None) -> None:
         self.dataset, self.place, self.lock, self.column = dataset, place, lock, column
 
-    def ready(self) -> Held:
+    def to_sendable(self) -> InMemoryFile:
         """Its content: as it is in the data set, or what is a picture there as a PNG. Raises what the data set does."""
         with self.lock:  # few data sets can be read by several threads at once
             found = self.dataset[self.place]
-        found = found[self.column] if self.column is not None else _picture(found)
+        found = found[self.column] if self.column is not None else _extract_image(found)
         if isinstance(found, dict):  # of Hugging Face
             content = found.get("bytes")
             if content is None and found.get("path"):
                 content = Path(found["path"]).read_bytes()
             if not isinstance(content, bytes):
                 raise OSError("no picture")
-            return Held(content, self.stamp)
+            return InMemoryFile(content, self.stamp)
         if not isinstance(found, Image.Image):
             raise TypeError(f"a {type(found).__name__}, not a picture of Pillow; leave out the data set's transform")
         made = io.BytesIO()
         if found.mode in ("I", "F"):  # whose numbers no PNG can hold
             found.save(made, "TIFF")
         else:
-            (found.convert("RGB") if found.mode in AS_RGB else found).save(made, "PNG", compress_level=1)
-        return Held(made.getvalue(), self.stamp)
+            (found.convert("RGB") if found.mode in MODES_SAVED_AS_RGB else found).save(made, "PNG", compress_level=1)
+        return InMemoryFile(made.getvalue(), self.stamp)
 
 
-def _picture(item: Any) -> Any:
+def _extract_image(item: Any) -> Any:
     """The picture in an item: the item, or the first of a pair."""
     return item[0] if isinstance(item, (tuple, list)) and item else item
 
 
-def is_part(source: object) -> bool:
+def is_dataset_subset(source: object) -> bool:
     """Whether a source is some of a data set, as torch.utils.data.Subset is."""
     return hasattr(source, "dataset") and hasattr(source, "indices")
 
 
-def is_data_set(source: Any) -> bool:
+def is_dataset(source: Any) -> bool:
     """Whether a source is one whose items are asked for by their places, and that calls itself a data set."""
-    if is_part(source):
-        return is_data_set(source.dataset)
-    return _is_called_so(source) and hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    if is_dataset_subset(source):
+        return is_dataset(source.dataset)
+    return _has_dataset_name(source) and hasattr(source, "__getitem__") and hasattr(source, "__len__")
 
 
 def check_split(source: object) -> None:
     """Raise UsageError for several data sets by name, as Hugging Face's DatasetDict is."""
-    if isinstance(source, Mapping) and source and all(map(_is_called_so, source.values())):
+    if isinstance(source, Mapping) and source and all(map(_has_dataset_name, source.values())):
         splits = ", ".join(map(str, source))
         raise UsageError(f"source {type(source).__name__} holds several data sets; choose a split: {splits}")
 
 
-def _is_called_so(source: object) -> bool:
+def _has_dataset_name(source: object) -> bool:
     """Whether a source calls itself a data set."""
     return any(base.__name__.endswith("Dataset") for base in type(source).__mro__)
 
 
-def list_data_set(source: Any) -> tuple[Listing, Labels | None]:
+def list_dataset(source: Any) -> tuple[Listing, Labels | None]:
     """List the pictures of a data set, and their classes if it has them. `Listing.order` is that of the data set.
 
     Raises UsageError if its items are no pictures.
     """
     if hasattr(source, "features") and hasattr(source, "cast_column"):
-        return _of_hugging_face(source)
+        return _list_hugging_face(source)
     count = len(source)
     if count:
-        _check_first(source)
-    return _listing(source, [".png"] * count), _classes(source, count)
+        _check_first_item(source)
+    return _make_listing(source, [".png"] * count), _get_classes(source, count)
 
 
-def _check_first(source: Any) -> None:
+def _check_first_item(source: Any) -> None:
     try:
-        found = _picture(source[0])
+        found = _extract_image(source[0])
     except Exception as error:
         raise UsageError(f"{type(source).__name__}[0] raises {type(error).__name__}: {error}") from error
     if not isinstance(found, Image.Image):
@@ -114,21 +114,23 @@ def _check_first(source: Any) -> None:
         )
 
 
-def _listing(source: Any, names: Sequence[str], column: str | None = None) -> Listing:
+def _make_listing(source: Any, names: Sequence[str], column: str | None = None) -> Listing:
     """A listing of the items, called by these names, or by numbers where a name is a suffix only."""
     lock, width = threading.Lock(), len(str(max(0, len(names) - 1)))
     order = tuple(f"{place:0{width}}{name}" if name[:1] in ("", ".") else name for place, name in enumerate(names))
-    items = {path: Item(source, place, lock, column) for place, path in enumerate(order)}
+    items = {path: DatasetItem(source, place, lock, column) for place, path in enumerate(order)}
     title = type(source).__name__
     paths = tuple(sorted(order))
     members = Members(items, lasting=False)
-    return Listing(title, Path(title), paths, (UNKNOWN,) * len(paths), listed=True, members=members, order=order)
+    return Listing(
+        title, Path(title), paths, (UNKNOWN_STAMP,) * len(paths), explicit=True, members=members, order=order
+    )
 
 
-def _classes(source: Any, count: int) -> Labels | None:
+def _get_classes(source: Any, count: int) -> Labels | None:
     """The classes of a data set's items; None if it has none that are known without decoding all of them."""
-    if is_part(source):
-        whole = _classes(source.dataset, len(source.dataset))
+    if is_dataset_subset(source):
+        whole = _get_classes(source.dataset, len(source.dataset))
         return whole and Labels.of([whole.names[index] for index in source.indices])
     found = (getattr(source, name, None) for name in ("targets", "labels"))
     kinds: Any = next((kinds for kinds in found if kinds is not None), ())
@@ -137,16 +139,16 @@ def _classes(source: Any, count: int) -> Labels | None:
         return None
     if not all(isinstance(kind, (int, str)) for kind in kinds):
         return None
-    return _named(kinds, getattr(source, "classes", None))
+    return _name_classes(kinds, getattr(source, "classes", None))
 
 
-def _named(kinds: Sequence[Any], names: Any) -> Labels:
+def _name_classes(kinds: Sequence[Any], names: Any) -> Labels:
     """Classes by name, where they are numbers of some."""
     known = isinstance(names, Sequence) and all(isinstance(kind, int) and 0 <= kind < len(names) for kind in kinds)
     return Labels.of([names[kind] for kind in kinds] if known else list(kinds))
 
 
-def _of_hugging_face(source: Any) -> tuple[Listing, Labels | None]:
+def _list_hugging_face(source: Any) -> tuple[Listing, Labels | None]:
     """The first column of pictures, undecoded, and the first of classes; without a format or transform."""
     source = source.with_format(None)
     kinds = {name: type(feature).__name__ for name, feature in source.features.items()}
@@ -157,9 +159,9 @@ def _of_hugging_face(source: Any) -> tuple[Listing, Labels | None]:
     raw = source.cast_column(column, type(feature)(decode=False)).select_columns([column])
     paths = raw.flatten()[f"{column}.path"]
     names = [basename(path or "") for path in paths]
-    good = len({*names}) == len(names) and all(splitext(name)[1].lower() in SUFFIXES for name in names)
-    if not good or any(name.startswith(".") or no_path(name) for name in names):
-        names = [suffix_of(raw[0][column]["bytes"] or b"")] * len(names) if names else []
-    listing = _listing(raw, names, column)
+    good = len({*names}) == len(names) and all(splitext(name)[1].lower() in IMAGE_SUFFIXES for name in names)
+    if not good or any(name.startswith(".") or explain_invalid_path(name) for name in names):
+        names = [guess_suffix(raw[0][column]["bytes"] or b"")] * len(names) if names else []
+    listing = _make_listing(raw, names, column)
     label = next((name for name, kind in kinds.items() if kind == "ClassLabel"), None)
-    return listing, _named(source[label][:], source.features[label].names) if label else None
+    return listing, _name_classes(source[label][:], source.features[label].names) if label else None

@@ -13,17 +13,17 @@ from typing import IO
 # Importing the two plugins that Pillow does not preload keeps it from importing all forty of them instead.
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-from imgsubset.errors import said
+from imgsubset.errors import one_line
 from imgsubset.files import Stamp
-from imgsubset.reading.formats import HEAD, not_read_by_content
-from imgsubset.reading.members import AnyFile, opened
-from imgsubset.reading.quiet import quiet
+from imgsubset.reading.formats import HEAD_BYTES, describe_unsupported_content
+from imgsubset.reading.members import AnyFile, open_file
+from imgsubset.reading.quiet import silence_libraries
 
 # The decoders that are hardened and need no external program; the content of a file decides, not its name.
-POLICY = 1  # raised with every change of what pixels an image has: cached moments are then made anew
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+DECODING_VERSION = 1  # raised with every change of what pixels an image has: cached moments are then made anew
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # In place of a size: 299 x 299 pixels of float32 in [0, 255], as the published FID has them; see `_as_published`.
-PUBLISHED = -299
+FID_RESOLUTION = -299
 BACKGROUND = (255, 255, 255)  # under transparent pixels, as most viewers show them
 BAND_PIXELS = 1 << 24  # a picture above this many pixels is converted in bands, to bound the memory it takes
 
@@ -39,7 +39,7 @@ _TRANSPOSE = {  # EXIF orientation -> what undoes it (EXIF 2.32, tag 0x0112)
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ImageInfo:
     """What is known of a decoded image besides its pixels.
 
     stamp    of its file
@@ -51,19 +51,19 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedImage:
     """An image: size x size x 3 numbers, RGB, row by row, for each size asked for; and what else is known of it."""
 
     pixels: tuple[bytes, ...]
-    facts: Facts
+    info: ImageInfo
 
 
 def square_bytes(size: int) -> int:
     """How many the pixels of an image of this size take."""
-    return 3 * size**2 * (4 if size == PUBLISHED else 1)
+    return 3 * size**2 * (4 if size == FID_RESOLUTION else 1)
 
 
-def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
+def decode_image(path: AnyFile, sizes: Sequence[int]) -> DecodedImage:
     """Decode an image file, opened once, to pixels of each of some sizes.
 
     The policy, the same for every image: EXIF orientation applied; 16-bit, 32-bit and float pixels scaled to 8
@@ -74,29 +74,29 @@ def decode(path: AnyFile, sizes: Sequence[int]) -> Decoded:
 
     Raises whatever Pillow raises for a file it cannot decode; `reason` turns that into a line.
     """
-    opened_file, stamp = opened(path)
-    with opened_file as file, quiet():
-        with Image.open(file, formats=FORMATS) as image:
+    opened_file, stamp = open_file(path)
+    with opened_file as file, silence_libraries():
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
             shown = image.size
-            if image.format in ("JPEG", "MPO") and PUBLISHED not in sizes:
+            if image.format in ("JPEG", "MPO") and FID_RESOLUTION not in sizes:
                 image.draft(image.mode, (max(sizes), max(sizes)))
-            published = [_as_published(image) for size in sizes if size == PUBLISHED]
-            others = [size for size in sizes if size != PUBLISHED]
+            published = [_resize_for_fid(image) for size in sizes if size == FID_RESOLUTION]
+            others = [size for size in sizes if size != FID_RESOLUTION]
             squares = _shrink(image, others) if others else []
-            orientation = _orientation(image)
+            orientation = _read_orientation(image)
         length = stamp.size or file.seek(0, os.SEEK_END)
         if orientation in _TRANSPOSE:
             squares = [square.transpose(_TRANSPOSE[orientation]) for square in squares]
         if 5 <= orientation <= 8:  # which exchange width and height
             shown = shown[::-1]
-        facts = Facts(stamp, tuple(map(float, (*shown, length))))
+        facts = ImageInfo(stamp, tuple(map(float, (*shown, length))))
         found = iter([square.tobytes() for square in squares])
-        return Decoded(tuple(published[0] if size == PUBLISHED else next(found) for size in sizes), facts)
+        return DecodedImage(tuple(published[0] if size == FID_RESOLUTION else next(found) for size in sizes), facts)
 
 
-def shown_size(path: AnyFile) -> tuple[int, int]:
+def read_image_size(path: AnyFile) -> tuple[int, int]:
     """Width and height of an image file as its header has them. Raises what `decode` raises."""
-    with opened(path)[0] as file, quiet(), Image.open(file, formats=FORMATS) as image:
+    with open_file(path)[0] as file, silence_libraries(), Image.open(file, formats=IMAGE_FORMATS) as image:
         return image.size
 
 
@@ -119,7 +119,7 @@ def _shrink(image: Image.Image, sizes: Sequence[int]) -> list[Image.Image]:
     return [rgb.resize((size, size), Image.Resampling.LANCZOS, box=box) for size in sizes]
 
 
-def _as_published(image: Image.Image) -> bytes:
+def _resize_for_fid(image: Image.Image) -> bytes:
     """The pixels that the published FID gives its network, up to a shift and a factor.
 
     They are resampled bilinearly as TensorFlow 1 did, to the bit as torch-fidelity does: output pixel i lies at
@@ -128,7 +128,7 @@ def _as_published(image: Image.Image) -> bytes:
     """
     import numpy as np
 
-    limits, side = _value_range(image), abs(PUBLISHED)
+    limits, side = _value_range(image), abs(FID_RESOLUTION)
     # Where each output pixel lies, the two pixels beside it, and how near it is to the second.
     at = [np.arange(side, dtype=np.float32) * np.float32(length / side) for length in image.size]
     low = [where.astype(np.int64) for where in at]
@@ -197,34 +197,34 @@ def _scale_to_8_bits(image: Image.Image, limits: tuple[float, float]) -> Image.I
     return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # a broken EXIF block does not spoil the picture
         return 1
 
 
-def reason(error: BaseException, path: AnyFile) -> str:
+def explain_failure(error: BaseException, path: AnyFile) -> str:
     """One line that says why a file could not be decoded."""
     if isinstance(error, UnidentifiedImageError):
         try:
-            with opened(path)[0] as file:
-                return _what_it_is(file)
+            with open_file(path)[0] as file:
+                return _describe_content(file)
         except OSError:
             pass
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return said(error) if isinstance(error, OSError) else f"{type(error).__name__}: {said(error)}"[:200]
+    return one_line(error) if isinstance(error, OSError) else f"{type(error).__name__}: {one_line(error)}"[:200]
 
 
-def _what_it_is(file: IO[bytes]) -> str:
-    head = file.read(HEAD)
+def _describe_content(file: IO[bytes]) -> str:
+    head = file.read(HEAD_BYTES)
     if not head:
         return "empty file"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the image: run 'git lfs pull'"
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         return "an HTML page, not an image"
-    if what := not_read_by_content(head):
+    if what := describe_unsupported_content(head):
         return what
-    return f"not an image of a supported format ({', '.join(FORMATS)})"
+    return f"not an image of a supported format ({', '.join(IMAGE_FORMATS)})"

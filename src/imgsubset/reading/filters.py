@@ -9,15 +9,15 @@ from dataclasses import replace
 
 from imgsubset.errors import UsageError
 from imgsubset.options import Options
-from imgsubset.reading.contents import UNREADABLE_FOLDER, Listing, RejectedFile, in_order
-from imgsubset.reading.listing import AnySource, list_images
-from imgsubset.reading.patterns import Expression
-from imgsubset.reading.sidecars import masks
+from imgsubset.reading.contents import UNREADABLE_FOLDER, Listing, RejectedFile, sort_rejected
+from imgsubset.reading.listing import PathSource, list_images
+from imgsubset.reading.patterns import UserRegex
+from imgsubset.reading.sidecars import find_masks
 
-_POSIX = re.compile(r"\[:[a-z]+:\]")
+_POSIX_CLASS_PATTERN = re.compile(r"\[:[a-z]+:\]")
 
 
-def candidates(listing: Listing, options: Options) -> Listing:
+def filter_candidates(listing: Listing, options: Options) -> Listing:
     """A listing with only the images that the options include, do not exclude, and that are no masks of others.
 
     Patterns follow the rules of .gitignore, relative to the source: the last one that matches a path decides, `!`
@@ -30,16 +30,16 @@ def candidates(listing: Listing, options: Options) -> Listing:
     out: set[str] = set()
     if options.exclude or options.include:
         paths = {*listing.paths, *(file.path for file in listing.rejected)}
-        out = _matching(paths, options.exclude) if options.exclude else out
-        out |= paths - _matching(paths, options.include) if options.include else set()
-    labels = masks(listing.paths, options.sidecars)
+        out = _match_patterns(paths, options.exclude) if options.exclude else out
+        out |= paths - _match_patterns(paths, options.include) if options.include else set()
+    labels = find_masks(listing.paths, options.sidecars)
     named = Counter(tree for path, tree in labels.items() if path not in out)
-    folders = [RejectedFile(tree, _taken_for_labels(count)) for tree, count in named.items()]
+    folders = [RejectedFile(tree, _describe_masks(count)) for tree, count in named.items()]
     return replace(
         listing.without(out.union(labels)),
         # That a folder cannot be read may hide what the patterns are about.
         rejected=tuple(f for f in listing.rejected if f.path not in out or f.reason.startswith(UNREADABLE_FOLDER)),
-        passed_over=in_order([*listing.passed_over, *folders]),
+        ignored_files=sort_rejected([*listing.ignored_files, *folders]),
         options=options,
     )
 
@@ -48,30 +48,30 @@ def _filters(options: Options) -> tuple[object, ...]:
     return options.include, options.exclude, options.sidecars
 
 
-def _taken_for_labels(count: int) -> str:
+def _describe_masks(count: int) -> str:
     are = "picture in it is taken for a label" if count == 1 else "pictures in it are taken for labels"
     return f"{count:,} {are} of others, and never chosen; rename the folder if that is wrong"
 
 
-def _matching(paths: Iterable[str], patterns: tuple[str, ...]) -> set[str]:
+def _match_patterns(paths: Iterable[str], patterns: tuple[str, ...]) -> set[str]:
     """The paths that patterns match, each by the last one that does."""
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
-    rules: list[tuple[Expression, bool]] = []
+    rules: list[tuple[UserRegex, bool]] = []
     for pattern in patterns:
         named = f"pattern '{pattern}'"
-        if group := _POSIX.search(pattern):  # which git knows, but not pathspec
+        if group := _POSIX_CLASS_PATTERN.search(pattern):  # which git knows, but not pathspec
             raise UsageError(f"{named}: {group[0]} is not understood; write ranges as in [a-zA-Z0-9]")
         try:
             expression, matches = GitIgnoreSpecPattern.pattern_to_regex(pattern)
         except ValueError as error:
             raise UsageError(f"{named}: {error}") from None
         if expression is not None:  # as it is for an empty line and a comment
-            rules.append((Expression(expression, named), bool(matches)))
+            rules.append((UserRegex(expression, named), bool(matches)))
     rules.reverse()
     return {path for path in paths if next((yes for rule, yes in rules if rule.matches(path)), False)}
 
 
-def list_candidates(source: AnySource, options: Options) -> Listing:
+def list_candidates(source: PathSource, options: Options) -> Listing:
     """List the images of a source that count. Raises InputError and UsageError as listing and filtering do."""
-    return candidates(list_images(source), options)
+    return filter_candidates(list_images(source), options)

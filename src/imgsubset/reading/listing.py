@@ -16,23 +16,28 @@ from posixpath import splitext
 from typing import TypeAlias
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.files import Stamp, Stamps, read_whole
-from imgsubset.progress import Progress, silent
-from imgsubset.reading.containers import NAMES, container_kind, members_of
-from imgsubset.reading.contents import SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, in_order
-from imgsubset.reading.formats import HEAD, PICTURES, not_read, not_read_by_content
+from imgsubset.files import Stamp, Stamps, read_file
+from imgsubset.progress import Progress, no_progress
+from imgsubset.reading.containers import CONTAINER_SUFFIXES, detect_container_kind, iter_members
+from imgsubset.reading.contents import IMAGE_SUFFIXES, UNREADABLE_FOLDER, Listing, RejectedFile, sort_rejected
+from imgsubset.reading.formats import (
+    HEAD_BYTES,
+    UNSUPPORTED_IMAGE_SUFFIXES,
+    describe_unsupported_content,
+    describe_unsupported_name,
+)
 from imgsubset.reading.members import Member, Members
-from imgsubset.reading.naming import named
-from imgsubset.reading.remote import fetched, files_at, url_of
-from imgsubset.reading.shards import are_shards, expanded, is_pattern, members_of_shards
+from imgsubset.reading.naming import index_members
+from imgsubset.reading.remote import download_files, find_remote_files, parse_url
+from imgsubset.reading.shards import expand_pattern, is_shard_list, is_shard_pattern, iter_shard_members
 
-STEP = 10_000  # images of which progress is told together
-MOST_TEXT = 1 << 30  # bytes of paths: what is longer is some other file
+PROGRESS_STEP_IMAGES = 10_000  # images of which progress is told together
+MAX_PATHS_FILE_BYTES = 1 << 30  # bytes of paths: what is longer is some other file
 
-AnySource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing"
+PathSource: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Listing"
 
 
-def list_images(source: AnySource, progress: Progress = silent) -> Listing:
+def list_images(source: PathSource, progress: Progress = no_progress) -> Listing:
     """List the images of a source, in the order of the bytes of their paths.
 
     source  a folder, searched with the folders in it: extensions match without regard to case, hidden files and
@@ -50,20 +55,20 @@ def list_images(source: AnySource, progress: Progress = silent) -> Listing:
     if not isinstance(source, (str, os.PathLike)):
         return list_paths(source, "list of paths")
     root = Path(source)
-    if url := url_of(source):
+    if url := parse_url(source):
         return list_url(url)
-    if is_pattern(str(source)):
-        return list_shards(expanded(str(source)), str(source), root)
+    if is_shard_pattern(str(source)):
+        return list_shards(expand_pattern(str(source)), str(source), root)
     try:
         status = root.stat()
         mode = status.st_mode
         if stat.S_ISDIR(mode):
             os.scandir(root).close()
         else:
-            kind = container_kind(root) if stat.S_ISREG(mode) else None
+            kind = detect_container_kind(root) if stat.S_ISREG(mode) else None
             if kind:
-                return list_members(*named(members_of(root, kind)), str(source), root)
-            return _list_file(root, str(source), status.st_size)
+                return list_members(*index_members(iter_members(root, kind)), str(source), root)
+            return _list_paths_file(root, str(source), status.st_size)
     except OSError as error:
         raise InputError(f"cannot read source '{source}': {error.strerror or error}") from None
     except UsageError:
@@ -75,37 +80,37 @@ def list_images(source: AnySource, progress: Progress = silent) -> Listing:
     return Listing(
         str(source),
         root,
-        *_sorted(walk.found, walk.stamps),
-        in_order(walk.rejected),
+        *_sort_paths(walk.found, walk.stamps),
+        sort_rejected(walk.rejected),
         walk.ignored,
-        passed_over=in_order(walk.passed_over),
+        ignored_files=sort_rejected(walk.ignored_files),
         hidden=tuple(sorted(walk.hidden, key=os.fsencode)),
     )
 
 
-def _list_file(file: Path, name: str, size: int) -> Listing:
+def _list_paths_file(file: Path, name: str, size: int) -> Listing:
     """A listing of the images that a file names. Raises OSError, InputError for what is no text of paths."""
-    what = not_read(file.name)
-    if what is None and (file.suffix.lower() in SUFFIXES or size > MOST_TEXT):
+    what = describe_unsupported_name(file.name)
+    if what is None and (file.suffix.lower() in IMAGE_SUFFIXES or size > MAX_PATHS_FILE_BYTES):
         raise InputError(f"source '{name}' is one file, and not a text file of paths")
-    content = b"" if what else read_whole(file)
-    if what := what or not_read_by_content(content[:HEAD]):
+    content = b"" if what else read_file(file)
+    if what := what or describe_unsupported_content(content[:HEAD_BYTES]):
         raise InputError(f"source '{name}' is {what}")
     return list_paths(parse_paths(content), name)
 
 
 def list_shards(files: Sequence[str], name: str, root: Path) -> Listing:
     """A listing of what is in several archives. Members of one name up to its first dot are one sample."""
-    return list_members(*named(members_of_shards(files, name)), name, root, samples=True)
+    return list_members(*index_members(iter_shard_members(files, name)), name, root, samples=True)
 
 
 def list_url(url: str) -> Listing:
     """A listing of what is behind a URL: of a folder, or of archives."""
-    urls = expanded(url)
-    if len(urls) == 1 and not url.lower().endswith(NAMES):
-        found, lasting = files_at(url)
-        return list_members(*named(found), url, Path(url), lasting=lasting)
-    files, folder = fetched(urls)
+    urls = expand_pattern(url)
+    if len(urls) == 1 and not url.lower().endswith(CONTAINER_SUFFIXES):
+        found, lasting = find_remote_files(url)
+        return list_members(*index_members(found), url, Path(url), lasting=lasting)
+    files, folder = download_files(urls)
     try:
         listing = list_shards(files, url, Path(url)) if len(files) > 1 else replace(list_images(files[0]), name=url)
     except InputError as error:
@@ -113,7 +118,7 @@ def list_url(url: str) -> Listing:
         places = dict(zip(files, urls, strict=True))
         raise InputError(re.sub("|".join(map(re.escape, files)), lambda file: places[file[0]], str(error))) from None
     if listing.members is not None:
-        listing.members.lasting = False  # the cache knows an archive by its path
+        listing.members.is_cacheable = False  # the cache knows an archive by its path
         weakref.finalize(listing.members, shutil.rmtree, folder, ignore_errors=True)
     return replace(listing, root=Path(url))
 
@@ -134,17 +139,17 @@ def list_members(
     for path, file in files.items():
         parts, suffix = path.split("/"), splitext(path)[1].lower()
         if depth := next((depth for depth, part in enumerate(parts, 1) if part.startswith(".") and part != ".."), 0):
-            if depth < len(parts) or suffix in SUFFIXES:
+            if depth < len(parts) or suffix in IMAGE_SUFFIXES:
                 hidden.add("/".join(parts[:depth]))
             continue
         if not isinstance(file, str):
             kept[path] = file
-        image = suffix in SUFFIXES
-        what = file if isinstance(file, str) else None if image else not_read(path)
+        image = suffix in IMAGE_SUFFIXES
+        what = file if isinstance(file, str) else None if image else describe_unsupported_name(path)
         if image and path in kept:
             images.append(path)
             stamps.append(kept[path].stamp)
-        elif what is not None and (image or suffix in PICTURES):
+        elif what is not None and (image or suffix in UNSUPPORTED_IMAGE_SUFFIXES):
             rejected.append(RejectedFile(path, what))
         else:
             ignored += 1
@@ -153,10 +158,10 @@ def list_members(
     return Listing(
         name,
         root,
-        *_sorted(images, stamps),
-        in_order(rejected),
+        *_sort_paths(images, stamps),
+        sort_rejected(rejected),
         ignored,
-        passed_over=in_order(passed_over),
+        ignored_files=sort_rejected(passed_over),
         hidden=tuple(sorted(hidden, key=os.fsencode)),
         members=Members(kept, samples, lasting),
     )
@@ -180,13 +185,13 @@ def list_paths(
     given, if it contains all of them. If they are archives, what is in these is listed instead.
     """
     given = [os.fspath(path) for path in paths]
-    if are_shards(given):
+    if is_shard_list(given):
         return list_shards(given, name, Path(name))
     rejected = [RejectedFile(path, "no possible path") for path in given if "\0" in path]
     named = [path for path in given if "\0" not in path]
     base = Path()
     real = cache(os.path.realpath)  # of each folder once
-    named = [_without_dots(path, real) if "/../" in f"/{path}/" else os.path.normpath(path) for path in named]
+    named = [_remove_parent_parts(path, real) if "/../" in f"/{path}/" else os.path.normpath(path) for path in named]
     if root is not None or any(path.startswith(os.sep) for path in named):
         named = [os.path.abspath(path) for path in named]  # noqa: PTH100 (resolve would follow links)
         base = Path(os.path.abspath(root)) if root is not None else base  # noqa: PTH100
@@ -207,10 +212,10 @@ def list_paths(
             stamps.append(Stamp.of(status))
         else:
             rejected.append(RejectedFile(path, "not a regular file"))
-    return Listing(name, base, *_sorted(usable, stamps), in_order(rejected), listed=True, order=order)
+    return Listing(name, base, *_sort_paths(usable, stamps), sort_rejected(rejected), explicit=True, order=order)
 
 
-def _without_dots(path: str, real: Callable[[str], str]) -> str:
+def _remove_parent_parts(path: str, real: Callable[[str], str]) -> str:
     """The same file by a path without `..`, relative if it can be. Where `a` is a link, `a/..` is not its folder."""
     folder, _, name = str(Path(path)).rpartition("/")
     folder = folder or ("/" if path.startswith("/") else ".")
@@ -218,7 +223,7 @@ def _without_dots(path: str, real: Callable[[str], str]) -> str:
     return full if path.startswith("/") else full.removeprefix(here)
 
 
-def _sorted(paths: Sequence[str], stamps: Stamps) -> tuple[tuple[str, ...], Stamps]:
+def _sort_paths(paths: Sequence[str], stamps: Stamps) -> tuple[tuple[str, ...], Stamps]:
     """Paths in the order of their bytes, and their stamps."""
     order = sorted(range(len(paths)), key=lambda place: os.fsencode(paths[place]))
     return tuple(paths[place] for place in order), stamps.at(order)
@@ -232,11 +237,11 @@ class _Walk:
         self.found: list[str] = []
         self.stamps = Stamps()  # of these
         self.rejected: list[RejectedFile] = []
-        self.passed_over: list[RejectedFile] = []
+        self.ignored_files: list[RejectedFile] = []
         self.hidden: list[str] = []
         self.ignored = 0
         real = Path(os.path.realpath(root))
-        self.entered = {_identity(parent) for parent in real.parents}  # a link up there is a loop
+        self.entered = {_get_device_and_inode(parent) for parent in real.parents}  # a link up there is a loop
 
     def run(self) -> None:
         # Real folders go before linked ones, so that a picture reachable both ways keeps its real path.
@@ -251,7 +256,7 @@ class _Walk:
 
     def _enter(self, prefix: str, folders: list[str], links: list[str]) -> None:
         try:
-            identity = _identity(self.root / prefix)
+            identity = _get_device_and_inode(self.root / prefix)
             if identity in self.entered:
                 return
             self.entered.add(identity)
@@ -260,14 +265,14 @@ class _Walk:
                     path = f"{prefix}/{entry.name}" if prefix else entry.name
                     if not entry.name.startswith("."):
                         self._visit(entry, path, folders, links)
-                    elif splitext(entry.name)[1].lower() in SUFFIXES or entry.is_dir(follow_symlinks=False):
+                    elif splitext(entry.name)[1].lower() in IMAGE_SUFFIXES or entry.is_dir(follow_symlinks=False):
                         self.hidden.append(path)
         except OSError as error:
             self.rejected.append(RejectedFile(prefix, f"{UNREADABLE_FOLDER}: {error.strerror or error}"))
 
     def _visit(self, entry: os.DirEntry[str], path: str, folders: list[str], links: list[str]) -> None:
         suffix = splitext(entry.name)[1].lower()
-        image = suffix in SUFFIXES
+        image = suffix in IMAGE_SUFFIXES
         problem = "not a regular file"
         try:
             if entry.is_dir():
@@ -278,8 +283,8 @@ class _Walk:
                 if stat.S_ISREG(status.st_mode):
                     self.found.append(path)
                     self.stamps.append(Stamp.of(status))
-                    if not len(self.found) % STEP:
-                        self.progress("list", STEP, 0)
+                    if not len(self.found) % PROGRESS_STEP_IMAGES:
+                        self.progress("list", PROGRESS_STEP_IMAGES, 0)
                     return
         except FileNotFoundError:
             problem = "dangling link"
@@ -287,14 +292,14 @@ class _Walk:
             problem = f"{'cannot follow link: ' if entry.is_symlink() else ''}{error.strerror or error}"
         if image:
             self.rejected.append(RejectedFile(path, problem))
-        elif (what := not_read(entry.name)) and suffix in PICTURES:
+        elif (what := describe_unsupported_name(entry.name)) and suffix in UNSUPPORTED_IMAGE_SUFFIXES:
             self.rejected.append(RejectedFile(path, what))
         else:
             self.ignored += 1
             if what:
-                self.passed_over.append(RejectedFile(path, what))
+                self.ignored_files.append(RejectedFile(path, what))
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _get_device_and_inode(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino

@@ -15,11 +15,13 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias
 
 from imgsubset.files import Stamp, open_regular
 
-MOST_BYTES = 1 << 29  # of a member, which is read into memory
-LOCAL_HEADER = 30  # bytes of a zip archive before the name of a member, which its data follow (APPNOTE.TXT, 4.3.7)
+MAX_MEMBER_BYTES = 1 << 29  # of a member, which is read into memory
+ZIP_LOCAL_HEADER_BYTES = (
+    30  # bytes of a zip archive before the name of a member, which its data follow (APPNOTE.TXT, 4.3.7)
+)
 
 
-class Held(NamedTuple):
+class InMemoryFile(NamedTuple):
     """The content of a file that is in memory, and its stamp."""
 
     content: bytes
@@ -27,7 +29,7 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Original:
+class OriginalArchive:
     """The compressed archive that was unpacked to a container, and what it was then."""
 
     file: str
@@ -54,10 +56,10 @@ class Extent:
     whole: int
     mtime_ns: int
     packed: tuple[int, int, int] | None = None
-    original: Original | None = None
+    original: OriginalArchive | None = None
 
     @property
-    def source(self) -> Extent | Original:
+    def source(self) -> Extent | OriginalArchive:
         """What has the name, size and time of the archive that a user knows."""
         return self.original or self
 
@@ -73,11 +75,11 @@ class Extent:
         return f"{archive}\0{self.source.whole} {self.start}"
 
     @property
-    def turn(self) -> tuple[str, int]:
+    def sort_key(self) -> tuple[str, int]:
         """Where it lies."""
         return self.file, self.start
 
-    def ready(self) -> Extent:
+    def to_sendable(self) -> Extent:
         """What a decoding process is given."""
         return self
 
@@ -87,21 +89,25 @@ class Extent:
             if Stamp.of(os.fstat(container.fileno())) != Stamp(self.whole, self.mtime_ns):
                 raise OSError(errno.ESTALE, "its archive has changed", self.file)
             if self.packed is None:
-                return io.BytesIO(_read(container, self.start, self.size))
+                return io.BytesIO(_read_range(container, self.start, self.size))
             length, method, checksum = self.packed
-            header = _read(container, self.start, LOCAL_HEADER)
+            header = _read_range(container, self.start, ZIP_LOCAL_HEADER_BYTES)
             if not header.startswith(b"PK\x03\x04"):
                 raise OSError(errno.EIO, "its header in the archive is damaged")
-            start = self.start + LOCAL_HEADER + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-            content = _read(container, start, length)
+            start = (
+                self.start
+                + ZIP_LOCAL_HEADER_BYTES
+                + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+            )
+            content = _read_range(container, start, length)
         if method:
-            content = _inflated(content, self.size)
+            content = _inflate(content, self.size)
         if len(content) != self.size or zlib.crc32(content) != checksum:
             raise OSError(errno.EIO, "its content is not what its archive says")
         return io.BytesIO(content)
 
 
-def _read(container: BinaryIO, start: int, size: int) -> bytes:
+def _read_range(container: BinaryIO, start: int, size: int) -> bytes:
     content = os.pread(container.fileno(), size, start)
     while 0 < len(content) < size and (more := os.pread(container.fileno(), size - len(content), start + len(content))):
         content += more  # a call returns at most 2 GB, and what a signal leaves of it
@@ -110,7 +116,7 @@ def _read(container: BinaryIO, start: int, size: int) -> bytes:
     return content
 
 
-def _inflated(content: bytes, size: int) -> bytes:
+def _inflate(content: bytes, size: int) -> bytes:
     """What was deflated, and never more than a byte above its size: a bomb says a small one."""
     inflate = zlib.decompressobj(-15)
     try:
@@ -124,7 +130,7 @@ class Member(Protocol):
 
     stamp  what it was when it was listed; a size of 0 is not known
     key    what tells it from any other of its name and stamp
-    turn   where it lies: the container, and the place in it
+    sort_key where it lies: the container, and the place in it
     """
 
     @property
@@ -132,23 +138,23 @@ class Member(Protocol):
     @property
     def key(self) -> str: ...
     @property
-    def turn(self) -> tuple[str, int]: ...
-    def ready(self) -> Extent | Held:
+    def sort_key(self) -> tuple[str, int]: ...
+    def to_sendable(self) -> Extent | InMemoryFile:
         """What a decoding process is given. May raise anything."""
 
     def open(self) -> BinaryIO:
         """The file, to be read. Raises OSError."""
 
 
-AnyFile: TypeAlias = "str | bytes | os.PathLike[str] | Held | Member"
+AnyFile: TypeAlias = "str | bytes | os.PathLike[str] | InMemoryFile | Member"
 """What can be decoded: a path, or a file that lies in another, or in memory."""
-Sent: TypeAlias = "str | bytes | os.PathLike[str] | Held | Extent"
+SendableFile: TypeAlias = "str | bytes | os.PathLike[str] | InMemoryFile | Extent"
 """What a decoding process can open by itself."""
 
 
-def opened(file: AnyFile) -> tuple[BinaryIO, Stamp]:
+def open_file(file: AnyFile) -> tuple[BinaryIO, Stamp]:
     """A file, to be read, and what it is now. Raises OSError for what is no regular file."""
-    if isinstance(file, Held):
+    if isinstance(file, InMemoryFile):
         return io.BytesIO(file.content), file.stamp
     if not isinstance(file, (str, bytes, os.PathLike)):
         return file.open(), file.stamp
@@ -156,52 +162,52 @@ def opened(file: AnyFile) -> tuple[BinaryIO, Stamp]:
     return found, Stamp.of(os.fstat(found.fileno()))
 
 
-def ready(file: AnyFile) -> Sent:
+def make_sendable(file: AnyFile) -> SendableFile:
     """What a decoding process is given of a file. May raise anything."""
-    return file if isinstance(file, (str, bytes, os.PathLike, Held)) else file.ready()
+    return file if isinstance(file, (str, bytes, os.PathLike, InMemoryFile)) else file.to_sendable()
 
 
-def described(file: Sent) -> Any:
+def file_to_json(file: SendableFile) -> Any:
     """A file as JSON can hold it; of one in memory all but the content."""
     if isinstance(file, Extent):
         return astuple(file)
-    return {"stamp": astuple(file.stamp)} if isinstance(file, Held) else os.fsdecode(file)
+    return {"stamp": astuple(file.stamp)} if isinstance(file, InMemoryFile) else os.fsdecode(file)
 
 
-def recalled(described: Any, contents: Iterator[bytes]) -> Sent:
+def file_from_json(described: Any, contents: Iterator[bytes]) -> SendableFile:
     """A file from its description and, if that is in memory, from the next of some contents."""
     if isinstance(described, dict):
-        return Held(next(contents), Stamp(*described["stamp"]))
+        return InMemoryFile(next(contents), Stamp(*described["stamp"]))
     if isinstance(described, list):
         path, start, size, whole, mtime_ns, packed, original = described
-        made_from = original and Original(*original)
+        made_from = original and OriginalArchive(*original)
         return Extent(path, start, size, whole, mtime_ns, packed and tuple(packed), made_from)
     return os.fsencode(described)
 
 
-class Fetched:
+class FetchedMember:
     """A member that is fetched whole."""
 
     __slots__ = ()
 
-    def ready(self) -> Held:
+    def to_sendable(self) -> InMemoryFile:
         """Its content. Raises OSError, or what a data set raises."""
         raise NotImplementedError
 
     def open(self) -> BinaryIO:
         """Its content, to be read. Raises what `ready` does."""
-        return io.BytesIO(self.ready().content)
+        return io.BytesIO(self.to_sendable().content)
 
 
 class Members:
     """The members of a source, by their paths in it: with `/`, relative, and without `..`.
 
     samples  whether those of a folder whose names are the same up to the first dot belong together, as in a WebDataset
-    lasting  whether their keys and stamps tell if they are the same in another run
+    is_cacheable whether their keys and stamps tell if they are the same in another run
     """
 
     def __init__(self, found: Mapping[str, Member], samples: bool = False, lasting: bool = True) -> None:
-        self.found, self.samples, self.lasting = found, samples, lasting
+        self.found, self.samples, self.is_cacheable = found, samples, lasting
 
     def stem(self, name: str) -> str:
         """What the names of an image and of its labels have in common."""

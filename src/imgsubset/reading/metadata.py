@@ -18,16 +18,16 @@ from typing import Any
 
 from imgsubset.errors import InputError
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.sidecars import METADATA, upwards
+from imgsubset.reading.sidecars import METADATA_FILE_NAMES, list_ancestors
 
 
-def metadata_files(chosen: Sequence[str]) -> list[str]:
+def list_metadata_paths(chosen: Sequence[str]) -> list[str]:
     """Where metadata about chosen images can be: in their folders and above them."""
-    folders = {up for path in chosen for up in upwards(dirname(path))}
-    return [join(folder, name) for folder in sorted(folders, key=os.fsencode) for name in METADATA]
+    folders = {up for path in chosen for up in list_ancestors(dirname(path))}
+    return [join(folder, name) for folder in sorted(folders, key=os.fsencode) for name in METADATA_FILE_NAMES]
 
 
-def filtered_metadata(source: Listing, chosen: Sequence[str], but: Collection[str] = ()) -> dict[str, bytes]:
+def filter_metadata(source: Listing, chosen: Sequence[str], but: Collection[str] = ()) -> dict[str, bytes]:
     """Every metadata.jsonl and metadata.csv in or above the chosen images' folders, with only their rows, by path.
 
     A row stays if the image that its `file_name` names, relative to the file's folder, is chosen; without that
@@ -37,7 +37,7 @@ def filtered_metadata(source: Listing, chosen: Sequence[str], but: Collection[st
     """
     wanted = frozenset(chosen)
     filtered = {}
-    for path in metadata_files(chosen):
+    for path in list_metadata_paths(chosen):
         if path in but:
             continue
         try:
@@ -47,25 +47,25 @@ def filtered_metadata(source: Listing, chosen: Sequence[str], but: Collection[st
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):  # the latter: it is no regular file
                 continue
             raise InputError(f"cannot read '{source.locate(path)}': {error.strerror or error}") from None
-        if kept := _kept_rows(content, source.locate(path), dirname(path), wanted):
+        if kept := _filter_rows(content, source.locate(path), dirname(path), wanted):
             filtered[path] = kept
     return filtered
 
 
-def images_in(path: str, content: bytes) -> set[str]:
+def read_metadata_images(path: str, content: bytes) -> set[str]:
     """The images that the rows of a metadata file are about."""
     body = content.removeprefix(BOM_UTF8)
-    rows = _csv_rows(body, path) if path.endswith(".csv") else _jsonl_rows(body, path)
-    return {normpath(join(dirname(path), name)) for line, _, row in rows if line for name in _file_names(row) or ()}
+    rows = _iter_csv_rows(body, path) if path.endswith(".csv") else _iter_jsonl_rows(body, path)
+    return {normpath(join(dirname(path), name)) for line, _, row in rows if line for name in _get_file_names(row) or ()}
 
 
-def _kept_rows(content: bytes, where: str, folder: str, wanted: Collection[str]) -> bytes:
+def _filter_rows(content: bytes, where: str, folder: str, wanted: Collection[str]) -> bytes:
     """The rows of a metadata file that are about wanted images, after its header; empty if there are none."""
     body = content.removeprefix(BOM_UTF8)
     head, kept = [content[: len(content) - len(body)]], []
-    rows = _csv_rows(body, where) if where.endswith(".csv") else _jsonl_rows(body, where)
+    rows = _iter_csv_rows(body, where) if where.endswith(".csv") else _iter_jsonl_rows(body, where)
     for place, (line, raw, row) in enumerate(rows):
-        names = _file_names(row)
+        names = _get_file_names(row)
         if names is None and place == 0:
             return b""
         if names is None or not all(isinstance(name, str) for name in names):
@@ -77,7 +77,7 @@ def _kept_rows(content: bytes, where: str, folder: str, wanted: Collection[str])
     return b"".join(head + kept) if kept else b""
 
 
-def _file_names(row: dict[str, Any]) -> list[Any] | None:
+def _get_file_names(row: dict[str, Any]) -> list[Any] | None:
     """What a row of metadata is about; None if it has no field for that."""
     if "file_name" in row:
         return [row["file_name"]]
@@ -86,7 +86,7 @@ def _file_names(row: dict[str, Any]) -> list[Any] | None:
     return [name for value in values for name in value] if keys else None
 
 
-def _jsonl_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+def _iter_jsonl_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     for number, line in enumerate(io.BytesIO(content), 1):
         if not line.strip():
             continue
@@ -99,10 +99,10 @@ def _jsonl_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[s
         yield number, line, row
 
 
-def _csv_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+def _iter_csv_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     """The line that each record ends in, its bytes, and its fields by their columns; the header, as line 0."""
     lines = io.StringIO(content.decode(errors="surrogateescape"), newline="").readlines()
-    rows, problem = _parsed(lines, len(content) + 1)
+    rows, problem = _parse_csv(lines, len(content) + 1)
     header: list[str] = []
     end = 0
     for row, last in rows:
@@ -117,14 +117,14 @@ def _csv_rows(content: bytes, where: str) -> Iterator[tuple[int, bytes, dict[str
         raise InputError(f"'{where}', {problem}")
 
 
-_limited = threading.Lock()
+_field_limit_lock = threading.Lock()
 
 
-def _parsed(lines: list[str], largest: int) -> tuple[list[tuple[list[str], int]], str]:
+def _parse_csv(lines: list[str], largest: int) -> tuple[list[tuple[list[str], int]], str]:
     """Rows of fields of at most this size, with the lines that they end in, and what ends them early, if anything."""
     reader = csv.reader(lines, strict=True)  # else an open quote would swallow the rest
     rows: list[tuple[list[str], int]] = []
-    with _limited:  # a setting of the whole process: 128 KiB, which is little for a mask written as text
+    with _field_limit_lock:  # a setting of the whole process: 128 KiB, which is little for a mask written as text
         before = csv.field_size_limit(largest)
         try:
             rows.extend((row, reader.line_num) for row in filter(None, reader))

@@ -8,13 +8,13 @@ from typing import TypeAlias
 
 from imgsubset.reading.members import Member
 
-LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes: what file systems take, and a destination before it
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000  # bytes: what file systems take, and a destination before it
 
-Found: TypeAlias = "tuple[str, Member | str]"
+NamedMember: TypeAlias = "tuple[str, Member | str]"
 """A path and a file, or why there is none; the path '' is the archive itself."""
 
 
-def named(found: Iterable[Found]) -> tuple[dict[str, Member | str], list[tuple[str, str]]]:
+def index_members(found: Iterable[NamedMember]) -> tuple[dict[str, Member | str], list[tuple[str, str]]]:
     """By path what is in an archive, and what to know of it, as paths and reasons.
 
     A path is relative, with `/`, and without `.` and `..`, so that it stays in a folder that it is put into. Of several
@@ -26,10 +26,10 @@ def named(found: Iterable[Found]) -> tuple[dict[str, Member | str], list[tuple[s
         if not name:
             notes.append((name, file if isinstance(file, str) else "a member without a name"))
             continue
-        path = plain(name)
+        path = normalise_name(name)
         if path in kept:
             notes.append((path, "is in the archive more than once; the last one counts"))
-        problem = no_path(name)
+        problem = explain_invalid_path(name)
         kept[path if problem is None else name] = problem or file
     for path in [path for path, file in kept.items() if not isinstance(file, str)]:
         if any(not isinstance(kept.get(path[:end], ""), str) for end, c in enumerate(path) if c == "/"):
@@ -37,12 +37,12 @@ def named(found: Iterable[Found]) -> tuple[dict[str, Member | str], list[tuple[s
     return kept, notes
 
 
-def plain(name: str) -> str:
+def normalise_name(name: str) -> str:
     """A name without what says nothing in it."""
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
-def no_path(name: str) -> str | None:
+def explain_invalid_path(name: str) -> str | None:
     """Why a member of this name can be no file in a folder; None if it can."""
     parts = name.split("/")
     try:
@@ -53,7 +53,7 @@ def no_path(name: str) -> str | None:
         return "no possible path"
     if name.startswith("/") or ".." in parts:
         return "leads out of the archive"
-    long = len(encoded) > LONGEST_NAME and any(len(os.fsencode(part)) > LONGEST_NAME for part in parts)
-    if long or len(encoded) > LONGEST_PATH:
+    long = len(encoded) > MAX_NAME_BYTES and any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts)
+    if long or len(encoded) > MAX_PATH_BYTES:
         return "longer than the name of a file can be"
     return None

@@ -12,18 +12,18 @@ from functools import cached_property
 from posixpath import splitext
 from typing import Any, BinaryIO
 
-from imgsubset.errors import InputError, UsageError, said, shortened
+from imgsubset.errors import InputError, UsageError, one_line, shorten
 from imgsubset.files import Stamp, open_regular
-from imgsubset.reading.contents import SUFFIXES
-from imgsubset.reading.formats import suffix_of
-from imgsubset.reading.members import MOST_BYTES, Fetched, Held
-from imgsubset.reading.naming import Found, no_path
+from imgsubset.reading.contents import IMAGE_SUFFIXES
+from imgsubset.reading.formats import guess_suffix
+from imgsubset.reading.members import MAX_MEMBER_BYTES, FetchedMember, InMemoryFile
+from imgsubset.reading.naming import NamedMember, explain_invalid_path
 
-MOST_GROUP = 1 << 31  # bytes of the pictures of a group of rows, which is read as a whole
-KEPT = 2  # groups of rows: pictures are asked for in their order, by several threads
+MAX_ROW_GROUP_BYTES = 1 << 31  # bytes of the pictures of a group of rows, which is read as a whole
+MAX_CACHED_ROW_GROUPS = 2  # groups of rows: pictures are asked for in their order, by several threads
 
 
-class Table:
+class ParquetTable:
     """A Parquet file with pictures in a column; groups of its rows are read when one of them is asked for.
 
     leaf   the column of pictures; label that of classes, None if there is none
@@ -43,14 +43,14 @@ class Table:
         with self.lock:
             if group not in self.groups:
                 column = self._read(group)
-                while len(self.groups) >= KEPT:
+                while len(self.groups) >= MAX_CACHED_ROW_GROUPS:
                     del self.groups[next(iter(self.groups))]
                 self.groups[group] = column
             column = self.groups[group]
         content = column[row].as_py()
         if not isinstance(content, bytes):
             raise OSError(errno.EINVAL, "no picture")
-        if len(content) > MOST_BYTES:
+        if len(content) > MAX_MEMBER_BYTES:
             raise OSError(errno.EFBIG, "larger than a picture that is read")
         return content
 
@@ -58,7 +58,7 @@ class Table:
     def classes(self) -> list[Any]:
         """The class of each row, None where it has none; nothing without a column of classes. Raises OSError."""
         column = None if self.label is None else self._load(self.label)
-        kinds: list[Any] = [] if column is None else _values(column)
+        kinds: list[Any] = [] if column is None else _read_values(column)
         count = len(self.names)
         return [self.names[kind] if isinstance(kind, int) and 0 <= kind < count else kind for kind in kinds]
 
@@ -78,15 +78,15 @@ class Table:
                 groups = range(opened.num_row_groups) if group is None else [group]
                 return opened.read_row_groups(groups, columns=[leaf]).flatten().column(0)
             except Exception as error:  # of many kinds, all from damaged files
-                raise OSError(errno.EIO, f"its table is damaged: {shortened(said(error), 200)}") from None
+                raise OSError(errno.EIO, f"its table is damaged: {shorten(one_line(error), 200)}") from None
 
 
-class Row(Fetched):
+class ParquetRow(FetchedMember):
     """A picture in a row of a table."""
 
     __slots__ = ("group", "place", "row", "table")
 
-    def __init__(self, table: Table, place: int, group: int, row: int) -> None:
+    def __init__(self, table: ParquetTable, place: int, group: int, row: int) -> None:
         self.table, self.place, self.group, self.row = table, place, group, row
 
     @property
@@ -105,7 +105,7 @@ class Row(Fetched):
         return f"{os.path.abspath(self.table.path)}\0{self.table.whole} {self.place}"  # noqa: PTH100 (see Extent)
 
     @property
-    def turn(self) -> tuple[str, int]:
+    def sort_key(self) -> tuple[str, int]:
         """Where it lies."""
         return self.table.path, self.place
 
@@ -117,12 +117,12 @@ class Row(Fetched):
             raise OSError(errno.EIO, "its table is damaged")
         return classes[self.place] if classes else None
 
-    def ready(self) -> Held:
+    def to_sendable(self) -> InMemoryFile:
         """Its content. Raises OSError."""
-        return Held(self.table.content(self.group, self.row), self.stamp)
+        return InMemoryFile(self.table.content(self.group, self.row), self.stamp)
 
 
-def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Found]:
+def iter_parquet_rows(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[NamedMember]:
     """The pictures of a table, in the order of its rows: by the paths in it or, where there are none, by numbers.
 
     Raises InputError if it is no such table, UsageError without pyarrow.
@@ -133,7 +133,7 @@ def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Fo
         raise UsageError(f"source '{path}': Parquet needs a library: pip install 'imgsubset[parquet]'") from None
     try:
         schema = parquet.read_schema(file)
-        leaf, named = _column(schema)
+        leaf, named = _find_image_column(schema)
         opened = parquet.ParquetFile(file, read_dictionary=[named] * (named is not None))
         metadata = opened.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
@@ -141,25 +141,25 @@ def in_parquet(path: str, file: BinaryIO, status: os.stat_result) -> Iterator[Fo
             raise ValueError(f"it says that it has {metadata.num_rows:,} rows")
         names: list[Any] = [None] * metadata.num_rows if named is None else []
         for number in range(len(groups) if named else 0):
-            names += _values(opened.read_row_group(number, columns=[named]).flatten().column(0))
+            names += _read_values(opened.read_row_group(number, columns=[named]).flatten().column(0))
     except Exception as error:  # of many kinds, all from damaged files
         raise InputError(
-            f"source '{path}' cannot be read as a Parquet table of pictures: {shortened(said(error), 200)}"
+            f"source '{path}' cannot be read as a Parquet table of pictures: {shorten(one_line(error), 200)}"
         ) from None
-    if any(group.total_byte_size > MOST_GROUP for group in groups):
+    if any(group.total_byte_size > MAX_ROW_GROUP_BYTES for group in groups):
         raise InputError(f"source '{path}' has groups of rows of more than 2 GB; write it with smaller ones")
-    if any(isinstance(name, str) for name in names) and all(_is_empty(group, leaf) for group in groups):
+    if any(isinstance(name, str) for name in names) and all(_is_null_column(group, leaf) for group in groups):
         raise InputError(
             f"source '{path}' holds paths of images without the images; choose their folder or a text file of the "
             "paths, or write the table with the bytes of the images"
         )
-    table = Table(path, status, leaf, *_label(schema))
+    table = ParquetTable(path, status, leaf, *_find_class_column(schema))
     places = ((group, row) for group, one in enumerate(groups) for row in range(one.num_rows))
-    rows = [Row(table, place, *where) for place, where in enumerate(places)]
-    yield from zip(_names(names, rows), rows, strict=True)
+    rows = [ParquetRow(table, place, *where) for place, where in enumerate(places)]
+    yield from zip(_name_rows(names, rows), rows, strict=True)
 
 
-def _column(schema: Any) -> tuple[str, str | None]:
+def _find_image_column(schema: Any) -> tuple[str, str | None]:
     """The leaves of the first column of pictures: their bytes, and their paths if it has them.
 
     Raises ValueError if there is none.
@@ -179,14 +179,14 @@ def _column(schema: Any) -> tuple[str, str | None]:
     raise ValueError(f"no column has bytes, of {', '.join(schema.names)}")
 
 
-def _is_empty(group: Any, leaf: str) -> bool:
+def _is_null_column(group: Any, leaf: str) -> bool:
     """Whether a group of rows says that it has no value in a column."""
     columns = (group.column(place) for place in range(group.num_columns))
     counts = [one.statistics and one.statistics.null_count for one in columns if one.path_in_schema == leaf]
     return counts == [group.num_rows]
 
 
-def _label(schema: Any) -> tuple[str | None, Sequence[str]]:
+def _find_class_column(schema: Any) -> tuple[str | None, Sequence[str]]:
     """The column of classes, and their names: the first ClassLabel of Hugging Face, else `label`."""
     from pyarrow import types
 
@@ -206,7 +206,7 @@ def _label(schema: Any) -> tuple[str | None, Sequence[str]]:
     return None, ()
 
 
-def _values(column: Any) -> list[Any]:
+def _read_values(column: Any) -> list[Any]:
     """What is in a column."""
     from pyarrow import types
 
@@ -219,22 +219,22 @@ def _values(column: Any) -> list[Any]:
     return found
 
 
-def _names(paths: Sequence[object], rows: Sequence[Row]) -> list[str]:
+def _name_rows(paths: Sequence[object], rows: Sequence[ParquetRow]) -> list[str]:
     """What the rows are called."""
     times, width = Counter(paths), len(str(len(paths) - 1))
     suffix = None
     names = []
     for place, path in enumerate(paths):
-        good = isinstance(path, str) and times[path] == 1 and splitext(path)[1].lower() in SUFFIXES
-        if not (good and no_path(str(path)) is None):
-            suffix = suffix or _first_suffix(rows)
+        good = isinstance(path, str) and times[path] == 1 and splitext(path)[1].lower() in IMAGE_SUFFIXES
+        if not (good and explain_invalid_path(str(path)) is None):
+            suffix = suffix or _guess_first_suffix(rows)
             path = f"{place:0{width}}{suffix}"
         names.append(str(path))
     return names
 
 
-def _first_suffix(rows: Sequence[Row]) -> str:
+def _guess_first_suffix(rows: Sequence[ParquetRow]) -> str:
     try:
-        return suffix_of(rows[0].ready().content)
+        return guess_suffix(rows[0].to_sendable().content)
     except OSError:
-        return suffix_of(b"")
+        return guess_suffix(b"")

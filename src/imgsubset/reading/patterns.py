@@ -6,11 +6,11 @@ import regex
 
 from imgsubset.errors import UsageError
 
-SECONDS = 10.0  # of processor time for one path, of which an expression mostly takes a millionth
-LONGEST = 10_000  # characters of an expression: compiling one of two millions takes seconds
+REGEX_TIMEOUT_SECONDS = 10.0  # of processor time for one path, of which an expression mostly takes a millionth
+MAX_REGEX_CHARACTERS = 10_000  # characters of an expression: compiling one of two millions takes seconds
 
 
-class Expression:
+class UserRegex:
     """A regular expression; the syntax is that of Python's `re`.
 
     text   the expression
@@ -22,8 +22,8 @@ class Expression:
     def __init__(self, text: str, named: str) -> None:
         self.named = named
         try:
-            if len(text) > LONGEST:
-                raise ValueError(f"it is longer than {LONGEST:,} characters")
+            if len(text) > MAX_REGEX_CHARACTERS:
+                raise ValueError(f"it is longer than {MAX_REGEX_CHARACTERS:,} characters")
             self.pattern = regex.compile(text)
         except RecursionError:
             raise UsageError(f"{named}: not a regular expression: it is nested too deeply") from None
@@ -34,7 +34,7 @@ class Expression:
         """Whether it is found in a path. Raises UsageError if that takes too long."""
         return self._search(path) is not None
 
-    def captured_from(self, path: str) -> str | None:
+    def extract(self, path: str) -> str | None:
         """What it captures first in a path, its whole match if it has no capture; None without. Raises UsageError."""
         match = self._search(path)
         captured: str | None = match and match[min(1, self.pattern.groups)]
@@ -42,7 +42,7 @@ class Expression:
 
     def _search(self, path: str) -> regex.Match[str] | None:
         try:
-            return self.pattern.search(path, timeout=SECONDS)
+            return self.pattern.search(path, timeout=REGEX_TIMEOUT_SECONDS)
         except (TimeoutError, MemoryError):
-            why = f"not matched with '{path}' within {SECONDS:g} s; repetitions inside repetitions take that long"
+            why = f"not matched with '{path}' within {REGEX_TIMEOUT_SECONDS:g} s; repetitions inside repetitions take that long"
             raise UsageError(f"{self.named}: {why}") from None

@@ -27,17 +27,27 @@ from typing import IO, Any
 
 from imgsubset.cores import usable_cores
 from imgsubset.errors import ImgsubsetError, InputError
-from imgsubset.files import READERS, Stamp
-from imgsubset.reading.decoding import Facts, decode, reason, square_bytes
-from imgsubset.reading.members import AnyFile, Extent, Held, Sent, described, ready, recalled
+from imgsubset.files import N_IO_THREADS, Stamp
+from imgsubset.reading.decoding import ImageInfo, decode_image, explain_failure, square_bytes
+from imgsubset.reading.members import (
+    AnyFile,
+    Extent,
+    InMemoryFile,
+    SendableFile,
+    file_from_json,
+    file_to_json,
+    make_sendable,
+)
 
-DECODE_SECONDS = 60.0  # that a process may be at one file
-STEP = 0.25  # seconds in which these are counted: of a suspension of all processes, however long, one step counts
-DEATH_SECONDS = 5.0  # that a killed process is waited for
-LOSSES = 10  # processes that may be lost in a run: more than that is no matter of a few files
-WAITING_BYTES = 64 << 20  # pixels that may wait to be consumed, unless two chunks a process need more
-FEW = 64  # below this many images, starting more than one process costs more than it saves
-SERVE = "import sys; sys.path[:] = sys.argv[2:]; import imgsubset.reading.processes as d; d.serve(sys.argv[1])"
+MAX_DECODE_SECONDS = 60.0  # that a process may be at one file
+POLL_SECONDS = (
+    0.25  # seconds in which these are counted: of a suspension of all processes, however long, one step counts
+)
+KILL_WAIT_SECONDS = 5.0  # that a killed process is waited for
+MAX_LOST_PROCESSES = 10  # processes that may be lost in a run: more than that is no matter of a few files
+MAX_QUEUED_BYTES = 64 << 20  # pixels that may wait to be consumed, unless two chunks a process need more
+MIN_PARALLEL_IMAGES = 64  # below this many images, starting more than one process costs more than it saves
+WORKER_CODE = "import sys; sys.path[:] = sys.argv[2:]; import imgsubset.reading.processes as d; d.serve(sys.argv[1])"
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Chunk:
 
     start: int
     pixels: dict[int, bytes]
-    outcomes: tuple[Facts | str, ...]
+    outcomes: tuple[ImageInfo | str, ...]
 
 
 def chunk_length(size: int) -> int:
@@ -64,7 +74,9 @@ def chunk_length(size: int) -> int:
 
 
 @contextmanager
-def decoded(files: Sequence[AnyFile], sizes: Sequence[int], workers: int | None = None) -> Iterator[Iterator[Chunk]]:
+def decode_chunks(
+    files: Sequence[AnyFile], sizes: Sequence[int], workers: int | None = None
+) -> Iterator[Iterator[Chunk]]:
     """A context whose value is an iterator over the chunks of some files, in order.
 
     sizes    that each image is decoded to; the largest decides how long the chunks are
@@ -72,11 +84,11 @@ def decoded(files: Sequence[AnyFile], sizes: Sequence[int], workers: int | None 
              0 decodes in this process, without a limit of time. Results do not depend on it.
     """
     if workers is None:
-        workers = usable_cores() if len(files) >= FEW else 1
-    length = chunk_length(_largest(sizes))
+        workers = usable_cores() if len(files) >= MIN_PARALLEL_IMAGES else 1
+    length = chunk_length(_max_resolution(sizes))
     parts = [(start, files[start : start + length]) for start in range(0, len(files), length)]
     if workers == 0 or not files:
-        yield (_decode_here(start, part, sizes) for start, part in parts)
+        yield (_decode_in_this_process(start, part, sizes) for start, part in parts)
         return
 
     def work(start: int, part: Sequence[AnyFile]) -> Chunk:
@@ -93,7 +105,7 @@ def decoded(files: Sequence[AnyFile], sizes: Sequence[int], workers: int | None 
         crew.extend(_Worker(sizes, losses) for _ in range(workers))  # if one fails, those before it are in the crew
         idle = [*crew]
         jobs = (threads.submit(work, *part) for part in parts)
-        yield _in_order(deque(islice(jobs, max(2 * workers, WAITING_BYTES // _ends(sizes)[-1]))), jobs)
+        yield _iter_chunks(deque(islice(jobs, max(2 * workers, MAX_QUEUED_BYTES // _pixel_offsets(sizes)[-1]))), jobs)
     finally:
         for worker in crew:
             worker.closed = True
@@ -103,48 +115,48 @@ def decoded(files: Sequence[AnyFile], sizes: Sequence[int], workers: int | None 
             worker.close()
 
 
-def _in_order(waiting: deque[Future[Chunk]], jobs: Iterator[Future[Chunk]]) -> Iterator[Chunk]:
+def _iter_chunks(waiting: deque[Future[Chunk]], jobs: Iterator[Future[Chunk]]) -> Iterator[Chunk]:
     while waiting:
         chunk = waiting.popleft().result()
         waiting.extend(islice(jobs, 1))
         yield chunk
 
 
-def _ends(sizes: Sequence[int]) -> list[int]:
+def _pixel_offsets(sizes: Sequence[int]) -> list[int]:
     """Where in the pixels of a chunk those of the first size begin, and those of each size end."""
-    return [*accumulate((chunk_length(_largest(sizes)) * square_bytes(size) for size in sizes), initial=0)]
+    return [*accumulate((chunk_length(_max_resolution(sizes)) * square_bytes(size) for size in sizes), initial=0)]
 
 
-def _largest(sizes: Sequence[int]) -> int:
+def _max_resolution(sizes: Sequence[int]) -> int:
     return max(map(abs, sizes))
 
 
-def _by_size(pixels: bytearray | mmap.mmap, sizes: Sequence[int]) -> dict[int, bytes]:
-    return {size: bytes(pixels[a:b]) for size, (a, b) in zip(sizes, pairwise(_ends(sizes)), strict=True)}
+def _split_by_resolution(pixels: bytearray | mmap.mmap, sizes: Sequence[int]) -> dict[int, bytes]:
+    return {size: bytes(pixels[a:b]) for size, (a, b) in zip(sizes, pairwise(_pixel_offsets(sizes)), strict=True)}
 
 
-def _decode_here(start: int, files: Sequence[AnyFile], sizes: Sequence[int]) -> Chunk:
-    pixels = bytearray(_ends(sizes)[-1])
+def _decode_in_this_process(start: int, files: Sequence[AnyFile], sizes: Sequence[int]) -> Chunk:
+    pixels = bytearray(_pixel_offsets(sizes)[-1])
     outcomes = tuple(_decode_into(pixels, files, sizes, lambda place: None))
-    return Chunk(start, _by_size(pixels, sizes), outcomes)
+    return Chunk(start, _split_by_resolution(pixels, sizes), outcomes)
 
 
 def _decode_into(
     pixels: bytearray | mmap.mmap, files: Sequence[AnyFile], sizes: Sequence[int], begin: Callable[[int], object]
-) -> Iterator[Facts | str]:
+) -> Iterator[ImageInfo | str]:
     """Decode a chunk; its outcomes. `begin` is told the place of each file before that is opened."""
-    ends = _ends(sizes)
+    ends = _pixel_offsets(sizes)
     for place, file in enumerate(files):
         begin(place)
         try:
-            image = decode(file, sizes)
+            image = decode_image(file, sizes)
         except Exception as error:  # hostile files raise far more than OSError
-            yield reason(error, file)
+            yield explain_failure(error, file)
         else:
             for first, square in zip(ends, image.pixels, strict=False):
                 at = first + place * len(square)
                 pixels[at : at + len(square)] = square
-            yield image.facts
+            yield image.info
 
 
 class _Worker:
@@ -162,36 +174,40 @@ class _Worker:
     def _start(self) -> None:
         from multiprocessing.connection import Pipe  # 10 ms, which `--help` need not wait for
 
-        command = [sys.executable, "-c", SERVE, json.dumps([*self.sizes]), *sys.path]
+        command = [sys.executable, "-c", WORKER_CODE, json.dumps([*self.sizes]), *sys.path]
         self.pipe, theirs = Pipe()
         try:
-            with theirs, _memory() as memory:
-                memory.truncate(_ends(self.sizes)[-1] + 1)
+            with theirs, _create_memory_file() as memory:
+                memory.truncate(_pixel_offsets(self.sizes)[-1] + 1)
                 self.shared = mmap.mmap(memory.fileno(), 0)
                 # In a session of its own: Ctrl-C reaches the parent alone, which then kills it.
                 self.process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=memory, start_new_session=True)
         except OSError as error:
             raise ImgsubsetError(
-                f"no decoding process can be started: {reason(error, sys.executable)}; raise the limit (ulimit -n or "
+                f"no decoding process can be started: {explain_failure(error, sys.executable)}; raise the limit (ulimit -n or "
                 "-u), or use --workers 0, which needs none"
             ) from error
 
     def decode(self, start: int, files: Sequence[AnyFile]) -> Chunk:
         """Have a chunk decoded. A file at which the process is lost is refused, and another process goes on."""
-        left, refused = list[Sent](), dict[int, str]()
-        for place, file in enumerate(_all_ready(files)):
+        left, refused = list[SendableFile](), dict[int, str]()
+        for place, file in enumerate(_make_all_sendable(files)):
             if isinstance(file, Exception):
-                refused[place] = reason(file, "")
+                refused[place] = explain_failure(file, "")
             left.append("" if isinstance(file, Exception) else file)
         while True:
             seen, steps, stuck = 0, 0, False
             with suppress(EOFError, OSError):  # if the process is dead
                 self._send(left)
-                while steps < DECODE_SECONDS / STEP and not self.closed:
-                    if self.pipe.poll(STEP):
+                while steps < MAX_DECODE_SECONDS / POLL_SECONDS and not self.closed:
+                    if self.pipe.poll(POLL_SECONDS):
                         heads = enumerate(json.loads(self.pipe.recv_bytes()))
-                        pixels = _by_size(self.shared, self.sizes)
-                        return Chunk(start, pixels, tuple(refused.get(place) or _facts(head) for place, head in heads))
+                        pixels = _split_by_resolution(self.shared, self.sizes)
+                        return Chunk(
+                            start,
+                            pixels,
+                            tuple(refused.get(place) or _outcome_from_json(head) for place, head in heads),
+                        )
                     steps = steps + 1 if seen == self.shared[-1] else 0
                     seen = self.shared[-1]
                 stuck = True
@@ -199,27 +215,29 @@ class _Worker:
             at = seen if stuck else last
             how = f"{f'was killed by signal {-code}' if code < 0 else 'failed'}; is there enough memory?"
             if self.closed or not at:  # no file is to blame, as when the process could not even start
-                idle = f"the decoding processes have done nothing for {DECODE_SECONDS:g} s"
+                idle = f"the decoding processes have done nothing for {MAX_DECODE_SECONDS:g} s"
                 raise InputError(idle if stuck else f"a decoding process {how}")
-            why = f"not decoded within {DECODE_SECONDS:g} s" if stuck else f"the process decoding it {how}"
+            why = f"not decoded within {MAX_DECODE_SECONDS:g} s" if stuck else f"the process decoding it {how}"
             if last == at:  # else it had gone on just before it was killed
                 refused[at - 1], left[at - 1] = why, ""
-            if (number := next(self.losses)) > LOSSES:
-                raise InputError(f"{number} decoding processes were lost, the last at {_name(files[at - 1])}: {why}")
+            if (number := next(self.losses)) > MAX_LOST_PROCESSES:
+                raise InputError(
+                    f"{number} decoding processes were lost, the last at {_format_file(files[at - 1])}: {why}"
+                )
             self.close()
             self._start()
 
-    def _send(self, files: Sequence[Sent]) -> None:
-        self.pipe.send_bytes(json.dumps([described(file) for file in files]).encode())
+    def _send(self, files: Sequence[SendableFile]) -> None:
+        self.pipe.send_bytes(json.dumps([file_to_json(file) for file in files]).encode())
         for file in files:
-            if isinstance(file, Held):
+            if isinstance(file, InMemoryFile):
                 self.pipe.send_bytes(file.content)
 
     def _kill(self) -> int:
         """Kill the process, if it is not dead yet; its exit code."""
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):  # a file system may hold it in the kernel: it dies later
-            self.process.wait(DEATH_SECONDS)
+            self.process.wait(KILL_WAIT_SECONDS)
         return self.process.returncode or 0
 
     def close(self) -> None:
@@ -244,45 +262,45 @@ def serve(sizes: str) -> None:
         while True:
             heads = json.loads(pipe.recv_bytes())
             contents = iter(pipe.recv_bytes, None)
-            files = [recalled(head, contents) for head in heads]
+            files = [file_from_json(head, contents) for head in heads]
             # Nobody but the kernel will kill a process that is caught in a loop when the parent is gone.
-            signal.setitimer(signal.ITIMER_PROF, DECODE_SECONDS * len(files))
+            signal.setitimer(signal.ITIMER_PROF, MAX_DECODE_SECONDS * len(files))
             outcomes = [*_decode_into(shared, files, squares, begin)]
             begin(-1)
-            pipe.send_bytes(json.dumps(outcomes, default=_plain).encode())
+            pipe.send_bytes(json.dumps(outcomes, default=_info_to_json).encode())
 
 
-def _plain(facts: Facts) -> object:
+def _info_to_json(facts: ImageInfo) -> object:
     return facts.stamp.size, facts.stamp.mtime_ns, facts.numbers
 
 
-def _facts(head: Any) -> Facts | str:
-    return head if isinstance(head, str) else Facts(Stamp(*head[:2]), tuple(head[2]))
+def _outcome_from_json(head: Any) -> ImageInfo | str:
+    return head if isinstance(head, str) else ImageInfo(Stamp(*head[:2]), tuple(head[2]))
 
 
-def _all_ready(files: Sequence[AnyFile]) -> Sequence[Sent | Exception]:
+def _make_all_sendable(files: Sequence[AnyFile]) -> Sequence[SendableFile | Exception]:
     """What a process is given of each file, or what asking for it has raised: from afar, several at once."""
 
-    def one(file: AnyFile) -> Sent | Exception:
+    def one(file: AnyFile) -> SendableFile | Exception:
         try:
-            return ready(file)
+            return make_sendable(file)
         except Exception as error:  # a data set may raise anything
             return error
 
-    if all(isinstance(file, (str, bytes, os.PathLike, Held, Extent)) for file in files):
+    if all(isinstance(file, (str, bytes, os.PathLike, InMemoryFile, Extent)) for file in files):
         return [one(file) for file in files]
-    with ThreadPoolExecutor(READERS, "fetching") as threads:
+    with ThreadPoolExecutor(N_IO_THREADS, "fetching") as threads:
         return [*threads.map(one, files)]
 
 
-def _name(file: AnyFile) -> str:
+def _format_file(file: AnyFile) -> str:
     """What a message calls a file."""
     if isinstance(file, (str, bytes, os.PathLike)):
         return f"'{os.fsdecode(file)}'"
     return f"a file in '{file.source.file}'" if isinstance(file, Extent) else "a file in memory"
 
 
-def _memory() -> IO[bytes]:
+def _create_memory_file() -> IO[bytes]:
     """A file without a name, and in memory where the system has such."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("decoding"), "r+b")

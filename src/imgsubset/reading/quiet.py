@@ -12,35 +12,35 @@ from typing import Any
 
 from PIL import _imaging
 
-_lock, _last = threading.Lock(), ExitStack()
+_silence_lock, _silence_stack = threading.Lock(), ExitStack()
 _inside = 0  # how many threads are
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_libraries() -> Iterator[None]:
     """A context in which Python's warnings and libtiff's messages are not shown.
 
     Both are settings of the whole process: the first of several threads changes them, and the last restores them.
     """
     global _inside
-    with _lock:
+    with _silence_lock:
         _inside += 1
         if _inside == 1:
-            _last.enter_context(warnings.catch_warnings())
+            _silence_stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            _last.enter_context(_silent_libtiff())
+            _silence_stack.enter_context(_silence_libtiff())
     try:
         yield
     finally:
-        with _lock:
+        with _silence_lock:
             _inside -= 1
             if _inside == 0:
-                _last.close()
+                _silence_stack.close()
 
 
 @contextmanager
-def _silent_libtiff() -> Iterator[None]:
-    set_handler = _set_handler()
+def _silence_libtiff() -> Iterator[None]:
+    set_handler = _load_tiff_handler_setter()
     earlier = set_handler and set_handler(None)
     try:
         yield
@@ -50,7 +50,7 @@ def _silent_libtiff() -> Iterator[None]:
 
 
 @cache
-def _set_handler() -> Any:
+def _load_tiff_handler_setter() -> Any:
     """libtiff's function for what is to print its errors, which is on stderr by default; None where Pillow hides it."""
     import ctypes
 

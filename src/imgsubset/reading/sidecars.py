@@ -16,35 +16,35 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from posixpath import basename, dirname, join, normpath, split, splitext
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.reading.contents import SUFFIXES, Listing
+from imgsubset.reading.contents import IMAGE_SUFFIXES, Listing
 
-SIBLINGS = {"images": ("labels",), "JPEGImages": ("Annotations", "SegmentationClass", "SegmentationObject")}
-METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder; never sidecars, but filtered
-FIELDS = ("{dir}", "{stem}", "{name}")
-_FIELD = re.compile(r"\{.*?\}")
+LABEL_FOLDERS = {"images": ("labels",), "JPEGImages": ("Annotations", "SegmentationClass", "SegmentationObject")}
+METADATA_FILE_NAMES = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder; never sidecars, but filtered
+TEMPLATE_FIELDS = ("{dir}", "{stem}", "{name}")
+_FIELD_PATTERN = re.compile(r"\{.*?\}")
 
 
-def masks(paths: Sequence[str], mode: str = "auto") -> dict[str, str]:
+def find_masks(paths: Sequence[str], mode: str = "auto") -> dict[str, str]:
     """The images of a source that are labels of others, and so never candidates; each with the folder that says so.
 
     They lie in a tree of labels beside the tree of images, as in SIBLINGS; or a template leads to them from another
     image, if `mode` is a pattern. Raises UsageError for a pattern that `sidecars` would refuse.
     """
     folders = {dirname(path) for path in paths}
-    trees = {tree for folder in folders for tree in upwards(folder)}
-    labels = {join(dirname(tree), label) for tree in trees for label in SIBLINGS.get(basename(tree), ())}
-    inside = {folder: tree for folder in folders for tree in upwards(folder) if tree in labels}
+    trees = {tree for folder in folders for tree in list_ancestors(folder)}
+    labels = {join(dirname(tree), label) for tree in trees for label in LABEL_FOLDERS.get(basename(tree), ())}
+    inside = {folder: tree for folder in folders for tree in list_ancestors(folder) if tree in labels}
     found = {path: inside[dirname(path)] for path in paths if dirname(path) in inside} if inside else {}
     if mode not in ("auto", "none"):
-        templates, images = _templates(mode), frozenset(paths)
+        templates, images = _parse_templates(mode), frozenset(paths)
         for path in paths:
-            for target in _filled(templates, path):
+            for target in _fill_templates(templates, path):
                 if target in images and target != path:
                     found[target] = dirname(target) or "."
     return found
 
 
-def sidecars(
+def find_sidecars(
     source: Listing, chosen: Sequence[str], everything: Collection[str], mode: str = "auto"
 ) -> dict[str, tuple[str, ...]]:
     """The sidecars of each chosen image, sorted; images that share a stem share sidecars.
@@ -58,18 +58,22 @@ def sidecars(
     """
     if mode == "none":
         return dict.fromkeys(chosen, ())
-    templates = () if mode == "auto" else _templates(mode)
+    templates = () if mode == "auto" else _parse_templates(mode)
     stem_of = source.members.stem if source.members is not None else _stem
-    wanted = {path: _places(path, templates, stem_of) for path in chosen}
+    wanted = {path: _list_locations(path, templates, stem_of) for path in chosen}
     keys = {place for places in wanted.values() for place in places}
     # Unless a template says so, a picture beside a picture is no label, even if it is no candidate.
     beside = frozenset() if templates else {dirname(path) for path in chosen}
     named: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for folder in {folder for folder, _ in keys}:
-        for name in _names(source, folder):
+        for name in _list_names(source, folder):
             stem, suffix = stem_of(name), splitext(name)[1]
             key = folder, name if templates else stem
-            if key not in keys or name in METADATA or (folder in beside and suffix.lower() in SUFFIXES):
+            if (
+                key not in keys
+                or name in METADATA_FILE_NAMES
+                or (folder in beside and suffix.lower() in IMAGE_SUFFIXES)
+            ):
                 continue
             if source.has(join(folder, name)):
                 named[key].append(join(folder, name))
@@ -78,20 +82,20 @@ def sidecars(
     return {path: tuple(sorted(labels - images, key=os.fsencode)) for path, labels in found.items()}
 
 
-def leads_out(source: Listing, label: str, image: str) -> bool:
+def is_outside_source(source: Listing, label: str, image: str) -> bool:
     """Whether a label file of an image is a link out of the source, or lies in a folder that is one.
 
     A link to a folder with images makes that folder part of the source, with all that lies in it. An archive has none.
     """
     if source.members is not None:
         return False
-    folders = (part for part in upwards(dirname(label)) if part in upwards(dirname(image)))
+    folders = (part for part in list_ancestors(dirname(label)) if part in list_ancestors(dirname(image)))
     homes = (os.path.realpath(source.locate(folder)) for folder in {"", max(folders, key=len)})
     real = os.path.realpath(source.locate(label))
     return not any(os.path.commonpath([home, real]) == home for home in homes)
 
 
-def upwards(folder: str) -> list[str]:
+def list_ancestors(folder: str) -> list[str]:
     """The source itself, and the folders that lead to one in it."""
     return ["", *(folder.rsplit("/", dropped)[0] for dropped in range(folder.count("/") + 1))]
 
@@ -100,20 +104,20 @@ def _stem(name: str) -> str:
     return splitext(name)[0]
 
 
-def _places(path: str, templates: Sequence[str], stem_of: Callable[[str], str]) -> list[tuple[str, str]]:
+def _list_locations(path: str, templates: Sequence[str], stem_of: Callable[[str], str]) -> list[tuple[str, str]]:
     """Folders to look in for an image's sidecars, each with a stem to look for; with templates, with a name."""
     if templates:
-        return [split(target) for target in _filled(templates, path)]
+        return [split(target) for target in _fill_templates(templates, path)]
     folder, name = split(path)
     folders, parts = [folder], folder.split("/")
-    for images, labels in SIBLINGS.items():
+    for images, labels in LABEL_FOLDERS.items():
         if images in parts:
             last = len(parts) - 1 - parts[::-1].index(images)
             folders += ["/".join([*parts[:last], label, *parts[last + 1 :]]) for label in labels]
     return [(place, stem) for place in folders for stem in (stem_of(name), name)]
 
 
-def _names(source: Listing, folder: str) -> list[str]:
+def _list_names(source: Listing, folder: str) -> list[str]:
     try:
         return source.names(folder)
     except OSError as error:  # labels must not be lost without a word
@@ -121,12 +125,12 @@ def _names(source: Listing, folder: str) -> list[str]:
         raise InputError(f"cannot look for labels in '{where}': {error.strerror or error}") from None
 
 
-def _templates(pattern: str) -> tuple[str, ...]:
+def _parse_templates(pattern: str) -> tuple[str, ...]:
     """The templates of a pattern, checked."""
     templates = tuple(part.strip() for part in pattern.split(","))
-    fields = _FIELD.findall(pattern)
-    if unknown := [field for field in fields if field not in FIELDS]:
-        raise UsageError(f"unknown field '{unknown[0]}' in sidecars '{pattern}'; known: {', '.join(FIELDS)}")
+    fields = _FIELD_PATTERN.findall(pattern)
+    if unknown := [field for field in fields if field not in TEMPLATE_FIELDS]:
+        raise UsageError(f"unknown field '{unknown[0]}' in sidecars '{pattern}'; known: {', '.join(TEMPLATE_FIELDS)}")
     for template in templates:
         if not template or template.startswith("/") or "*" in template or "?" in template:
             raise UsageError(f"sidecars '{template}' is no path in the source; write one such as 'labels/{{stem}}.txt'")
@@ -135,13 +139,13 @@ def _templates(pattern: str) -> tuple[str, ...]:
     return templates
 
 
-def _filled(templates: Sequence[str], path: str) -> Iterator[str]:
+def _fill_templates(templates: Sequence[str], path: str) -> Iterator[str]:
     """What templates stand for, for one image."""
     folder, name = split(path)
-    values = dict(zip(FIELDS, (folder, splitext(name)[0], name), strict=True))
+    values = dict(zip(TEMPLATE_FIELDS, (folder, splitext(name)[0], name), strict=True))
     for template in templates:
         # For an image in no folder, `{dir}/` leaves a slash in front.
-        target = normpath(_FIELD.sub(lambda field: values[field[0]], template).lstrip("/"))
+        target = normpath(_FIELD_PATTERN.sub(lambda field: values[field[0]], template).lstrip("/"))
         if target.split("/", 1)[0] == "..":
             raise UsageError(f"sidecars '{template}' leads out of the source for the image '{path}'")
         yield target

@@ -15,14 +15,20 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from imgsubset.checks import as_float
-from imgsubset.errors import InputError, UsageError, shortened
-from imgsubset.files import read_named
-from imgsubset.options import TABLES
+from imgsubset.errors import InputError, UsageError, shorten
+from imgsubset.files import read_input_file
+from imgsubset.options import TABLE_SUFFIXES
 
-PATHS = ("path", "file", "image", "file_name", "filename")  # what a column of paths is called; else it is the first
-MOST_COLUMNS = 10_000
-LARGEST = 1e100  # a number's square must be one too
-EMPTY = frozenset(["", "nan"])  # entries, in lower case, that say nothing
+PATH_COLUMN_NAMES = (
+    "path",
+    "file",
+    "image",
+    "file_name",
+    "filename",
+)  # what a column of paths is called; else it is the first
+MAX_COLUMNS = 10_000
+MAX_NUMBER = 1e100  # a number's square must be one too
+MISSING_ENTRIES = frozenset(["", "nan"])  # entries, in lower case, that say nothing
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Table:
 
 def is_table(name: str) -> bool:
     """Whether a file's name says that it is one."""
-    return Path(name).suffix.lower() in READERS
+    return Path(name).suffix.lower() in TABLE_PARSERS
 
 
 def read_table(
@@ -62,25 +68,25 @@ def read_table(
     name = f"{what} '{os.fspath(file)}'"
     kind = Path(file).suffix.lower() if is_table(os.fspath(file)) else suffix
     if kind is None:
-        raise UsageError(f"{name} is none of {', '.join(READERS)} files")
-    content = read_named(file, name)
+        raise UsageError(f"{name} is none of {', '.join(TABLE_PARSERS)} files")
+    content = read_input_file(file, name)
     if not any_bytes and kind != ".parquet":
         _check_utf8(content, name)
-    header, rows, lines = READERS[kind](content, name)
+    header, rows, lines = TABLE_PARSERS[kind](content, name)
     if not header or not rows:
         raise InputError(f"{name} has no rows; one for each image is needed, after a header that names the columns")
     if twice := [one for one, times in Counter(header).items() if times > 1]:
-        raise InputError(f"{name} has several columns '{shortened(twice[0])}'")
-    key = next((header.index(one) for one in PATHS if one in header), 0)
+        raise InputError(f"{name} has several columns '{shorten(twice[0])}'")
+    key = next((header.index(one) for one in PATH_COLUMN_NAMES if one in header), 0)
     columns = [*zip(*rows, strict=True)]
     for line, path in zip(lines, columns[key], strict=True):
         if not isinstance(path, str) or not path.strip() or "\0" in path:
-            raise InputError(f"{name}, line {line}: there is no path in column '{shortened(header[key])}'")
+            raise InputError(f"{name}, line {line}: there is no path in column '{shorten(header[key])}'")
     others = {one: columns[place] for place, one in enumerate(header) if place != key}
     return Table(name, tuple(columns[key]), tuple(lines), others, hashlib.sha256(content).hexdigest())
 
 
-Rows: TypeAlias = tuple[
+ParsedRows: TypeAlias = tuple[
     list[str], Sequence[Sequence[Any]], list[int]
 ]  # the header, the rows, and where each of them ends
 
@@ -93,21 +99,21 @@ def _check_utf8(content: bytes, name: str) -> None:
         raise InputError(f"{name}, line {line}: byte {error.object[error.start]:#04x} is not UTF-8") from None
 
 
-def _text(content: bytes) -> str:
+def _decode_text(content: bytes) -> str:
     return content.decode("utf-8-sig", "surrogateescape")
 
 
-def _csv(content: bytes, name: str) -> Rows:
-    text = _text(content)
+def _parse_csv(content: bytes, name: str) -> ParsedRows:
+    text = _decode_text(content)
     first = text.partition("\n")[0]
-    return _separated(text, name, max(",;\t", key=first.count))
+    return _parse_delimited(text, name, max(",;\t", key=first.count))
 
 
-def _tsv(content: bytes, name: str) -> Rows:
-    return _separated(_text(content), name, "\t")
+def _parse_tsv(content: bytes, name: str) -> ParsedRows:
+    return _parse_delimited(_decode_text(content), name, "\t")
 
 
-def _separated(text: str, name: str, delimiter: str) -> Rows:
+def _parse_delimited(text: str, name: str, delimiter: str) -> ParsedRows:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     rows, lines = list[Sequence[Any]](), list[int]()
     try:
@@ -128,19 +134,19 @@ def _separated(text: str, name: str, delimiter: str) -> Rows:
 
 
 def _check_width(count: int, name: str) -> None:
-    if count > MOST_COLUMNS:
-        raise InputError(f"{name} has {count:,} columns; {MOST_COLUMNS:,} is the most")
+    if count > MAX_COLUMNS:
+        raise InputError(f"{name} has {count:,} columns; {MAX_COLUMNS:,} is the most")
 
 
-def _jsonl(content: bytes, name: str) -> Rows:
+def _parse_jsonl(content: bytes, name: str) -> ParsedRows:
     records, lines, header = [], [], dict[str, None]()
-    for line, text in enumerate(_text(content).split("\n"), 1):
+    for line, text in enumerate(_decode_text(content).split("\n"), 1):
         if not text.strip():
             continue
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{name}, line {line}: not JSON: {shortened(str(error))}") from None
+            raise InputError(f"{name}, line {line}: not JSON: {shorten(str(error))}") from None
         if not isinstance(record, dict):
             raise InputError(f'{name}, line {line}: not an object, as in {{"path": "a.jpg", "age": 31}}')
         header |= dict.fromkeys(record)
@@ -150,7 +156,7 @@ def _jsonl(content: bytes, name: str) -> Rows:
     return [*header], [[record.get(one) for one in header] for record in records], lines
 
 
-def _parquet(content: bytes, name: str) -> Rows:
+def _parse_parquet(content: bytes, name: str) -> ParsedRows:
     try:
         from pyarrow import BufferReader, parquet
     except ImportError:
@@ -162,26 +168,26 @@ def _parquet(content: bytes, name: str) -> Rows:
     except InputError:
         raise
     except Exception as error:  # of many kinds, all from damaged files
-        raise InputError(f"{name} is not a Parquet file: {shortened(' '.join(str(error).split()))}") from None
+        raise InputError(f"{name} is not a Parquet file: {shorten(' '.join(str(error).split()))}") from None
     rows = [*zip(*columns, strict=True)]
     return [*table.column_names], rows, [*range(1, len(rows) + 1)]
 
 
-READERS: dict[str, Callable[[bytes, str], Rows]] = dict(
-    zip(TABLES, (_csv, _tsv, _jsonl, _jsonl, _parquet), strict=True)
+TABLE_PARSERS: dict[str, Callable[[bytes, str], ParsedRows]] = dict(
+    zip(TABLE_SUFFIXES, (_parse_csv, _parse_tsv, _parse_jsonl, _parse_jsonl, _parse_parquet), strict=True)
 )
 
 
-def is_empty(entry: Any) -> bool:
+def is_missing(entry: Any) -> bool:
     """Whether an entry of a table says nothing."""
     if isinstance(entry, str):
-        return entry.strip().lower() in EMPTY
+        return entry.strip().lower() in MISSING_ENTRIES
     return entry is None or (isinstance(entry, float) and math.isnan(entry))
 
 
-def number_of(entry: Any) -> float | None:
+def parse_number(entry: Any) -> float | None:
     """The number that an entry is, NaN for none; None for what is no number."""
-    if is_empty(entry):
+    if is_missing(entry):
         return math.nan
     if isinstance(entry, (int, float, bool)):
         return as_float(entry)

@@ -9,10 +9,10 @@ from importlib.resources import files as resources
 from imgsubset.errors import UsageError
 from imgsubset.results.page import Page
 
-NO_LIBRARY = "a report needs a library that is not installed: pip install 'imgsubset[report]'"
+JINJA_MISSING = "a report needs a library that is not installed: pip install 'imgsubset[report]'"
 
 
-def html(page: Page) -> str:
+def render_html(page: Page) -> str:
     """A page as HTML that loads nothing, runs no script, and takes names for nothing but text.
 
     Raises UsageError where Jinja2 is not installed.
@@ -21,7 +21,7 @@ def html(page: Page) -> str:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError:
-        raise UsageError(NO_LIBRARY) from None
+        raise UsageError(JINJA_MISSING) from None
     room = resources("imgsubset.results")
     style = room.joinpath("report.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.files import identity
+from imgsubset.files import describe_file
 from imgsubset.inputs import Labels
-from imgsubset.options import FIELDS, KNOWN, NOTHING, SELECTION, Options
+from imgsubset.options import FIELDS, MATCH_TERMS, NOTHING, SELECTION, Options
 from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.estimates import Estimate, Estimated
@@ -19,30 +19,30 @@ from imgsubset.results.records import Embedded, Export, Placed, Result, Scored, 
 from imgsubset.results.scores import Measured, Score
 
 if TYPE_CHECKING:
-    from imgsubset.features.cache import Kept
+    from imgsubset.features.cache import CacheEntry
 
-FORMAT = 2  # of the manifest; raised when a reader of an older one would misread it
-_ANY = ("program", "libraries", "device", "options", "warnings", "seconds")
-KEYS = {  # of the records that the functions below make
-    "placed": ("format", *_ANY, "source", "source_digest", "n", "request", "counts", "classes", "tables", "score",
+MANIFEST_FORMAT = 2  # of the manifest; raised when a reader of an older one would misread it
+_COMMON_KEYS = ("program", "libraries", "device", "options", "warnings", "seconds")
+RECORD_KEYS = {  # of the records that the functions below make
+    "placed": ("format", *_COMMON_KEYS, "source", "source_digest", "n", "request", "counts", "classes", "tables", "score",
                "interrupted", "rejected", "trace", "files", "extras", "destination"),
-    "scored": (*_ANY, "source", "subset", "n", "counts", "score", "rejected", "foreign", "files"),
-    "comparison": (*_ANY, "first", "second", "counts", "loss", "divergences", "overlaps", "kid", "rejected"),
-    "estimated": (*_ANY, "source", "subset", "n", "counts", "chosen", "estimates", "differences", "rejected", "foreign",
+    "scored": (*_COMMON_KEYS, "source", "subset", "n", "counts", "score", "rejected", "foreign", "files"),
+    "comparison": (*_COMMON_KEYS, "first", "second", "counts", "loss", "divergences", "overlaps", "kid", "rejected"),
+    "estimated": (*_COMMON_KEYS, "source", "subset", "n", "counts", "chosen", "estimates", "differences", "rejected", "foreign",
                   "files"),
-    "embedded": (*_ANY, "source", "shard", "cache", "counts", "rejected"),
+    "embedded": (*_COMMON_KEYS, "source", "shard", "cache", "counts", "rejected"),
     "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
 }  # fmt: skip
 RUNNING = [name for name, option in FIELDS.items() if option.metadata["affects"] == NOTHING]
-LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
+RECORDED_LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow")
 
 
-def request(
+def make_request(
     n: str, options: Options, embeddings: Mapping[str, object] | None, mode: str, ranked: bool
 ) -> dict[str, Any]:
     """All that was asked for, but for the source and the destination: of equal requests one result is enough."""
-    files = {"labels": identity(options.labels), "coco": identity(options.coco)}
-    files |= {f"match {name}": identity(name) for name, _ in options.match if name not in KNOWN}
+    files = {"labels": describe_file(options.labels), "coco": describe_file(options.coco)}
+    files |= {f"match {name}": describe_file(name) for name, _ in options.match if name not in MATCH_TERMS}
     asked = describe_options(options, SELECTION)
     return {"n": n, "options": asked, "files": files, "embeddings": embeddings, "mode": mode, "ranked": ranked}
 
@@ -59,7 +59,7 @@ def describe_options(options: Options, level: int = NOTHING) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def describe(selection: Selection, exported: Export | None = None, ranked: bool = False) -> dict[str, Any]:
+def describe_selection(selection: Selection, exported: Export | None = None, ranked: bool = False) -> dict[str, Any]:
     """The record of a selection, for json.dumps: the manifest.
 
     exported  what was written; None: nothing
@@ -72,13 +72,13 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
     ranks = {path: rank for rank, path in enumerate(selection.ranked, 1)}
     hashes, extras = (exported.hashes, exported.extras) if exported else ({}, {})
     return {
-        "format": FORMAT,
-        **_describe_any(selection, selection.size),
+        "format": MANIFEST_FORMAT,
+        **_describe_result(selection, selection.size),
         "warnings": [*selection.warnings, *(exported.warnings if exported else ())],
         "source": selection.source.origin,
         "source_digest": selection.source.digest,
         "n": len(selection.rows),
-        "request": request(selection.asked, selection.options, selection.embeddings, mode, ranked),
+        "request": make_request(selection.asked, selection.options, selection.embeddings, mode, ranked),
         "counts": {
             "usable": len(selection.paths),
             "chosen": len(selection.rows),
@@ -93,7 +93,7 @@ def describe(selection: Selection, exported: Export | None = None, ranked: bool 
         "tables": [*selection.tables],
         "score": describe_score(selection.score),
         "interrupted": selection.interrupted,
-        "rejected": _named(selection.rejected),
+        "rejected": _describe_rejected(selection.rejected),
         "trace": [dataclasses.asdict(point) for point in selection.trace],
         "files": [
             {"path": path, "rank": ranks[path]} | ({"sha256": hashes[path]} if path in hashes else {})
@@ -114,19 +114,19 @@ def manifest_of(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def describe_placed(placed: Placed) -> dict[str, Any]:
+def describe_export_result(placed: Placed) -> dict[str, Any]:
     """The record of a selection and of where it is, for json.dumps."""
     where = None if placed.destination is None else str(placed.destination)
     return {"seconds": {}, **placed.record, "destination": where}
 
 
-def _describe_any(result: Result, size: int | None = None) -> dict[str, Any]:
+def _describe_result(result: Result, size: int | None = None) -> dict[str, Any]:
     from importlib.metadata import version  # 25 ms, which every decoding process would wait for
 
     options = describe_options(result.options)
     return {
         "program": {"name": "imgsubset", "version": version("imgsubset")},
-        "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "libraries": {"python": platform.python_version()} | {name: version(name) for name in RECORDED_LIBRARIES},
         "device": result.device,
         "options": options if size is None else options | {"size": size},  # as measured, where it was `auto`
         "warnings": list(result.warnings),
@@ -134,7 +134,7 @@ def _describe_any(result: Result, size: int | None = None) -> dict[str, Any]:
     }
 
 
-def _named(files: Iterable[RejectedFile]) -> list[dict[str, str]]:
+def _describe_rejected(files: Iterable[RejectedFile]) -> list[dict[str, str]]:
     return [dataclasses.asdict(file) for file in files]
 
 
@@ -155,7 +155,7 @@ def describe_score(score: Score) -> dict[str, Any]:
 
 
 def _describe_block(block: Measured) -> dict[str, Any]:
-    columns = [dataclasses.asdict(column) | {"off": column.off} for column in block.columns]
+    columns = [dataclasses.asdict(column) | {"off": column.z_score} for column in block.columns]
     plain = {"name": block.name, "weight": block.weight, "loss": block.loss, **_describe_divergences(block)}
     return plain | ({"columns": columns} if columns else {})
 
@@ -170,25 +170,25 @@ def _describe_divergences(of: Score | Measured) -> dict[str, Any]:
     return {"divergences": {name: {key: column[name] for key, column in columns.items()} for name in of.divergences}}
 
 
-def describe_scored(scored: Scored) -> dict[str, Any]:
+def describe_score_result(scored: Scored) -> dict[str, Any]:
     """The record of a subset that was scored, for json.dumps."""
     return {
-        **_describe_any(scored, scored.size),
+        **_describe_result(scored, scored.size),
         "source": scored.source.origin,
         "subset": scored.subset,
         "n": len(scored.paths),
         "counts": {"usable": scored.total, "rejected": len(scored.rejected), "foreign": len(scored.foreign)},
         "score": describe_score(scored.score),
-        "rejected": _named(scored.rejected),
-        "foreign": _named(scored.foreign),
+        "rejected": _describe_rejected(scored.rejected),
+        "foreign": _describe_rejected(scored.foreign),
         "files": [{"path": path} for path in scored.paths],
     }
 
 
-def describe_estimated(estimated: Estimated) -> dict[str, Any]:
+def describe_estimate_result(estimated: Estimated) -> dict[str, Any]:
     """The record of what results on a subset say of the whole, for json.dumps."""
     return {
-        **_describe_any(estimated),
+        **_describe_result(estimated),
         "source": estimated.source.origin,
         "subset": estimated.subset,
         "n": len(estimated.paths),
@@ -199,8 +199,8 @@ def describe_estimated(estimated: Estimated) -> dict[str, Any]:
             {"first": one.first, "second": one.second} | _describe_estimate(one) | {"decided": one.decided}
             for one in estimated.differences
         ],
-        "rejected": _named(estimated.rejected),
-        "foreign": _named(estimated.foreign),
+        "rejected": _describe_rejected(estimated.rejected),
+        "foreign": _describe_rejected(estimated.foreign),
         "files": [{"path": path} for path in estimated.paths],
     }
 
@@ -212,34 +212,37 @@ def _describe_estimate(one: Estimate) -> dict[str, float | None]:
 def describe_comparison(comparison: Comparison) -> dict[str, Any]:
     """The record of a comparison, for json.dumps."""
     return {
-        **_describe_any(comparison, comparison.size),
+        **_describe_result(comparison, comparison.size),
         "first": comparison.first.name,
         "second": comparison.second.name,
         "counts": {"first": comparison.sizes[0], "second": comparison.sizes[1]},
         "loss": dataclasses.asdict(comparison.loss),
-        "divergences": _figures(comparison.divergences),
-        "overlaps": _figures(comparison.overlaps),
+        "divergences": _describe_measures(comparison.divergences),
+        "overlaps": _describe_measures(comparison.overlaps),
         "kid": {name: dataclasses.asdict(one) | {"differs": one.differs} for name, one in comparison.kid.items()},
-        "rejected": {name: _named(files) for name, files in zip(("first", "second"), comparison.rejected, strict=True)},
+        "rejected": {
+            name: _describe_rejected(files)
+            for name, files in zip(("first", "second"), comparison.rejected, strict=True)
+        },
     }
 
 
-def _figures(figures: Mapping[str, Distance | Overlap]) -> dict[str, Any]:
+def _describe_measures(figures: Mapping[str, Distance | Overlap]) -> dict[str, Any]:
     return {
         name: dataclasses.asdict(one) | {"ratio": one.ratio, "differs": one.differs} for name, one in figures.items()
     }
 
 
-def describe_embedded(embedded: Embedded) -> dict[str, Any]:
+def describe_embed_result(embedded: Embedded) -> dict[str, Any]:
     """The record of a piece of a source that is in the cache, for json.dumps."""
     names = ("images", "decoded", "cached")
     return {
-        **_describe_any(embedded, embedded.size),
+        **_describe_result(embedded, embedded.size),
         "source": embedded.source.origin,
         "shard": dict(zip(("index", "of"), embedded.shard, strict=True)),
         "cache": embedded.cache,
         "counts": {name: getattr(embedded, name) for name in names} | {"rejected": len(embedded.rejected)},
-        "rejected": _named(embedded.rejected),
+        "rejected": _describe_rejected(embedded.rejected),
     }
 
 
@@ -248,7 +251,7 @@ def describe_verification(found: Verification) -> dict[str, Any]:
     return dataclasses.asdict(found) | {"folder": str(found.folder), "good": found.good}
 
 
-def describe_cache(folder: Path, kept: Sequence[Kept]) -> dict[str, Any]:
+def describe_cache(folder: Path, kept: Sequence[CacheEntry]) -> dict[str, Any]:
     """The record of what a cache folder holds, for json.dumps."""
     files = [
         {
@@ -256,7 +259,7 @@ def describe_cache(folder: Path, kept: Sequence[Kept]) -> dict[str, Any]:
             "recipe": one.recipe,
             "images": one.images,
             "bytes": one.bytes,
-            "used": datetime.fromtimestamp(one.used).astimezone().isoformat(timespec="seconds"),
+            "used": datetime.fromtimestamp(one.last_used).astimezone().isoformat(timespec="seconds"),
         }
         for one in kept
     ]

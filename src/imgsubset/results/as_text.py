@@ -8,22 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.results.comparison import Comparison, Distance, Overlap
-from imgsubset.results.lines import SHOWN, files, first, names, notes, printable, table, times
+from imgsubset.results.lines import (
+    MAX_LINES,
+    format_notes,
+    format_paths,
+    format_rejected_files,
+    format_table,
+    format_times,
+    limit_lines,
+    printable,
+)
 from imgsubset.results.records import Embedded, Export, Placed, Scored, Selection, Verification
-from imgsubset.results.score_lines import comparison_verdict, fid_lines, kids, known_lines, score_lines
+from imgsubset.results.score_lines import comparison_verdict, fid_lines, label_kids, metadata_lines, score_lines
 
 if TYPE_CHECKING:
-    from imgsubset.features.cache import Kept
+    from imgsubset.features.cache import CacheEntry
 
 MORE_CLASSES = "... and {:,} more classes; -v shows all"
-P_FLOOR = 0.001  # no probability below this is told from it, see `Distance`
-PLACED = {"copy": "copied to", "symlink": "linked from", "hardlink": "linked from"}
+MIN_P_VALUE = 0.001  # no probability below this is told from it, see `Distance`
+MODE_PHRASES = {"copy": "copied to", "symlink": "linked from", "hardlink": "linked from"}
 
 
-def placed_summary(placed: Placed, verbose: bool = False) -> str:
+def export_summary(placed: Placed, verbose: bool = False) -> str:
     """The summary of a selection that was to be written."""
     if placed.selection is not None:
-        return summary(placed.selection, placed.export, verbose)
+        return selection_summary(placed.selection, placed.export, verbose)
     from importlib.metadata import version  # 10 ms, which `--help` need not wait for
 
     where, n = printable(str(placed.destination)), len(placed.chosen)
@@ -34,16 +43,24 @@ def placed_summary(placed: Placed, verbose: bool = False) -> str:
     return text
 
 
-def summary(selection: Selection, exported: Export | None, verbose: bool = False) -> str:
+def selection_summary(selection: Selection, exported: Export | None, verbose: bool = False) -> str:
     """The summary of a selection and of its export, if there was one."""
     n, total = len(selection.rows), len(selection.paths)
-    where = f"{PLACED[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
+    where = f"{MODE_PHRASES[exported.mode]} {printable(str(exported.destination))}" if exported else "nothing copied"
     seconds = selection.seconds | ({exported.mode: exported.seconds} if exported else {})
-    lines = [f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}", *_cut_off(selection), ""]
-    lines += [*score_lines(selection.score, n, verbose), *known_lines(selection.score, verbose)]
-    lines += [*notes((*selection.warnings, *(exported.warnings if exported else ())))]
+    lines = [
+        f"{n:,} of {total:,} images of {printable(selection.source.name)}, {where}",
+        *_interrupted_lines(selection),
+        "",
+    ]
+    lines += [*score_lines(selection.score, n, verbose), *metadata_lines(selection.score, verbose)]
+    lines += [*format_notes((*selection.warnings, *(exported.warnings if exported else ())))]
     lines += _labels([exported] if exported else [])
-    lines += [*_copies(selection), *_shares(selection, verbose), *_ending(selection, seconds, verbose)]
+    lines += [
+        *_duplicate_lines(selection),
+        *_class_lines(selection, verbose),
+        *_time_and_skipped_lines(selection, seconds, verbose),
+    ]
     return "\n".join(lines)
 
 
@@ -53,25 +70,30 @@ def split_summary(placed: Mapping[str, Placed], verbose: bool = False) -> str:
     exports = [part.export for part in placed.values() if part.export]
     first = next(iter(placed.values()))
     if len(parts) < len(placed):
-        return f"{_folder_of(first)} already holds this split; nothing to do"
+        return f"{_split_destination(first)} already holds this split; nothing to do"
     some = next(iter(parts.values()))
     n, total = sum(len(part.indices) for part in parts.values()), len(some.paths)
-    where = f"{PLACED[exports[0].mode]} {_folder_of(first)}" if exports else "nothing copied"
+    where = f"{MODE_PHRASES[exports[0].mode]} {_split_destination(first)}" if exports else "nothing copied"
     lines = [f"{n:,} of {total:,} images of {printable(some.source.name)} in {len(parts)} parts, {where}"]
-    lines += [*_cut_off(*parts.values()), "", *_parts_table(placed, parts), ""]
+    lines += [*_interrupted_lines(*parts.values()), "", *_parts_table(placed, parts), ""]
     lines += ["loss: 1 is an average random part of this size."]
     if any(part.score.effective_size is not None for part in parts.values()):
         lines += ["size: so many random images are as close, in networks the search did not see."]
     shared = [note for note in some.warnings if all(note in part.warnings for part in parts.values())]
     own = [f"{printable(name)}: {note}" for name, part in parts.items() for note in part.warnings if note not in shared]
     exported = dict.fromkeys(note for one in exports for note in one.warnings)
-    lines += [*notes([*shared, *own, *exported]), *_labels(exports), *_copies(some), *_classes_table(parts, verbose)]
+    lines += [
+        *format_notes([*shared, *own, *exported]),
+        *_labels(exports),
+        *_duplicate_lines(some),
+        *_classes_table(parts, verbose),
+    ]
     seconds: dict[str, float] = {}
     for part in parts.values():  # each tells the time until it was found
         seconds |= part.seconds
     if exports:
         seconds |= {exports[0].mode: sum(one.seconds for one in exports)}
-    return "\n".join([*lines, *_ending(some, seconds, verbose)])
+    return "\n".join([*lines, *_time_and_skipped_lines(some, seconds, verbose)])
 
 
 def _labels(exports: Sequence[Export]) -> list[str]:
@@ -87,7 +109,7 @@ def _labels(exports: Sequence[Export]) -> list[str]:
     return [f"Labels: {listed} went along{without}."]
 
 
-def _folder_of(part: Placed) -> str:
+def _split_destination(part: Placed) -> str:
     """Where the parts of a split are."""
     return printable(str(part.destination.parent if part.destination else ""))
 
@@ -106,7 +128,7 @@ def _parts_table(placed: Mapping[str, Placed], parts: Mapping[str, Selection]) -
     sizes = [part.score.effective_size for part in parts.values()]
     if any(size is not None for size in sizes):
         columns["size"] = ["-" if size is None else f"{size:,.0f}" for size in sizes]
-    return table(columns)
+    return format_table(columns)
 
 
 def _classes_table(parts: Mapping[str, Selection], verbose: bool) -> list[str]:
@@ -118,17 +140,17 @@ def _classes_table(parts: Mapping[str, Selection], verbose: bool) -> list[str]:
     columns = {"class": [printable(name) for name in names]}
     columns["source"] = [f"{some.classes[name][0]:,}" for name in names]
     columns |= {printable(part): [f"{of.classes[name][1]:,}" for name in names] for part, of in parts.items()}
-    heading, *rows = table(columns)
-    return ["", heading, *first(rows, len(rows), MORE_CLASSES, verbose, 2 * SHOWN)]
+    heading, *rows = format_table(columns)
+    return ["", heading, *limit_lines(rows, len(rows), MORE_CLASSES, verbose, 2 * MAX_LINES)]
 
 
-def _cut_off(*selections: Selection) -> list[str]:
+def _interrupted_lines(*selections: Selection) -> list[str]:
     if not any(one.interrupted for one in selections):
         return []
     return ["Interrupted: this is the best that was found by then. The same command again does the whole search."]
 
 
-def _copies(selection: Selection) -> list[str]:
+def _duplicate_lines(selection: Selection) -> list[str]:
     count = selection.copies
     copies = "images of the source are exact copies of others"
     if count == 1:
@@ -136,15 +158,19 @@ def _copies(selection: Selection) -> list[str]:
     return [f"Note: {count:,} {copies}."] if count else []
 
 
-def _ending(selection: Selection, seconds: Mapping[str, float], verbose: bool) -> list[str]:
+def _time_and_skipped_lines(selection: Selection, seconds: Mapping[str, float], verbose: bool) -> list[str]:
     """How long it took, and what was left out."""
     from_cache = f"; {selection.cached:,} images from the cache" if selection.cached else ""
-    lines = ["", f"{times(seconds, verbose)}{from_cache}", *files("skipped", selection.rejected, verbose)]
-    lines += files("passed over", selection.source.passed_over, verbose)
-    return [*lines, *(names("hidden", selection.source.hidden, verbose) if verbose else ())]
+    lines = [
+        "",
+        f"{format_times(seconds, verbose)}{from_cache}",
+        *format_rejected_files("skipped", selection.rejected, verbose),
+    ]
+    lines += format_rejected_files("passed over", selection.source.ignored_files, verbose)
+    return [*lines, *(format_paths("hidden", selection.source.hidden, verbose) if verbose else ())]
 
 
-def _shares(selection: Selection, verbose: bool) -> list[str]:
+def _class_lines(selection: Selection, verbose: bool) -> list[str]:
     """The classes, the largest first, with their shares of the source and of the subset."""
     if not selection.classes:
         return []
@@ -154,25 +180,25 @@ def _shares(selection: Selection, verbose: bool) -> list[str]:
         for name, (everywhere, here) in sorted(selection.classes.items(), key=lambda item: -item[1][0])
     )
     heading = f"{'class':<24}{'source':>9}{'share':>9}{'subset':>9}{'share':>9}"
-    return ["", heading, *first(rows, len(selection.classes), MORE_CLASSES, verbose, 2 * SHOWN)]
+    return ["", heading, *limit_lines(rows, len(selection.classes), MORE_CLASSES, verbose, 2 * MAX_LINES)]
 
 
-def scored_summary(scored: Scored, verbose: bool = False) -> str:
+def score_summary(scored: Scored, verbose: bool = False) -> str:
     """The summary of a subset that was scored."""
     n = len(scored.paths)
     lines = [
         f"{n:,} of {scored.total:,} images of {printable(scored.source.name)}: {printable(scored.subset)}",
         "",
         *score_lines(scored.score, n, verbose),
-        *known_lines(scored.score, verbose),
+        *metadata_lines(scored.score, verbose),
         "",
         f"Of 100 random subsets of this size, {scored.score.percentile:.3g} are closer.",
         *fid_lines(scored.score),
-        *notes(scored.warnings),
+        *format_notes(scored.warnings),
         "",
-        times(scored.seconds, verbose),
-        *files("not in the source, left out", scored.foreign, verbose),
-        *files("skipped", scored.rejected, verbose),
+        format_times(scored.seconds, verbose),
+        *format_rejected_files("not in the source, left out", scored.foreign, verbose),
+        *format_rejected_files("skipped", scored.rejected, verbose),
     ]
     return "\n".join(lines)
 
@@ -185,41 +211,43 @@ def comparison_summary(comparison: Comparison, verbose: bool = False) -> str:
         "",
         comparison_verdict(comparison),
         "",
-        *_figures("distance", "99% below", {**comparison.divergences, "loss": comparison.loss} | kids(comparison)),
+        *_measure_lines(
+            "distance", "99% below", {**comparison.divergences, "loss": comparison.loss} | label_kids(comparison)
+        ),
         "",
-        *_figures("overlap", "99% above", comparison.overlaps),
+        *_measure_lines("overlap", "99% above", comparison.overlaps),
         "",
         "by chance: what two random samples of these sizes from one distribution show.",
-        *notes(comparison.warnings),
+        *format_notes(comparison.warnings),
         "",
-        times(comparison.seconds, verbose),
+        format_times(comparison.seconds, verbose),
     ]
     for name, rejected in zip(names, comparison.rejected, strict=True):
-        lines += files(f"of {name} skipped", rejected, verbose)
+        lines += format_rejected_files(f"of {name} skipped", rejected, verbose)
     return "\n".join(lines)
 
 
-def _figures(what: str, limit: str, figures: Mapping[str, Distance | Overlap]) -> list[str]:
+def _measure_lines(what: str, limit: str, figures: Mapping[str, Distance | Overlap]) -> list[str]:
     """A table of what two folders are, each figure beside what chance shows."""
     heading = f"{'':<12}{what:>12}{'by chance':>12}{limit:>12}{'ratio':>9}{'p':>8}"
     return [heading] + [
         f"{name:<12}{one.value:>12.3g}{one.floor_mean:>12.3g}{one.floor_limit:>12.3g}"
-        f"{'-' if name.startswith('kid') else format(one.ratio, '.2f'):>9}{_probability(one.p_value):>8}"
+        f"{'-' if name.startswith('kid') else format(one.ratio, '.2f'):>9}{_format_p_value(one.p_value):>8}"
         for name, one in figures.items()
     ]
 
 
-def embedded_summary(embedded: Embedded, verbose: bool = False) -> str:
+def embed_summary(embedded: Embedded, verbose: bool = False) -> str:
     """The summary of a piece of a source that is in the cache."""
     index, of = embedded.shard
     which = f", piece {index:,} of {of:,}" if of > 1 else ""
     lines = [
         f"{embedded.images:,} of {len(embedded.source.paths):,} images of {printable(embedded.source.name)}{which}: "
         f"{embedded.decoded:,} decoded, {embedded.cached:,} in the cache before",
-        *notes(embedded.warnings),
+        *format_notes(embedded.warnings),
         "",
-        times(embedded.seconds, verbose),
-        *files("skipped", embedded.rejected, verbose),
+        format_times(embedded.seconds, verbose),
+        *format_rejected_files("skipped", embedded.rejected, verbose),
     ]
     return "\n".join(lines)
 
@@ -228,25 +256,25 @@ def verification_summary(found: Verification, verbose: bool = False) -> str:
     """The summary of a verification."""
     if found.good:
         return f"{printable(str(found.folder))}: all {found.checked:,} files are what the manifest says"
-    lines = names("missing", found.missing, verbose) + names("extra", found.extra, verbose)
-    return "\n".join([*lines, *files("changed", found.changed, verbose)])
+    lines = format_paths("missing", found.missing, verbose) + format_paths("extra", found.extra, verbose)
+    return "\n".join([*lines, *format_rejected_files("changed", found.changed, verbose)])
 
 
-def cache_summary(folder: Path, kept: Sequence[Kept]) -> str:
+def cache_summary(folder: Path, kept: Sequence[CacheEntry]) -> str:
     """What a cache folder holds: a line for each recipe."""
     lines = [f"{printable(str(folder))}: {sum(one.bytes for one in kept):,} bytes"]
     if kept:
         lines.append(f"  {'last used':<18}{'images':>11}{'MB':>10}  {'folder':<18}what was measured")
     for one in kept:
-        used = datetime.fromtimestamp(one.used).astimezone()
+        used = datetime.fromtimestamp(one.last_used).astimezone()
         lines.append(
             f"  {used:%Y-%m-%d %H:%M}  {one.images:>11,}{one.bytes / 1e6:>10,.1f}  {printable(one.path.name)[:16]:<18}"
-            + (_recipe(one.recipe) if one.recipe else "not readable")
+            + (_format_recipe(one.recipe) if one.recipe else "not readable")
         )
     return "\n".join(lines)
 
 
-def _recipe(recipe: Mapping[str, object]) -> str:
+def _format_recipe(recipe: Mapping[str, object]) -> str:
     """What tells most recipes apart."""
     known = [recipe[name] for name in ("extractor", "network", "role", "channels", "size", "device") if name in recipe]
     words = [",".join(map(str, one)) if isinstance(one, list) else str(one) for one in known]
@@ -268,5 +296,5 @@ def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _probability(value: float) -> str:
-    return f"{value:.3f}" if value > P_FLOOR else f"<={P_FLOOR}"
+def _format_p_value(value: float) -> str:
+    return f"{value:.3f}" if value > MIN_P_VALUE else f"<={MIN_P_VALUE}"

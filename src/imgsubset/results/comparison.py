@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from imgsubset.reading.contents import Listing, RejectedFile
-from imgsubset.results.evidence import Contrast
+from imgsubset.results.evidence import ComparisonReportData
 from imgsubset.results.records import Result
 
-ROUNDING = 1e-9  # relative: two sets dealt out again as they are may sum up otherwise
+ROUNDING_TOLERANCE = 1e-9  # relative: two sets dealt out again as they are may sum up otherwise
 
 
 @dataclass(frozen=True)
-class AgainstChance:
+class PermutationTestResult:
     """What two folders are by one measure, beside what random folders of these sizes from one distribution show.
 
     value       of the second against the first, float64
@@ -30,7 +30,7 @@ class AgainstChance:
         return self.value / self.floor_mean if self.floor_mean else 0.0
 
 
-class Distance(AgainstChance):
+class Distance(PermutationTestResult):
     """One divergence between two folders.
 
     floor_limit  what 99 of 100 pairs of random folders stay below
@@ -40,10 +40,10 @@ class Distance(AgainstChance):
     @property
     def differs(self) -> bool:
         """Whether the value lies outside the noise floor."""
-        return self.value > self.floor_limit * (1 + ROUNDING)
+        return self.value > self.floor_limit * (1 + ROUNDING_TOLERANCE)
 
 
-class Overlap(AgainstChance):
+class Overlap(PermutationTestResult):
     """How far one folder reaches into the other by one measure: the smaller, the less they overlap.
 
     floor_limit  what 99 of 100 pairs of random folders stay above
@@ -53,7 +53,7 @@ class Overlap(AgainstChance):
     @property
     def differs(self) -> bool:
         """Whether the value lies below the noise floor."""
-        return self.value < self.floor_limit * (1 - ROUNDING)
+        return self.value < self.floor_limit * (1 - ROUNDING_TOLERANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Comparison(Result):
     loss: Distance
     overlaps: dict[str, Overlap]
     rejected: tuple[tuple[RejectedFile, ...], tuple[RejectedFile, ...]]
-    contrast: Contrast | None = None
+    contrast: ComparisonReportData | None = None
     kid: dict[str, Distance] = field(default_factory=dict)
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Strip:
+class StripPlot:
     """A figure of the subset among that of random subsets of the same size.
 
     name    what is measured
@@ -23,13 +23,13 @@ class Strip:
     whole: float = 0.0
 
     @property
-    def closer(self) -> float:
+    def fraction_closer(self) -> float:
         """The share of random subsets that come closer to the whole."""
         return sum(abs(one - self.whole) < abs(self.subset - self.whole) for one in self.random) / len(self.random)
 
 
 @dataclass(frozen=True)
-class Shares:
+class Histogram:
     """How images are spread over bins or classes: a row a name, of the whole, the subset and one random subset.
 
     title    what is spread
@@ -50,7 +50,7 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Map:
+class PcaMap:
     """Images as points in the plane of the first two principal components of what was searched.
 
     density    how many images lie in each cell, row by row from the top, relative to the fullest
@@ -73,10 +73,10 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReportData:
     """What a report shows of a subset.
 
-    strips         the figures among those of random subsets, the most telling first
+    strip_plots    the figures among those of random subsets, the most telling first
     shares         how images are spread
     map            the images in a plane; None where nothing varies
     chosen         the first of them in rank order
@@ -87,9 +87,9 @@ class Evidence:
     contributions  by path of a chosen image how much the searched loss would rise without it
     """
 
-    strips: tuple[Strip, ...]
-    shares: tuple[Shares, ...]
-    map: Map | None
+    strip_plots: tuple[StripPlot, ...]
+    shares: tuple[Histogram, ...]
+    map: PcaMap | None
     chosen: tuple[Thumbnail, ...] = field(repr=False)
     worst: tuple[Thumbnail, ...] = field(repr=False)
     copies: tuple[tuple[Thumbnail, ...], ...] = field(repr=False)
@@ -99,18 +99,18 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class ComparisonReportData:
     """What a report shows of two folders.
 
-    strips  the figures among those of random deals of the images of both
+    strip_plots the figures among those of random deals of the images of both
     shares  how images are spread: the whole is the first folder, the subset the second
     map     the first as a density, the second as points
     words   in which directions the second differs, the clearest first
-    unlike  images of the second that are most unlike those of the first, and the other way round
+    dissimilar images of the second that are most unlike those of the first, and the other way round
     """
 
-    strips: tuple[Strip, ...]
-    shares: tuple[Shares, ...]
-    map: Map | None
+    strip_plots: tuple[StripPlot, ...]
+    shares: tuple[Histogram, ...]
+    map: PcaMap | None
     words: tuple[str, ...]
-    unlike: tuple[tuple[Thumbnail, ...], tuple[Thumbnail, ...]] = field(repr=False)
+    dissimilar: tuple[tuple[Thumbnail, ...], tuple[Thumbnail, ...]] = field(repr=False)

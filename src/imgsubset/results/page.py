@@ -21,7 +21,7 @@ class Cell:
     value: str = ""
 
 
-def number(value: float, key: str = "", text: str = "") -> Cell:
+def make_number_cell(value: float, key: str = "", text: str = "") -> Cell:
     """A number as a cell, rounded unless a text is given."""
     return Cell(text or f"{value:.3g}", key=key, value=repr(value))
 
@@ -66,7 +66,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ContactSheet:
     """Small pictures side by side."""
 
     title: str
@@ -75,12 +75,12 @@ class Sheet:
     kind: str = "sheet"
 
 
-def sheet(title: str, images: Sequence[Thumbnail], text: str = "") -> Sheet:
+def make_contact_sheet(title: str, images: Sequence[Thumbnail], text: str = "") -> ContactSheet:
     """Small pictures as a sheet."""
     shown = [
         Picture(printable(image.path), base64.b64encode(image.jpeg).decode(), printable(image.note)) for image in images
     ]
-    return Sheet(title, shown, text)
+    return ContactSheet(title, shown, text)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceText:
     """A text to be opened, such as a manifest; or where it lies, if it is too long for a page."""
 
     title: str
@@ -109,7 +109,7 @@ class Source:
     kind: str = "source"
 
 
-Part = Table | Figures | Sheet | Facts | Notes | Source
+Part = Table | Figures | ContactSheet | Facts | Notes | SourceText
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ import io
 from typing import Any
 
 from imgsubset.errors import UsageError
-from imgsubset.results.evidence import Evidence
+from imgsubset.results.evidence import ReportData
 from imgsubset.results.scores import Score
 
 # Of Okabe and Ito (2008), whom most colour-blind readers can tell apart; grey for what is random.
 BLUE, GREY = "#0072b2", "#8c959f"
-NO_LIBRARY = "a plot needs a library that is not installed: pip install 'imgsubset[report]'"
+MATPLOTLIB_MISSING = "a plot needs a library that is not installed: pip install 'imgsubset[report]'"
 
 
-def plot(score: Score, evidence: Evidence, kind: str) -> bytes:
+def draw_plot(score: Score, evidence: ReportData, kind: str) -> bytes:
     """The subset's losses among those of random subsets, and the chosen among all images.
 
     kind  png, svg or pdf
@@ -25,12 +25,12 @@ def plot(score: Score, evidence: Evidence, kind: str) -> bytes:
         import numpy as np
         from matplotlib.figure import Figure
     except ImportError:
-        raise UsageError(NO_LIBRARY) from None
-    strips = evidence.strips[:2]
+        raise UsageError(MATPLOTLIB_MISSING) from None
+    strips = evidence.strip_plots[:2]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     count = 2 if evidence.map else 1
     axes = figure.subplots(1, count, width_ratios=[1.6, 1][:count], squeeze=False)[0]
-    _strips(axes[0], [(strip.name, strip.subset, strip.random) for strip in strips])
+    _draw_strip_plots(axes[0], [(strip.name, strip.subset, strip.random) for strip in strips])
     size = "" if score.effective_size is None else f"like about {score.effective_size:,.0f} random images"
     axes[0].set_title(size, loc="left", fontsize=11)
     if evidence.map:
@@ -46,7 +46,7 @@ def plot(score: Score, evidence: Evidence, kind: str) -> bytes:
     return out.getvalue()
 
 
-def _strips(axes: Any, strips: list[tuple[str, float, tuple[float, ...]]]) -> None:
+def _draw_strip_plots(axes: Any, strips: list[tuple[str, float, tuple[float, ...]]]) -> None:
     for row, (_, subset, random) in enumerate(strips):
         height = [row + (place * 7 % 15 - 7) * 0.025 for place in range(len(random))]  # dots would hide each other
         axes.scatter(

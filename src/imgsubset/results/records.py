@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.files import Stamp
 from imgsubset.options import Options
 from imgsubset.reading.contents import Listing, RejectedFile
-from imgsubset.results.evidence import Evidence
-from imgsubset.results.lines import random_ones
+from imgsubset.results.evidence import ReportData
+from imgsubset.results.lines import format_random_count
 from imgsubset.results.scores import Score
 
 if TYPE_CHECKING:  # torch takes two seconds to import
     from imgsubset.search.loop import TracePoint
 
 
-def _closeness(score: Score) -> str:
-    size = "" if score.effective_size is None else f", like {random_ones(score.effective_size)}"
+def _format_loss(score: Score) -> str:
+    size = "" if score.effective_size is None else f", like {format_random_count(score.effective_size)}"
     return f"loss {score.loss:.3g}{size}"
 
 
@@ -78,12 +78,12 @@ class Selection(Result):
     embeddings: dict[str, object] | None
     tables: tuple[dict[str, object], ...] = ()
     cached: int
-    evidence: Evidence | None = None
+    evidence: ReportData | None = None
 
     def __repr__(self) -> str:
         cut_off = ", interrupted" if self.interrupted else ""
         n, total = len(self.rows), len(self.paths)
-        return f"Selection({n:,} of {total:,} images of {self.source.name!r}, {_closeness(self.score)}{cut_off})"
+        return f"Selection({n:,} of {total:,} images of {self.source.name!r}, {_format_loss(self.score)}{cut_off})"
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -221,11 +221,11 @@ class Scored(Result):
     size: int | None
     foreign: tuple[RejectedFile, ...]
     rejected: tuple[RejectedFile, ...]
-    evidence: Evidence | None = None
+    evidence: ReportData | None = None
 
     def __repr__(self) -> str:
         n = len(self.paths)
-        return f"Scored({n:,} of {self.total:,} images of {self.source.name!r}, {_closeness(self.score)})"
+        return f"Scored({n:,} of {self.total:,} images of {self.source.name!r}, {_format_loss(self.score)})"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

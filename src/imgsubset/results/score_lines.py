@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from imgsubset.errors import shortened
+from imgsubset.errors import shorten
 from imgsubset.results.comparison import Comparison, Distance
-from imgsubset.results.lines import first, plain, printable, random_ones, table
+from imgsubset.results.lines import format_number, format_random_count, format_table, limit_lines, printable
 from imgsubset.results.scores import Measured, Score
 
-FULL, EIGHTHS = "\u2588", " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"  # of a block
+FULL_BLOCK, EIGHTH_BLOCKS = "\u2588", " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"  # of a block
 NETWORK = "random-cnn"  # how the names of blocks of random CNNs begin
-UNIT, LONGEST = 24, 40  # blocks of an average random subset, and at most
+BLOCKS_PER_UNIT, MAX_BAR_BLOCKS = 24, 40  # blocks of an average random subset, and at most
 
 
-def bar(ratio: float) -> str:
+def format_bar(ratio: float) -> str:
     """A ratio as a bar of blocks, of which an average random subset has 24."""
-    eighths = round(8 * min(ratio * UNIT, LONGEST))
-    return (FULL * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip() + (">" if ratio * UNIT > LONGEST else "")
+    eighths = round(8 * min(ratio * BLOCKS_PER_UNIT, MAX_BAR_BLOCKS))
+    return (FULL_BLOCK * (eighths // 8) + EIGHTH_BLOCKS[eighths % 8]).rstrip() + (
+        ">" if ratio * BLOCKS_PER_UNIT > MAX_BAR_BLOCKS else ""
+    )
 
 
 def score_lines(score: Score, n: int, verbose: bool = False) -> list[str]:
     """The verdict, and each distance in units of an average random subset's, the largest first."""
     ratios, means = score.ratios(), score.random_mean
     raw = f"{'value':>12}{'random':>12}" if verbose else ""
-    lines = [verdict(score, n), "", f"{'distance':<12}{raw}{'ratio':>8}   1 = an average random subset"]
+    lines = [score_verdict(score, n), "", f"{'distance':<12}{raw}{'ratio':>8}   1 = an average random subset"]
     for name, ratio in sorted(ratios.items(), key=lambda pair: -pair[1]):
         raw = f"{score.divergences[name]:>12.3g}{means[name]:>12.3g}" if verbose else ""
-        lines.append(f"{name:<12}{raw}{ratio:>8.3f}   {bar(ratio)}".rstrip())
+        lines.append(f"{name:<12}{raw}{ratio:>8.3f}   {format_bar(ratio)}".rstrip())
     raw = " " * 24 * verbose
-    return [*lines, f"{'loss':<12}{raw}{score.loss:>8.3f}   {bar(score.loss)}".rstrip()]
+    return [*lines, f"{'loss':<12}{raw}{score.loss:>8.3f}   {format_bar(score.loss)}".rstrip()]
 
 
 def fid_lines(score: Score) -> list[str]:
@@ -39,13 +41,13 @@ def fid_lines(score: Score) -> list[str]:
     ]
 
 
-def known_lines(score: Score, verbose: bool) -> list[str]:
+def metadata_lines(score: Score, verbose: bool) -> list[str]:
     """How close the subset is in each feature that was asked for and in each column of the metadata: what is matched
     by default in a line, unless verbose."""
     asked = {block.name for block in score.searched if block.asked or verbose}
     columns = [column for column, block in score.columns if block in asked]
     lines = [
-        f"Means of size, brightness, sharpness and such: off by at most {abs(one.off):.2f} of a random subset's error "
+        f"Means of size, brightness, sharpness and such: off by at most {abs(one.z_score):.2f} of a random subset's error "
         f"({one.name.removeprefix('rank of ')})."
         for one in [column for column, block in score.columns if block not in asked][:1]  # the worst
     ]
@@ -64,22 +66,22 @@ def known_lines(score: Score, verbose: bool) -> list[str]:
         "weight": [f"{weight:.2f}" for weight in weights],
         "loss": [f"{loss / weight:.3f}" for loss, weight in zip(losses, weights, strict=True)],
     }
-    searched = ["", *table(summed), "A random subset has 1. A search fits what it matches better than the rest."]
+    searched = ["", *format_table(summed), "A random subset has 1. A search fits what it matches better than the rest."]
     if not columns:
         return [*searched, *(["", *lines] if lines else ())]
     each = {
-        "column": [printable(shortened(one.name, 40)) for one in columns],
-        "all": [plain(one.source) for one in columns],
-        "subset": [plain(one.subset) for one in columns],
+        "column": [printable(shorten(one.name, 40)) for one in columns],
+        "all": [format_number(one.source) for one in columns],
+        "subset": [format_number(one.subset) for one in columns],
         "random": [f"+- {one.random_std:,.2g}" for one in columns],
-        "off": [f"{one.off:+.2f}" for one in columns],
+        "off": [f"{one.z_score:+.2f}" for one in columns],
     }
-    heading, *met = table(each)
+    heading, *met = format_table(each)
     more = "... and {:,} more columns, met more closely; -v shows all"
-    return [*searched, "", heading, *first(met, len(met), more, verbose), *lines]
+    return [*searched, "", heading, *limit_lines(met, len(met), more, verbose), *lines]
 
 
-def verdict(score: Score, n: int) -> str:
+def score_verdict(score: Score, n: int) -> str:
     """What a score means, in a sentence or two."""
     these, has, represent = (
         (f"These {n:,} images", "have", "represent") if n > 1 else ("This image", "has", "represents")
@@ -92,17 +94,17 @@ def verdict(score: Score, n: int) -> str:
         )
     low, high = score.effective_range
     return (
-        f"{these} {represent} the look of the folder like about {random_ones(score.effective_size)}\n"
+        f"{these} {represent} the look of the folder like about {format_random_count(score.effective_size)}\n"
         f"({low:,.0f} to {high:,.0f} in {len(score.held_out)} networks that the search did not see)."
     )
 
 
 def comparison_verdict(comparison: Comparison) -> str:
     """What a comparison means, in a sentence or two."""
-    outside = [name for name, one in (comparison.divergences | kids(comparison)).items() if one.differs]
+    outside = [name for name, one in (comparison.divergences | label_kids(comparison)).items() if one.differs]
     ratio = f"{comparison.loss.ratio:.3g} times as far apart as two random samples of one distribution"
-    one, other = (printable(shortened(listing.name, 40)) for listing in (comparison.first, comparison.second))
-    reach = reach_lines(comparison, one, other)
+    one, other = (printable(shorten(listing.name, 40)) for listing in (comparison.first, comparison.second))
+    reach = overlap_lines(comparison, one, other)
     if outside:
         lines = [f"The two are {ratio},", f"and differ by more than chance in {', '.join(outside)}.", *reach]
     elif reach:
@@ -112,13 +114,13 @@ def comparison_verdict(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def kids(comparison: Comparison) -> dict[str, Distance]:
+def label_kids(comparison: Comparison) -> dict[str, Distance]:
     """The KIDs by what a table calls them; the feature is named where there are several."""
     alone = len(comparison.kid) == 1
     return {"kid" if alone else f"kid {name.removeprefix('inception')}": one for name, one in comparison.kid.items()}
 
 
-def reach_lines(comparison: Comparison, one: str, other: str) -> list[str]:
+def overlap_lines(comparison: Comparison, one: str, other: str) -> list[str]:
     """Which of two folders, by these names, has images where the other has none, if more than by chance."""
     lines = []
     for mine, theirs, names in ((other, one, ("precision", "density")), (one, other, ("recall", "coverage"))):

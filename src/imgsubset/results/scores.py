@@ -7,7 +7,7 @@ from statistics import median
 
 
 @dataclass(frozen=True)
-class Met:
+class ColumnBalance:
     """How a column that is known of the images is met: its mean over all of them, its mean over the subset, and the
     standard deviation of that mean over random subsets of this size."""
 
@@ -17,7 +17,7 @@ class Met:
     random_std: float
 
     @property
-    def off(self) -> float:
+    def z_score(self) -> float:
         """How far the subset's mean is from that of all, in units of a random one's spread; 0 where that is 0."""
         return (self.subset - self.source) / self.random_std if self.random_std else 0.0
 
@@ -46,15 +46,15 @@ class Measured:
     loss: float
     percentile: float
     effective_size: float
-    columns: tuple[Met, ...] = ()
+    columns: tuple[ColumnBalance, ...] = ()
     asked: bool = True
 
     def ratios(self) -> dict[str, float]:
         """Each divergence in units of its random mean; 0 where that is 0."""
-        return ratios(self.divergences, self.random_mean)
+        return compute_ratios(self.divergences, self.random_mean)
 
 
-def ratios(values: dict[str, float], means: dict[str, float]) -> dict[str, float]:
+def compute_ratios(values: dict[str, float], means: dict[str, float]) -> dict[str, float]:
     """Each value in units of its mean; 0 where that is 0."""
     return {name: value / means[name] if means[name] else 0.0 for name, value in values.items()}
 
@@ -78,10 +78,10 @@ class Score:
     searched_size: float
 
     @property
-    def columns(self) -> list[tuple[Met, str]]:
+    def columns(self) -> list[tuple[ColumnBalance, str]]:
         """What is known of the images and was matched, each with its block, in all blocks the worst met first."""
         every = [(column, block.name) for block in self.searched for column in block.columns]
-        return sorted(every, key=lambda pair: -abs(pair[0].off))
+        return sorted(every, key=lambda pair: -abs(pair[0].z_score))
 
     @property
     def told(self) -> tuple[Measured, ...]:
@@ -105,7 +105,7 @@ class Score:
 
     def ratios(self) -> dict[str, float]:
         """Each divergence in units of its random mean; 0 where that is 0."""
-        return ratios(self.divergences, self.random_mean)
+        return compute_ratios(self.divergences, self.random_mean)
 
     def _mean(self, name: str) -> dict[str, float]:
         tables = [(one.weight, getattr(one, name)) for one in self.told]

@@ -9,13 +9,13 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from imgsubset.results.evidence import Map, Shares, Strip
-from imgsubset.results.lines import plain
+from imgsubset.results.evidence import Histogram, PcaMap, StripPlot
+from imgsubset.results.lines import format_number
 
-WIDTH = 460.0
+DEFAULT_WIDTH = 460.0
 
 
-def _svg(height: float, label: str, parts: Sequence[str], width: float = WIDTH) -> str:
+def _svg(height: float, label: str, parts: Sequence[str], width: float = DEFAULT_WIDTH) -> str:
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
         f"<title>{escape(label)}</title>{''.join(parts)}</svg>"
@@ -39,9 +39,9 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [step * number for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def strip(of: Strip) -> str:
+def draw_strip_plot(of: StripPlot) -> str:
     """The subset as a diamond among random subsets as dots; what is aimed at is a line."""
-    height, left, right, middle = 74.0, 14.0, WIDTH - 14, 26.0
+    height, left, right, middle = 74.0, 14.0, DEFAULT_WIDTH - 14, 26.0
     values = [*of.random, of.subset, of.whole]
     low, high = min(values), max(values)
     room = (high - low) * 0.03 or abs(high) * 0.03 or 1.0
@@ -60,17 +60,17 @@ def strip(of: Strip) -> str:
     aim = [_line(place(of.whole), 4, place(of.whole), 48, "whole aim")]
     axis = [_line(left, 52, right, 52, "axis")]
     for tick in _ticks(low, high):
-        axis += [_line(place(tick), 52, place(tick), 56, "axis"), _text(place(tick), 69, plain(tick), "middle")]
+        axis += [_line(place(tick), 52, place(tick), 56, "axis"), _text(place(tick), 69, format_number(tick), "middle")]
     label = (
-        f"{of.name}: {plain(of.subset)} in the subset; random subsets from {plain(min(of.random))} to "
-        f"{plain(max(of.random))}; the whole {plain(of.whole)}"
+        f"{of.name}: {format_number(of.subset)} in the subset; random subsets from {format_number(min(of.random))} to "
+        f"{format_number(max(of.random))}; the whole {format_number(of.whole)}"
     )
     return _svg(height, label, [*axis, *aim, *dots, diamond])
 
 
-def spread(of: Shares) -> str:
+def draw_histogram(of: Histogram) -> str:
     """A number's distribution: bars of the whole, lines of the subset and of a random one."""
-    height, left, right, top, bottom = 190.0, 42.0, WIDTH - 22, 10.0, 150.0
+    height, left, right, top, bottom = 190.0, 42.0, DEFAULT_WIDTH - 22, 10.0, 150.0
     most = max([*of.whole, *of.subset, *of.random]) or 1.0
     width = (right - left) / len(of.whole)
 
@@ -98,9 +98,9 @@ def spread(of: Shares) -> str:
     return _svg(height, label, [*bars, *lines, *axis])
 
 
-def share_bars(of: Shares) -> str:
+def draw_class_bars(of: Histogram) -> str:
     """Shares of classes: a row each, a bar of the whole, a diamond of the subset, a dot of a random one."""
-    left, right, row = 130.0, WIDTH - 56, 22.0
+    left, right, row = 130.0, DEFAULT_WIDTH - 56, 22.0
     most = max([*of.whole, *of.subset, *of.random]) or 1.0
     parts = []
     for place, name in enumerate(of.names):
@@ -114,13 +114,13 @@ def share_bars(of: Shares) -> str:
             'class="whole bar"/>',
             *(f'<circle cx="{dot:.1f}" cy="{y:.1f}" r="3.4" class="random dot"/>' for dot in dots),
             f'<path d="M{x:.1f} {y - 8:.1f} l6 8 l-6 8 l-6 -8 z" class="subset mark"/>',
-            _text(WIDTH - 4, y + 4, f"{of.subset[place]:.1%}", "end"),
+            _text(DEFAULT_WIDTH - 4, y + 4, f"{of.subset[place]:.1%}", "end"),
         ]
     label = f"{of.title}: shares of the whole, the subset and a random subset in {len(of.names)} classes"
     return _svg(12 + len(of.names) * row, label, parts)
 
 
-def density_map(of: Map) -> str:
+def draw_pca_map(of: PcaMap) -> str:
     """All images as a density, the chosen as dots."""
     side = 420.0
     count = len(of.density)
@@ -138,12 +138,12 @@ def density_map(of: Map) -> str:
     return _svg(side, label, [*cells, *dots], side)
 
 
-def intervals(rows: Sequence[tuple[str, float, float, float, float]], aim: float | None = None) -> str:
+def draw_intervals(rows: Sequence[tuple[str, float, float, float, float]], aim: float | None = None) -> str:
     """Values with the ends of their intervals, a row each: (name, low, value, high, plain mean); the latter a dot.
 
     aim  where there is a line to hold them against
     """
-    left, right, row = 130.0, WIDTH - 14, 30.0
+    left, right, row = 130.0, DEFAULT_WIDTH - 14, 30.0
     every = [number for _, *numbers in rows for number in numbers] + ([] if aim is None else [aim])
     low, high = min(every), max(every)
     room = (high - low) * 0.06 or abs(high) * 0.06 or 1.0
@@ -165,14 +165,17 @@ def intervals(rows: Sequence[tuple[str, float, float, float, float]], aim: float
     parts += [_line(left, bottom, right, bottom, "axis")]
     for tick in _ticks(low, high):
         parts += [_line(place(tick), bottom, place(tick), bottom + 4, "axis")]
-        parts += [_text(place(tick), bottom + 18, plain(tick), "middle")]
-    told = "; ".join(f"{name} {plain(value)}, {plain(start)} to {plain(end)}" for name, start, value, end, _ in rows)
+        parts += [_text(place(tick), bottom + 18, format_number(tick), "middle")]
+    told = "; ".join(
+        f"{name} {format_number(value)}, {format_number(start)} to {format_number(end)}"
+        for name, start, value, end, _ in rows
+    )
     return _svg(bottom + 24, f"estimates with intervals: {told}", parts)
 
 
-def curve(points: Sequence[tuple[float, float]], across: str, up: str) -> str:
+def draw_curve(points: Sequence[tuple[float, float]], across: str, up: str) -> str:
     """A line through points, with axes."""
-    height, left, right, top, bottom = 210.0, 60.0, WIDTH - 12, 12.0, 160.0
+    height, left, right, top, bottom = 210.0, 60.0, DEFAULT_WIDTH - 12, 12.0, 160.0
     xs, ys = zip(*points, strict=True)
     low, high, most = min(xs), max(xs), max(ys) or 1.0
     spread_of = (high - low) or 1.0

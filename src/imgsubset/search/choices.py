@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from imgsubset.statistics.objective import random_subsets
+from imgsubset.statistics.objective import draw_random_subsets
 
 COMPOSITIONS = 16  # ways to make up a quota from groups of several sizes that a batch of draws tries
 
@@ -82,7 +82,7 @@ class Choices:
         """Random subsets, as rows (count, n)."""
         if len(self.strata) == 1 and self.single and not len(self.fixed):
             only = self.strata[0].rows[:, 0]
-            return only[random_subsets(len(only), self.n, count, generator)]
+            return only[draw_random_subsets(len(only), self.n, count, generator)]
         seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
         dice = Generator().manual_seed(seed)  # for a few numbers at a time, which a GPU would be slow to give
         ways = 1 if self.single else min(COMPOSITIONS, count)
@@ -95,7 +95,7 @@ class Choices:
         columns = [self.fixed.expand(count, -1)]
         for stratum, k in zip(self.strata, taken, strict=True):
             if k:
-                units = random_subsets(len(stratum.rows), k, count, generator)
+                units = draw_random_subsets(len(stratum.rows), k, count, generator)
                 columns.append(stratum.rows[units].flatten(1))
         return torch.cat(columns, 1)
 

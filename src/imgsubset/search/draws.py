@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imgsubset.devices import side_by_side
+from imgsubset.devices import map_parallel
 from imgsubset.search.choices import Choices
 from imgsubset.search.loop import Round
-from imgsubset.statistics.dice import dice
-from imgsubset.statistics.noised import Batch, Noised
+from imgsubset.statistics.dice import make_generator
+from imgsubset.statistics.noised import NoisyBatch, NoisyObjective
 from imgsubset.statistics.objective import Objective
 
 ROUNDS = 8  # at least, unless asked otherwise, and more where a round would hold more than
@@ -62,14 +62,14 @@ class RandomDraws:
         first, last = (self.candidates * number // self.rounds for number in (self.number, self.number + 1))
         count, size = last - first, self.objective.batch
         temperature = self.temperature(fraction)
-        noised = Noised(self.objective, temperature)
+        noised = NoisyObjective(self.objective, temperature)
 
-        def draw(number: int) -> tuple[Tensor, Batch]:
-            own = dice(self.objective.device, "draws", self.seed, self.number, number)
+        def draw(number: int) -> tuple[Tensor, NoisyBatch]:
+            own = make_generator(self.objective.device, "draws", self.seed, self.number, number)
             rows = self.choices.draw(min(size, count - number * size), own)
             return rows, noised.batch(rows, own)
 
-        drawn, batches = zip(*side_by_side(draw, range(-(-count // size)), self.objective.device), strict=True)
+        drawn, batches = zip(*map_parallel(draw, range(-(-count // size)), self.objective.device), strict=True)
         exact = min(count, EXACT, max(1, EXACT_ROWS // self.choices.n))
         lowest = noised.lowest(batches, exact)
         self.number += 1

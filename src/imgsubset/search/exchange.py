@@ -24,7 +24,7 @@ from imgsubset.devices import single_threaded
 from imgsubset.search.choices import Choices
 from imgsubset.search.loop import Round
 from imgsubset.search.quadratic import Quadratic
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import make_generator
 
 # Chosen by measurement: pools of 64 to 256 and windows of 32 to 128 do equally well.
 POOL, WINDOW = 128, 64
@@ -86,8 +86,10 @@ class Exchanges:
     def _throw(self) -> None:
         """Random numbers for this round: the pool's, and each chain's own, so that none depends on the others."""
         device = self.members.device
-        self.of_pool = dice(device, "pool", self.seed, self.round)
-        self.of_chain = [dice(device, "chain", self.seed, self.round, chain) for chain in range(len(self.members))]
+        self.of_pool = make_generator(device, "pool", self.seed, self.round)
+        self.of_chain = [
+            make_generator(device, "chain", self.seed, self.round, chain) for chain in range(len(self.members))
+        ]
 
     def temperature(self, fraction: float) -> float:
         """Geometric from HOT / V to COLD / V, and 0 in the last round, in units of the loss."""
@@ -170,7 +172,7 @@ class Exchanges:
 def _shuffled(members: Tensor, choices: Choices, seed: int) -> Tensor:
     """Members (R, V) in an order of chance. Those of a stratum stay together, so that a window has few strata and each
     of its places many of the pool's units to choose from."""
-    own, device = dice(members.device, "places", seed), members.device
+    own, device = make_generator(members.device, "places", seed), members.device
     members = members[:, torch.randperm(members.shape[1], generator=own, device=device)]
     rank = torch.randperm(len(choices.strata), generator=own, device=device)
     return members[:, rank[choices.unit_stratum[members[0]]].argsort(stable=True)]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from imgsubset.devices import single_threaded
 from imgsubset.statistics.moments import ImageMoments
-from imgsubset.statistics.objective import Objective, Term
+from imgsubset.statistics.objective import LossTerm, Objective
 
 # Coefficients of m^2 and (v - 1)^2 in the divergences that are averaged over channels.
 CURVATURE = {
@@ -100,7 +100,7 @@ def quadratic_form(objective: Objective) -> Quadratic:
     return Quadratic(tuple(_part(term) for term in objective.terms))
 
 
-def _part(term: Term) -> Part:
+def _part(term: LossTerm) -> Part:
     images, channels = term.block.images, term.block.images.channels
     coefficients = {name: term.block.weight * value for name, value in term.coefficients.items()}
     frechet = coefficients.get("frechet", 0.0)

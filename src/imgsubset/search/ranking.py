@@ -7,7 +7,7 @@ from torch import Tensor
 
 from imgsubset.devices import exact_matmul
 from imgsubset.search.quadratic import Quadratic
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import make_generator
 
 # Ranks that are chosen, each at the price of a pass over the rows: longer beginnings are close anyway.
 MOST_HERDED, LEAST_HERDED, PASSED = 1000, 100, 2_000_000
@@ -24,7 +24,7 @@ def herding_order(form: Quadratic, rows: Tensor) -> Tensor:
     is argmin |s + z|^2 = argmin 2 s.z + |z|^2. The first 1,000 ranks (100 to 1,000 of more than 2,000 rows) are found
     so; beyond them the order is one of chance.
     """
-    own = dice(rows.device, "ranking")
+    own = make_generator(rows.device, "ranking")
     shuffled = rows[torch.randperm(len(rows), generator=own, device=rows.device)]
     among = shuffled[: min(EMBEDDED, max(1, EMBEDDED_BYTES // (4 * max(1, form.width))))]
     z = torch.empty(len(among), form.width, device=rows.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imgsubset.search.quadratic import Quadratic
 from imgsubset.search.ranking import herding_order
-from imgsubset.statistics.dice import dice
+from imgsubset.statistics.dice import make_generator
 
 CLOSE = 0.02  # of n: nearer than this, one search differs from the next by as much
 ENOUGH = 1.05  # times the target: a size that is better by no more than this is small enough
@@ -55,7 +55,7 @@ def resized(form: Quadratic, rows: Tensor, n: int, seed: int) -> Tensor:
     with random rows."""
     if n <= rows.shape[1]:
         return torch.stack([herding_order(form, subset)[:n] for subset in rows])
-    generator, filled = dice(rows.device, "resized", seed, n), []
+    generator, filled = make_generator(rows.device, "resized", seed, n), []
     for subset in rows:
         others = torch.ones(len(form), device=rows.device).index_fill(0, subset, 0).nonzero()[:, 0]
         picked = torch.randperm(len(others), generator=generator, device=rows.device)[: n - len(subset)]

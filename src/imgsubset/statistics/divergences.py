@@ -14,24 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgsubset.devices import side_by_side
+from imgsubset.devices import map_parallel
 from imgsubset.statistics.moments import Moments
 
 # A channel that varies less than this in a subset, in units of the source's variance, counts as varying this much:
 # KL diverges for constant images, and finite values can be ranked.
 MIN_VARIANCE = 1e-6
-EIGEN_BLOCK = 16  # matrices
-NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # of E[f(t)] for t ~ N(0, 1)
-NODE_WEIGHTS /= NODE_WEIGHTS.sum()
+EIGEN_BATCH = 16  # matrices
+QUADRATURE_NODES, QUADRATURE_WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # of E[f(t)] for t ~ N(0, 1)
+QUADRATURE_WEIGHTS /= QUADRATURE_WEIGHTS.sum()
 
 
-def _relative(subset: Moments, source: Moments) -> tuple[Tensor, Tensor]:
+def _relative_moments(subset: Moments, source: Moments) -> tuple[Tensor, Tensor]:
     """Mean m and variance v of the subset, (..., C), in units in which the source is N(0, 1)."""
     mean = (subset.mean - source.mean) / source.var.sqrt()
     return mean, (subset.var / source.var).clamp(min=MIN_VARIANCE)
 
 
-def _over_channels(values: Tensor) -> Tensor:
+def _mean_over_channels(values: Tensor) -> Tensor:
     return values.mean(-1) if values.shape[-1] else values.sum(-1)
 
 
@@ -40,9 +40,9 @@ def kl(subset: Moments, source: Moments) -> Tensor:
 
     The direction that punishes a subset for missing a part of the source.
     """
-    m, v = _relative(subset, source)
+    m, v = _relative_moments(subset, source)
     # log1p and this order keep the difference of nearly equal terms exact near v = 1.
-    return _over_channels((torch.log1p(v - 1) + (m**2 - (v - 1)) / v) / 2).clamp(min=0)
+    return _mean_over_channels((torch.log1p(v - 1) + (m**2 - (v - 1)) / v) / 2).clamp(min=0)
 
 
 def js(subset: Moments, source: Moments) -> Tensor:
@@ -54,29 +54,29 @@ def js(subset: Moments, source: Moments) -> Tensor:
 
     so that one set of nodes, on the narrower of the two, serves both halves; log r is quadratic in the node.
     """
-    m, v = _relative(subset, source)
+    m, v = _relative_moments(subset, source)
     s = v.sqrt()
     m, s = torch.where(s > 1, m / s, m)[..., None], torch.where(s > 1, 1 / s, s)[..., None]
-    nodes, weights = (torch.as_tensor(array, device=m.device) for array in (NODES, NODE_WEIGHTS))
+    nodes, weights = (torch.as_tensor(array, device=m.device) for array in (QUADRATURE_NODES, QUADRATURE_WEIGHTS))
     log_ratio = (m + s * nodes).square_().sub_(nodes**2).div_(2).sub_(s.log())
     inverse = (-log_ratio).exp_()
     log1p = inverse.log1p()  # log(1 + 1 / r), and log(1 + r) is log r more
     integrand = log_ratio.add_(log1p).mul_(inverse).add_(log1p)
-    return _over_channels(1 - integrand @ weights / (2 * math.log(2))).clamp(0, 1)
+    return _mean_over_channels(1 - integrand @ weights / (2 * math.log(2))).clamp(0, 1)
 
 
 def wasserstein(subset: Moments, source: Moments) -> Tensor:
     """Squared 2-Wasserstein distance, in units of the source's variance, in [0, inf): m^2 + (s - 1)^2."""
-    m, v = _relative(subset, source)
-    return _over_channels(m**2 + (v.sqrt() - 1) ** 2)
+    m, v = _relative_moments(subset, source)
+    return _mean_over_channels(m**2 + (v.sqrt() - 1) ** 2)
 
 
 def hellinger(subset: Moments, source: Moments) -> Tensor:
     """Squared Hellinger distance, in [0, 1]: 1 - sqrt(2 s / (1 + v)) exp(-m^2 / (4 (1 + v)))."""
-    m, v = _relative(subset, source)
+    m, v = _relative_moments(subset, source)
     # 2 s / (1 + v) = 1 - (1 - s)^2 / (1 + v), and expm1 and log1p, keep small distances exact.
     log_affinity = torch.log1p(-((1 - v.sqrt()) ** 2) / (1 + v)) / 2 - m**2 / (4 * (1 + v))
-    return _over_channels(-torch.expm1(log_affinity))
+    return _mean_over_channels(-torch.expm1(log_affinity))
 
 
 def frechet(subset: Moments, source: Moments) -> Tensor:
@@ -89,7 +89,7 @@ def frechet(subset: Moments, source: Moments) -> Tensor:
     within 1e-9 of itself, unless the eigenvalues of Sigma_src spread over more than seven decades: then within 2e-8.
     """
     root = source.cov_root
-    return _frechet_of_trace(subset, source, _eigenvalues(root @ subset.cov @ root.mT))
+    return _frechet_from_squares(subset, source, _eigenvalues(root @ subset.cov @ root.mT))
 
 
 def _eigenvalues(matrices: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def _eigenvalues(matrices: Tensor) -> Tensor:
         found = torch.linalg.eigvalsh(matrices)
         return found
     here = matrices.flatten(0, -3).cpu()
-    found = torch.cat(side_by_side(torch.linalg.eigvalsh, torch.split(here, EIGEN_BLOCK), here.device))
+    found = torch.cat(map_parallel(torch.linalg.eigvalsh, torch.split(here, EIGEN_BATCH), here.device))
     return found.to(matrices.device).view(matrices.shape[:-1])
 
 
@@ -113,10 +113,10 @@ def frechet_bound(subset: Moments, source: Moments) -> Tensor:
     roots of the diagonal sum to no less than the roots of the eigenvalues.
     """
     root = source.cov_root
-    return _frechet_of_trace(subset, source, (root @ subset.cov * root).sum(-1))
+    return _frechet_from_squares(subset, source, (root @ subset.cov * root).sum(-1))
 
 
-def _frechet_of_trace(subset: Moments, source: Moments, squares: Tensor) -> Tensor:
+def _frechet_from_squares(subset: Moments, source: Moments, squares: Tensor) -> Tensor:
     """The distance, given numbers whose roots sum to the trace of the root of the product."""
     own, other = (moments.cov.diagonal(dim1=-2, dim2=-1).sum(-1) for moments in (subset, source))
     trace = own + other - 2 * squares.clamp(min=0).sqrt().sum(-1)
@@ -128,12 +128,12 @@ DIVERGENCES: dict[str, Callable[[Moments, Moments], Tensor]] = {
 }
 
 
-def all_five(subset: Moments, source: Moments) -> Tensor:
+def compute_divergences(subset: Moments, source: Moments) -> Tensor:
     """All divergences, (..., 5), in the order of DIVERGENCES."""
     return torch.stack([divergence(subset, source) for divergence in DIVERGENCES.values()], -1)
 
 
-def mix(subset: Moments, source: Moments, coefficients: dict[str, float]) -> Tensor:
+def compute_weighted_divergence(subset: Moments, source: Moments, coefficients: dict[str, float]) -> Tensor:
     """The weighted sum of the divergences that `coefficients` names, (...,)."""
     total = subset.mean.new_zeros(subset.mean.shape[:-1])
     for name, coefficient in coefficients.items():

@@ -30,12 +30,12 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from imgsubset.statistics.dice import dice
-from imgsubset.statistics.moments import BLOCK
+from imgsubset.statistics.dice import make_generator
+from imgsubset.statistics.moments import BLOCK_ROWS
 
-LEVEL = 0.95  # of the intervals
-FOLDS = 10
-PENALTIES = tuple(10.0**power for power in range(-8, 4))  # in units of the mean eigenvalue
+CONFIDENCE_LEVEL = 0.95  # of the intervals
+N_FOLDS = 10
+RIDGE_PENALTIES = tuple(10.0**power for power in range(-8, 4))  # in units of the mean eigenvalue
 CPU = torch.device("cpu")
 
 
@@ -59,7 +59,7 @@ class Estimates:
     equivalent: Tensor
 
 
-def estimates(
+def estimate_means(
     results: Tensor,
     covariates: Tensor,
     rows: Tensor,
@@ -79,26 +79,26 @@ def estimates(
     The subset must have two units at least. Its folds are drawn by a constant seed.
     """
     results = results.double()
-    drawn = _drawn(rows, len(covariates), classes, groups)
+    drawn = _make_sample_design(rows, len(covariates), classes, groups)
     y = results - results[0]  # so that the mean of a constant is that constant, exactly
     unit = y.abs().amax(0)
     unit = unit.where(unit > 0, torch.ones_like(unit))
     y = y / unit
-    left = _residuals(y, covariates, drawn)
+    left = _cross_fit_residuals(y, covariates, drawn)
     plain = drawn.mean(y)
-    value = drawn.mean(torch.lerp(y, left, drawn.unsampled[drawn.stratum, None]))
+    value = drawn.mean(torch.lerp(y, left, drawn.unsampled_fraction[drawn.stratum, None]))
     # Unbiased, of the population: E(plain^2) is the square of its mean and its variance.
     population = drawn.mean((y - plain) ** 2) + drawn.terms(y).square().sum(0)
     terms = drawn.terms(left).square()
     equivalent = torch.where(terms.sum(0) > 0, population / terms.sum(0), torch.inf)
-    parts = drawn.by_stratum(terms) * drawn.unsampled[:, None]
+    parts = drawn.sum_by_stratum(terms) * drawn.unsampled_fraction[:, None]
     variance = parts.sum(0)
     # Satterthwaite's, in Cochran, Sampling Techniques, 1977, equation 5.16
     degrees = variance**2 / (parts**2 / (drawn.units[:, None] - 1)).sum(0)
     shares = torch.zeros_like(value, dtype=torch.bool) if shares is None else shares
     value, error = results[0] + unit * value, unit * variance.sqrt()
     value = torch.where(shares, value.clamp(0, 1), value)
-    low, high = _interval(value, error, degrees, shares, len(rows))
+    low, high = _confidence_interval(value, error, degrees, shares, len(rows))
     return Estimates(
         mean=results[0] + unit * y.mean(0),
         value=value,
@@ -110,27 +110,27 @@ def estimates(
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _SampleDesign:
     """How n images were drawn.
 
     rows       (n,) the images
-    everyone   (N,) the stratum of each image
+    all_strata (N,) the stratum of each image
     stratum    (n,) of those that were drawn
     weight     (n,) of each in the estimate of a mean: they sum to 1
     unit       (n,) the number of the unit that it came with
-    of_unit    (m,) the stratum of each unit
+    unit_stratum (m,) the stratum of each unit
     units      (H,) how many each stratum has, two at least
-    unsampled  (H,) the share of its images that were not drawn
+    unsampled_fraction (H,) the share of its images that were not drawn
     """
 
     rows: Tensor
-    everyone: Tensor
+    all_strata: Tensor
     stratum: Tensor
     weight: Tensor
     unit: Tensor
-    of_unit: Tensor
+    unit_stratum: Tensor
     units: Tensor
-    unsampled: Tensor
+    unsampled_fraction: Tensor
 
     def mean(self, values: Tensor) -> Tensor:
         """Estimate of the mean over all images of what (n, R) values are about."""
@@ -139,57 +139,57 @@ class _Drawn:
     @property
     def influence(self) -> Tensor:
         """(n,) by how much a unit of each image's value, from the mean of its stratum, is part of a standard error."""
-        units = self.units[self.of_unit[self.unit]]
+        units = self.units[self.unit_stratum[self.unit]]
         return self.weight * (units / (units - 1)).sqrt()
 
     def terms(self, values: Tensor) -> Tensor:
         """(m, R), whose squares sum to the variance of the mean, if there were any number of images."""
-        parts = self.influence[:, None] * self.centred(values)
-        return _sums(parts, self.unit, len(self.of_unit))
+        parts = self.influence[:, None] * self.center(values)
+        return _sum_by_group(parts, self.unit, len(self.unit_stratum))
 
-    def by_stratum(self, terms: Tensor) -> Tensor:
+    def sum_by_stratum(self, terms: Tensor) -> Tensor:
         """Sums (H, R) over units of each stratum."""
-        return _sums(terms, self.of_unit, len(self.units))
+        return _sum_by_group(terms, self.unit_stratum, len(self.units))
 
-    def centred(self, values: Tensor, some: Tensor | None = None) -> Tensor:
+    def center(self, values: Tensor, some: Tensor | None = None) -> Tensor:
         """Values of these images, or of some of them, from the means of their strata among the same."""
         stratum = self.stratum if some is None else self.stratum[some]
-        return values - _means(values, stratum, len(self.units))[stratum]
+        return values - _mean_by_group(values, stratum, len(self.units))[stratum]
 
     def folds(self) -> list[Tensor]:
         """Positions in `rows`, dealt out by units, each stratum evenly."""
-        count = len(self.of_unit)
-        shuffled = torch.randperm(count, generator=dice(CPU, "folds"))
-        order = shuffled[self.of_unit[shuffled].argsort(stable=True)]
+        count = len(self.unit_stratum)
+        shuffled = torch.randperm(count, generator=make_generator(CPU, "folds"))
+        order = shuffled[self.unit_stratum[shuffled].argsort(stable=True)]
         fold = torch.empty_like(order)
-        fold[order] = torch.arange(count) % min(FOLDS, count)
-        return [(fold[self.unit] == number).nonzero()[:, 0] for number in range(min(FOLDS, count))]
+        fold[order] = torch.arange(count) % min(N_FOLDS, count)
+        return [(fold[self.unit] == number).nonzero()[:, 0] for number in range(min(N_FOLDS, count))]
 
 
-def _drawn(rows: Tensor, total: int, classes: Tensor | None, groups: Tensor | None) -> _Drawn:
+def _make_sample_design(rows: Tensor, total: int, classes: Tensor | None, groups: Tensor | None) -> _SampleDesign:
     _, unit = torch.unique(rows if groups is None else groups[rows], return_inverse=True)
     everyone = (
         torch.zeros(total, dtype=torch.long) if classes is None else torch.unique(classes, return_inverse=True)[1]
     )
     first = torch.full((int(unit.max()) + 1,), len(rows)).scatter_reduce_(0, unit, torch.arange(len(rows)), "amin")
     count = int(everyone.max()) + 1
-    everyone = _merged(everyone, torch.bincount(everyone[rows[first]], minlength=count))
+    everyone = _merge_small_strata(everyone, torch.bincount(everyone[rows[first]], minlength=count))
     count = int(everyone.max()) + 1
     stratum, of_unit = everyone[rows], everyone[rows[first]]
     sizes, sampled = (torch.bincount(one, minlength=count).double() for one in (everyone, stratum))
-    return _Drawn(
+    return _SampleDesign(
         rows=rows,
-        everyone=everyone,
+        all_strata=everyone,
         stratum=stratum,
         weight=(sizes / total / sampled)[stratum],
         unit=unit,
-        of_unit=of_unit,
+        unit_stratum=of_unit,
         units=torch.bincount(of_unit, minlength=count).double(),
-        unsampled=1 - sampled / sizes,
+        unsampled_fraction=1 - sampled / sizes,
     )
 
 
-def _merged(everyone: Tensor, units: Tensor) -> Tensor:
+def _merge_small_strata(everyone: Tensor, units: Tensor) -> Tensor:
     """Classes (N,) as strata, of which each must have two units to have a variance: the others are one together, with
     the smallest of the rest if they need it.
 
@@ -203,7 +203,7 @@ def _merged(everyone: Tensor, units: Tensor) -> Tensor:
     return strata
 
 
-def _residuals(y: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
+def _cross_fit_residuals(y: Tensor, covariates: Tensor, drawn: _SampleDesign) -> Tensor:
     """(n, R) what cross-fitted regressions leave of y, and add for the images of its stratum that were not drawn: their
     mean is the estimate of what these have."""
     plain = drawn.terms(y).square()
@@ -211,9 +211,9 @@ def _residuals(y: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
     if not covariates.shape[1]:
         return best
     x = covariates[drawn.rows].double()
-    x -= _of_others(x, covariates, drawn)[drawn.stratum]
-    fitted = [(held, *_fit(x, y, drawn, held)) for held in drawn.folds()]
-    for penalty in PENALTIES:
+    x -= _unsampled_means(x, covariates, drawn)[drawn.stratum]
+    fitted = [(held, *_fit_ridge(x, y, drawn, held)) for held in drawn.folds()]
+    for penalty in RIDGE_PENALTIES:
         left = y.clone()
         for held, eigenvalues, vectors, products in fitted:
             slopes = products / (eigenvalues + penalty * eigenvalues.mean()).clamp(min=1e-300)[:, None]
@@ -227,31 +227,35 @@ def _residuals(y: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
     return torch.where(certain, best, y)
 
 
-def _of_others(x: Tensor, covariates: Tensor, drawn: _Drawn) -> Tensor:
+def _unsampled_means(x: Tensor, covariates: Tensor, drawn: _SampleDesign) -> Tensor:
     """Means (H, D) of covariates over the images of each stratum that were not drawn; x (n, D) are of those drawn."""
-    sums, count = -_sums(x, drawn.stratum, len(drawn.units)), len(drawn.units)
-    for values, place in zip(torch.split(covariates, BLOCK), torch.split(drawn.everyone, BLOCK), strict=True):
-        sums += _sums(values.double(), place, count)
-    left = torch.bincount(drawn.everyone, minlength=count) - torch.bincount(drawn.stratum, minlength=count)
+    sums, count = -_sum_by_group(x, drawn.stratum, len(drawn.units)), len(drawn.units)
+    for values, place in zip(
+        torch.split(covariates, BLOCK_ROWS), torch.split(drawn.all_strata, BLOCK_ROWS), strict=True
+    ):
+        sums += _sum_by_group(values.double(), place, count)
+    left = torch.bincount(drawn.all_strata, minlength=count) - torch.bincount(drawn.stratum, minlength=count)
     return sums / left.clamp(min=1)[:, None]
 
 
-def _fit(x: Tensor, y: Tensor, drawn: _Drawn, held: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _fit_ridge(x: Tensor, y: Tensor, drawn: _SampleDesign, held: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues (D,) and eigenvectors (D, D) of the covariates' products, and what these have with y (D, R), of all
     images but those held out; weighted as in the variance, so that this is the least."""
     others = torch.ones(len(x), dtype=torch.bool)
     others[held] = False
     some = others.nonzero()[:, 0]
     weights = drawn.influence[some, None]
-    inner, outer = (weights * drawn.centred(one[some], some) for one in (x, y))
+    inner, outer = (weights * drawn.center(one[some], some) for one in (x, y))
     eigenvalues, vectors = torch.linalg.eigh(inner.mT @ inner)
     return eigenvalues.clamp(min=0), vectors, vectors.mT @ (inner.mT @ outer)
 
 
-def _interval(value: Tensor, error: Tensor, degrees: Tensor, shares: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def _confidence_interval(
+    value: Tensor, error: Tensor, degrees: Tensor, shares: Tensor, n: int
+) -> tuple[Tensor, Tensor]:
     """The ends of the interval: Student's; of a share, for which that is too short near 0 and 1, Wilson's (1927), of so
     many images as its error stands for."""
-    quantile = torch.from_numpy(stdtrit(degrees.clamp(min=1).numpy(), (1 + LEVEL) / 2)).nan_to_num(0.0)
+    quantile = torch.from_numpy(stdtrit(degrees.clamp(min=1).numpy(), (1 + CONFIDENCE_LEVEL) / 2)).nan_to_num(0.0)
     low, high = value - quantile * error, value + quantile * error
     share = value.clamp(0.5 / n, 1 - 0.5 / n)
     ratio = (quantile * error) ** 2 / (share * (1 - share))  # quantile^2 over the number of images
@@ -262,10 +266,10 @@ def _interval(value: Tensor, error: Tensor, degrees: Tensor, shares: Tensor, n: 
     return low, torch.where(wilson, torch.maximum(middle + half, value), high)
 
 
-def _sums(values: Tensor, place: Tensor, count: int) -> Tensor:
+def _sum_by_group(values: Tensor, place: Tensor, count: int) -> Tensor:
     return values.new_zeros(count, values.shape[1]).index_add_(0, place, values)
 
 
-def _means(values: Tensor, place: Tensor, count: int) -> Tensor:
+def _mean_by_group(values: Tensor, place: Tensor, count: int) -> Tensor:
     """Of rows of each place; 0 where there are none."""
-    return _sums(values, place, count) / torch.bincount(place, minlength=count).clamp(min=1)[:, None]
+    return _sum_by_group(values, place, count) / torch.bincount(place, minlength=count).clamp(min=1)[:, None]

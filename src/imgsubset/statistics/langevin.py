@@ -89,7 +89,7 @@ def _noncentral_wishart(cov: Tensor, n: int, alpha: float, tau: float, generator
     central Wishart matrix, drawn by the Bartlett decomposition.
     """
     channels = cov.shape[-1]
-    rows = _normal(cov.shape, cov, generator).mul_(tau).add_(_root(n * cov), alpha=alpha)
+    rows = _normal(cov.shape, cov, generator).mul_(tau).add_(_scatter_root(n * cov), alpha=alpha)
     if n - 1 > channels:
         rows = torch.cat([rows, _wishart_rows(n - 1 - channels, cov, generator).mul_(tau)], -2)
     return rows.transpose(-2, -1) @ rows
@@ -102,7 +102,7 @@ def _scatter_of_rows(vectors: Tensor, alpha: float, tau: float, generator: Gener
     return rows.mT @ rows
 
 
-def _root(scatter: Tensor) -> Tensor:
+def _scatter_root(scatter: Tensor) -> Tensor:
     """R (K, C, C) with R^T R = scatter (K, C, C)."""
     root: Tensor
     root, failed = torch.linalg.cholesky_ex(scatter, upper=True)

@@ -15,8 +15,13 @@ from torch import Tensor
 
 # Rows of images gathered at once while subsets are summed up: what a cache holds; a GPU is given more at a time.
 GATHER_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
-BLOCK, CACHED = 1 << 14, 1 << 11  # rows; few enough that what is made of them, each by itself, stays in a cache
-DEAD_VARIANCE = 1e-6  # a channel whose variance is below this part of its mean square is constant but for rounding
+BLOCK_ROWS, CACHE_BLOCK_ROWS = (
+    1 << 14,
+    1 << 11,
+)  # rows; few enough that what is made of them, each by itself, stays in a cache
+MIN_RELATIVE_VARIANCE = (
+    1e-6  # a channel whose variance is below this part of its mean square is constant but for rounding
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,11 @@ class ImageMoments:
 
     def blocks(self) -> Iterator[Tensor]:
         """The table in blocks of rows, in order."""
-        yield from torch.split(self.table, BLOCK)
+        yield from torch.split(self.table, BLOCK_ROWS)
 
 
 @dataclass(frozen=True)
-class Apart(ImageMoments):
+class LazyMoments(ImageMoments):
     """Moments of more images than memory is wanted for: what is seen of a table as it came, some rows at a time.
 
     seen    what rows (B, W) of the table are seen as, (B, 2 C)
@@ -114,7 +119,7 @@ class Moments:
         """One of a batch (K, ...)."""
         return Moments(self.mean[which], self.var[which], self.cov[which])
 
-    def on_cpu(self) -> Moments:
+    def to_cpu(self) -> Moments:
         """In the memory of the CPU."""
         return Moments(self.mean.cpu(), self.var.cpu(), self.cov.cpu())
 
@@ -133,27 +138,27 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standardiser:
     """The affine map that gives every channel of a source mean 0 and variance 1.
 
     center, scale  (C,) float64, of the channels that are kept
-    kept           (C0,) bool: the channels that vary in the source
+    is_varying     (C0,) bool: the channels that vary in the source
     """
 
     center: Tensor
     scale: Tensor
-    kept: Tensor
+    is_varying: Tensor
 
     @classmethod
-    def of(cls, mean: Tensor, var: Tensor) -> Standard:
+    def of(cls, mean: Tensor, var: Tensor) -> Standardiser:
         """Of the mean and variance (C0,) of each channel."""
-        kept = var > DEAD_VARIANCE * (var + mean**2)
+        kept = var > MIN_RELATIVE_VARIANCE * (var + mean**2)
         return cls(mean[kept], var[kept].sqrt(), kept)
 
     def moments(self, source: Moments) -> Moments:
         """Those of a set, standardised."""
-        mean, var = ((part[self.kept]) for part in (source.mean, source.var))
-        cov = source.cov[self.kept][:, self.kept] / self.scale / self.scale[:, None]
+        mean, var = ((part[self.is_varying]) for part in (source.mean, source.var))
+        cov = source.cov[self.is_varying][:, self.is_varying] / self.scale / self.scale[:, None]
         return Moments((mean - self.center) / self.scale, var / self.scale**2, cov)
 
     def apply(self, images: ImageMoments, in_place: bool = False) -> ImageMoments:
@@ -161,16 +166,18 @@ class Standard:
 
         in_place  whether the table may be written over, as is done if all channels are kept
         """
-        in_place = in_place and bool(self.kept.all())
+        in_place = in_place and bool(self.is_varying.all())
         table = images.table if in_place else images.table.new_empty(len(images), 2 * len(self.center))
         # In blocks: float64 copies of the whole table would be most of the memory that an image takes.
-        for block, source in zip(torch.split(table, CACHED), torch.split(images.table, CACHED), strict=True):
+        for block, source in zip(
+            torch.split(table, CACHE_BLOCK_ROWS), torch.split(images.table, CACHE_BLOCK_ROWS), strict=True
+        ):
             block.copy_(self.rows(source))
         return ImageMoments(table, images.positions)
 
     def rows(self, rows: Tensor) -> Tensor:
         """Some rows of a table, standardised, in float64."""
-        mean, square = (part[:, self.kept].double() for part in rows.chunk(2, 1))
+        mean, square = (part[:, self.is_varying].double() for part in rows.chunk(2, 1))
         square = (square - 2 * self.center * mean + self.center**2) / self.scale**2
         return torch.cat([(mean - self.center) / self.scale, square], 1)
 
@@ -188,7 +195,7 @@ def row_hashes(table: Tensor) -> np.ndarray:
     ever."""
     rows = table.cpu().numpy()
     factors = np.random.default_rng(0).integers(0, 2**64, rows.shape[1], np.uint64) | np.uint64(1)
-    parts = (rows[start : start + BLOCK].view(np.uint32) for start in range(0, len(rows), BLOCK))
+    parts = (rows[start : start + BLOCK_ROWS].view(np.uint32) for start in range(0, len(rows), BLOCK_ROWS))
     return np.concatenate([(part * factors).sum(1) for part in parts])  # modulo 2^64 (multilinear hashing)
 
 
@@ -197,14 +204,14 @@ def maps_to_moments(maps: Tensor) -> Tensor:
     return torch.cat([maps.mean((2, 3)), maps.square().mean((2, 3))], 1)
 
 
-def standard(images: ImageMoments) -> Standard:
+def fit_standardiser(images: ImageMoments) -> Standardiser:
     """The map that standardises this source."""
     sums = reduce(torch.add, (block.double().sum(0) for block in images.blocks()))
     mean, square = (sums / len(images)).chunk(2)
-    return Standard.of(mean, square - mean**2)
+    return Standardiser.of(mean, square - mean**2)
 
 
-def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torch.float32) -> Moments:
+def compute_subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torch.float32) -> Moments:
     """Moments, float64, of K subsets given as indices (K, n).
 
     Sums over blocks of a few thousand images are made in `dtype`, and added up in float64.
@@ -232,9 +239,9 @@ def subset_moments(images: ImageMoments, rows: Tensor, dtype: torch.dtype = torc
     return Moments(mean, square - mean**2, cov)
 
 
-def all_moments(images: ImageMoments) -> Moments:
+def compute_all_moments(images: ImageMoments) -> Moments:
     """Moments of the whole set, float64 throughout."""
-    if isinstance(images, Apart):
+    if isinstance(images, LazyMoments):
         return images.whole
     rows = torch.arange(len(images), device=images.table.device)
-    return subset_moments(images, rows[None], torch.float64).take(0)
+    return compute_subset_moments(images, rows[None], torch.float64).take(0)

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from imgsubset.devices import side_by_side
-from imgsubset.statistics.divergences import EIGEN_BLOCK, frechet, frechet_bound
+from imgsubset.devices import map_parallel
+from imgsubset.statistics.divergences import EIGEN_BATCH, frechet, frechet_bound
 from imgsubset.statistics.langevin import noised_source, noised_subsets
-from imgsubset.statistics.moments import Moments, subset_moments
-from imgsubset.statistics.objective import Objective, weighted_sum
+from imgsubset.statistics.moments import Moments, compute_subset_moments
+from imgsubset.statistics.objective import Objective, sum_losses
 
 
 @dataclass(frozen=True)
-class Batch:
+class NoisyBatch:
     """Subsets after the noise.
 
     subsets  of each term, their moments (K, ...)
@@ -32,7 +32,7 @@ class Batch:
     bound: Tensor
 
 
-class Noised:
+class NoisyObjective:
     """An objective under Langevin noise of this temperature."""
 
     def __init__(self, objective: Objective, temperature: float) -> None:
@@ -44,17 +44,17 @@ class Noised:
     def loss(self, rows: Tensor, generator: Generator) -> Tensor:
         """The loss (K,) of one batch of subsets (K, n)."""
         subsets = self._subsets(rows, generator)
-        return weighted_sum(term.share(one) for term, one in zip(self.terms, subsets, strict=True))
+        return sum_losses(term.share(one) for term, one in zip(self.terms, subsets, strict=True))
 
-    def batch(self, rows: Tensor, generator: Generator) -> Batch:
+    def batch(self, rows: Tensor, generator: Generator) -> NoisyBatch:
         """Subsets (K, n) with noise that the generator alone decides, for `lowest`."""
         subsets = self._subsets(rows, generator)
         pairs = [*zip(self.terms, subsets, strict=True)]
-        rest = weighted_sum(term.share(one, without="frechet") for term, one in pairs)
-        bound = weighted_sum(term.of_frechet * frechet_bound(one, term.source) for term, one in pairs)
-        return Batch(subsets, rest, rest + bound)
+        rest = sum_losses(term.share(one, without="frechet") for term, one in pairs)
+        bound = sum_losses(term.frechet_weight * frechet_bound(one, term.source) for term, one in pairs)
+        return NoisyBatch(subsets, rest, rest + bound)
 
-    def lowest(self, batches: Sequence[Batch], count: int) -> Tensor:
+    def lowest(self, batches: Sequence[NoisyBatch], count: int) -> Tensor:
         """Which `count` of the subsets of all batches have the lowest loss, in ascending order of it.
 
         Just what `loss` would rank first, without the eigenvalues of subsets that the bound rules out.
@@ -68,15 +68,15 @@ class Noised:
                 subsets = Moments.stack(
                     [batch.subsets[number].take(k) for batch, k in map(places.__getitem__, some.tolist())]
                 )
-                shares.append(term.of_frechet * frechet(subsets, term.source))
-            return rest[some] + weighted_sum(shares)
+                shares.append(term.frechet_weight * frechet(subsets, term.source))
+            return rest[some] + sum_losses(shares)
 
         def make_exact(which: Tensor) -> None:
             if len(which):
-                size = EIGEN_BLOCK if self.device.type == "cpu" else len(which)  # a GPU's are dealt out once for all
-                loss[which] = torch.cat(side_by_side(exact, torch.split(which, size), self.device))
+                size = EIGEN_BATCH if self.device.type == "cpu" else len(which)  # a GPU's are dealt out once for all
+                loss[which] = torch.cat(map_parallel(exact, torch.split(which, size), self.device))
 
-        if any(term.of_frechet for term in self.terms):
+        if any(term.frechet_weight for term in self.terms):
             first, later = loss.argsort().tensor_split([4 * count])
             make_exact(first)
             make_exact(later[loss[later] <= loss[first].kthvalue(count).values])
@@ -86,6 +86,6 @@ class Noised:
         found = []
         for images in (term.block.images for term in self.terms):
             vectors = images.mean[rows] if self.n <= images.channels else None
-            moments = subset_moments(images, rows)
+            moments = compute_subset_moments(images, rows)
             found.append(noised_subsets(moments, self.n, images.positions, *self.noise, generator, vectors))
         return tuple(found)

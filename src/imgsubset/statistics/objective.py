@@ -14,27 +14,27 @@ from functools import reduce
 import torch
 from torch import Generator, Tensor
 
-from imgsubset.devices import exact_matmul, side_by_side
-from imgsubset.statistics.dice import dice
-from imgsubset.statistics.divergences import DIVERGENCES, all_five, mix
+from imgsubset.devices import exact_matmul, map_parallel
+from imgsubset.statistics.dice import make_generator
+from imgsubset.statistics.divergences import DIVERGENCES, compute_divergences, compute_weighted_divergence
 from imgsubset.statistics.langevin import Langevin
-from imgsubset.statistics.moments import Apart, Block, Moments, all_moments, subset_moments
+from imgsubset.statistics.moments import Block, LazyMoments, Moments, compute_all_moments, compute_subset_moments
 from imgsubset.weights import Weights
 
-BASELINE_DRAWS = 1024
+N_BASELINE_SUBSETS = 1024
 # Images in a random subset of the baseline, at most: a larger one's divergences follow from 1/n - 1/N to within 1 %.
-BASELINE_IMAGES = 8192
-ROUNDING = 1e-12
+MAX_BASELINE_IMAGES = 8192
+ROUNDING_TOLERANCE = 1e-12
 # How blocks of numbers are matched, whatever the weights: of a value that 1 image in 100 has, the KL divergence of a
 # random subset of 500 is 2,650 on average, as that of the few that lack it is without bounds.
-OF_NUMBERS = Weights.of({"wasserstein": 1, "frechet": 1})
+METADATA_DIVERGENCES = Weights.of({"wasserstein": 1, "frechet": 1})
 # Subsets of a batch: enough that threads seldom meet in the interpreter, and few enough for little memory. Only n and
 # the channels decide how many, since a batch has its own random numbers: results must not depend on the machine.
-BATCH, BATCH_BYTES = 64, 16 << 20
+MAX_BATCH_SUBSETS, MAX_BATCH_BYTES = 64, 16 << 20
 
 
 @dataclass(frozen=True)
-class Term:
+class LossTerm:
     """What a block adds to the loss.
 
     block         it
@@ -51,10 +51,10 @@ class Term:
     def share(self, subsets: Moments, without: str = "") -> Tensor:
         """What the block adds to the losses (K,) of subsets, all divergences or all but one together."""
         used = {name: value for name, value in self.coefficients.items() if name != without}
-        return self.block.weight * mix(subsets, self.source, used)
+        return self.block.weight * compute_weighted_divergence(subsets, self.source, used)
 
     @property
-    def of_frechet(self) -> float:
+    def frechet_weight(self) -> float:
         """What a unit of Frechet distance in this block adds to the loss."""
         return self.block.weight * self.coefficients.get("frechet", 0.0)
 
@@ -68,7 +68,7 @@ class Objective:
     langevin  the noise; its temperature at the start of a search
     """
 
-    terms: tuple[Term, ...]
+    terms: tuple[LossTerm, ...]
     n: int
     langevin: Langevin
 
@@ -90,9 +90,9 @@ class Objective:
     @property
     def batch(self) -> int:
         """How many subsets are handled at once."""
-        return _batch([term.block for term in self.terms], self.n)
+        return _choose_batch_size([term.block for term in self.terms], self.n)
 
-    def alone(self, which: int) -> Objective:
+    def single_block(self, which: int) -> Objective:
         """That of one of the blocks, by itself."""
         term = self.terms[which]
         return replace(self, terms=(replace(term, block=replace(term.block, weight=1.0)),))
@@ -102,88 +102,88 @@ class Objective:
         """All five of each block, noise-free, (K, B, 5) float64, of subsets given as indices (K, n)."""
 
         def of_some(some: Tensor) -> Tensor:
-            moments = [(subset_moments(term.block.images, some, dtype), term.source) for term in self.terms]
-            return torch.stack([all_five(*pair) for pair in moments], 1)
+            moments = [(compute_subset_moments(term.block.images, some, dtype), term.source) for term in self.terms]
+            return torch.stack([compute_divergences(*pair) for pair in moments], 1)
 
-        return torch.cat(side_by_side(of_some, torch.split(rows, self.batch), self.device))
+        return torch.cat(map_parallel(of_some, torch.split(rows, self.batch), self.device))
 
     @exact_matmul()
     def loss(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Calibrated loss (K,), noise-free, of subsets (K, n): 1 is an average random one. `dtype` is that of sums."""
 
         def of_some(some: Tensor) -> Tensor:
-            return weighted_sum(term.share(subset_moments(term.block.images, some, dtype)) for term in self.terms)
+            return sum_losses(term.share(compute_subset_moments(term.block.images, some, dtype)) for term in self.terms)
 
-        return torch.cat(side_by_side(of_some, torch.split(rows, self.batch), self.device))
+        return torch.cat(map_parallel(of_some, torch.split(rows, self.batch), self.device))
 
-    def share_below(self, loss: float) -> float:
+    def baseline_cdf(self, loss: float) -> float:
         """The share of the baseline's random subsets whose calibrated loss is below this one, in [0, 1]."""
         losses = []
         for term in self.terms:
             units = term.random.new_tensor([term.coefficients.get(name, 0.0) for name in DIVERGENCES])
             losses.append(term.block.weight * (term.random @ units))
-        return float((weighted_sum(losses) < loss).double().mean())
+        return float((sum_losses(losses) < loss).double().mean())
 
 
-def weighted_sum(parts: Iterable[Tensor]) -> Tensor:
+def sum_losses(parts: Iterable[Tensor]) -> Tensor:
     """The sum of what blocks add to a loss, added up in their order."""
     return reduce(torch.add, parts)
 
 
-def _batch(blocks: Sequence[Block], n: int) -> int:
+def _choose_batch_size(blocks: Sequence[Block], n: int) -> int:
     numbers = n + sum(block.images.channels**2 for block in blocks)
-    return max(1, min(BATCH, BATCH_BYTES // (8 * numbers)))
+    return max(1, min(MAX_BATCH_SUBSETS, MAX_BATCH_BYTES // (8 * numbers)))
 
 
 @exact_matmul()
-def objective(
+def make_objective(
     blocks: Sequence[Block],
     n: int,
     weights: Weights,
     langevin: Langevin | None = None,
-    draws: int = BASELINE_DRAWS,
+    draws: int = N_BASELINE_SUBSETS,
 ) -> Objective:
     """The objective of subsets of n of the images, calibrated by so many random subsets of that size.
 
     weights  of the divergences, in blocks of features; blocks of numbers have Wasserstein and Frechet alone
     """
-    batch = _batch(blocks, min(n, BASELINE_IMAGES))
-    terms = [_term(block, weights, *_baseline(block, n, draws, batch)) for block in blocks]
+    batch = _choose_batch_size(blocks, min(n, MAX_BASELINE_IMAGES))
+    terms = [_make_term(block, weights, *_compute_baseline(block, n, draws, batch)) for block in blocks]
     return Objective(tuple(terms), n, langevin or Langevin())
 
 
-def _baseline(block: Block, n: int, draws: int, batch: int) -> tuple[Moments, Tensor]:
+def _compute_baseline(block: Block, n: int, draws: int, batch: int) -> tuple[Moments, Tensor]:
     """The moments of all images, and the divergences (draws, 5) of random subsets, the same ones for every block."""
-    images, source = block.images, all_moments(block.images)
+    images, source = block.images, compute_all_moments(block.images)
     total, device = len(images), images.table.device
     if n == total:
         return source, source.mean.new_zeros(2, len(DIVERGENCES))
     # A random subset of a sample is to the sample what one of the source is to the source.
-    pool = images.sample if isinstance(images, Apart) else images
-    center = all_moments(pool)
-    drawn = min(n, BASELINE_IMAGES)
+    pool = images.sample if isinstance(images, LazyMoments) else images
+    center = compute_all_moments(pool)
+    drawn = min(n, MAX_BASELINE_IMAGES)
 
     def of_batch(number: int) -> Tensor:
         # Not the search's numbers: the loss of a given subset must not depend on how it was found.
-        rows = random_subsets(len(pool), drawn, batch, dice(device, "baseline", number))
-        return all_five(subset_moments(pool, rows), center)
+        rows = draw_random_subsets(len(pool), drawn, batch, make_generator(device, "baseline", number))
+        return compute_divergences(compute_subset_moments(pool, rows), center)
 
     batches = range(-(-draws // batch))
-    random = torch.cat(side_by_side(of_batch, batches, device))[:draws]
+    random = torch.cat(map_parallel(of_batch, batches, device))[:draws]
     # To second order a random subset's divergences are proportional to 1/n - 1/N.
     return source, random * ((1 / n - 1 / total) / (1 / drawn - 1 / len(pool)))
 
 
-def _term(block: Block, weights: Weights, source: Moments, random: Tensor) -> Term:
-    random = random * (random.mean(0) > ROUNDING)
+def _make_term(block: Block, weights: Weights, source: Moments, random: Tensor) -> LossTerm:
+    random = random * (random.mean(0) > ROUNDING_TOLERANCE)
     means = dict(zip(DIVERGENCES, random.mean(0).tolist(), strict=True))
     # A divergence that is 0 for random subsets (of equal images, or n = N) is 0, but for rounding, for all.
-    shares = (OF_NUMBERS if block.numbers else weights).shares().items()
+    shares = (METADATA_DIVERGENCES if block.numbers else weights).shares().items()
     coefficients = {name: share / means[name] if means[name] else 0.0 for name, share in shares}
-    return Term(block, source, random, coefficients)
+    return LossTerm(block, source, random, coefficients)
 
 
-def random_subsets(total: int, n: int, count: int, generator: Generator) -> Tensor:
+def draw_random_subsets(total: int, n: int, count: int, generator: Generator) -> Tensor:
     """Indices (count, n) of subsets drawn uniformly without replacement from `total` rows.
 
     One permutation is cut into total // n disjoint subsets: as many draws for the price of one.
@@ -194,7 +194,7 @@ def random_subsets(total: int, n: int, count: int, generator: Generator) -> Tens
     return torch.cat(permutations).view(-1, n)[:count]
 
 
-def effective_size(loss: float, n: int, total: int) -> float:
+def effective_sample_size(loss: float, n: int, total: int) -> float:
     """How many random images represent the source as well: 1 / n_eff = loss (1/n - 1/N) + 1/N.
 
     The expected loss of a random subset is proportional to 1/n - 1/N.

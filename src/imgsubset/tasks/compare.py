@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.devices import or_on_cpu
+from imgsubset.devices import run_with_cpu_fallback
 from imgsubset.features.extractors import is_raw
-from imgsubset.features.source import Source, read_source
-from imgsubset.features.spaces import resolution
-from imgsubset.options import Options, merged
-from imgsubset.progress import Clock, Progress, teller
+from imgsubset.features.source import SourceFeatures, load_features
+from imgsubset.features.spaces import choose_resolution
+from imgsubset.options import Options, merge_options
+from imgsubset.progress import Clock, Progress, as_progress
 from imgsubset.reading.given import AnySource
-from imgsubset.results.comparison import ROUNDING, Comparison, Distance
-from imgsubset.tasks.given import check_callable, given
-from imgsubset.tasks.overlaps import overlaps, views_beside
+from imgsubset.results.comparison import ROUNDING_TOLERANCE, Comparison, Distance
+from imgsubset.tasks.given import check_callable, resolve_inputs
+from imgsubset.tasks.overlaps import compute_overlaps, extra_feature_views
 from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from imgsubset.features.random_cnn import Extractor
     from imgsubset.statistics.moments import Block
-    from imgsubset.statistics.permutation import TwoSample
+    from imgsubset.statistics.permutation import TwoSampleResult
 
-FLOOR_LIMIT = 0.99  # the quantile of random deals that a value must exceed to lie outside the noise floor
-FLOOR_SEED = 1 << 61  # not the network's: the floor of two given folders is always the same
+UPPER_NULL_QUANTILE = 0.99  # the quantile of random deals that a value must exceed to lie outside the noise floor
+PERMUTATION_SEED = 1 << 61  # not the network's: the floor of two given folders is always the same
 
 
 def compare(
@@ -43,17 +43,17 @@ def compare(
     Sources, extractor, evidence and words are as in `select`. Raises UsageError, InputError or, with options.strict,
     BadFilesError.
     """
-    options, tell = merged(options, words), teller(progress)
+    options, tell = merge_options(options, words), as_progress(progress)
     check_callable(extractor=extractor)
     clock = Clock()
     with clock.stage("list"):
-        listings = [given(source, options)[0] for source in (first, second)]
+        listings = [resolve_inputs(source, options)[0] for source in (first, second)]
 
     def work(device: str, notes: tuple[str, ...]) -> Comparison:
-        size = max(resolution(listing, options.size) for listing in listings)
-        beside = views_beside(options, extractor)
+        size = max(choose_resolution(listing, options.size) for listing in listings)
+        beside = extra_feature_views(options, extractor)
         one, other = (
-            read_source(
+            load_features(
                 listing,
                 options,
                 device,
@@ -66,22 +66,22 @@ def compare(
             )
             for listing in listings
         )
-        return _compared(one, other, options, clock, notes, evidence)
+        return _compare_features(one, other, options, clock, notes, evidence)
 
-    return or_on_cpu(options.device, work, options.workers)
+    return run_with_cpu_fallback(options.device, work, options.workers)
 
 
-def _compared(
-    one: Source, other: Source, options: Options, clock: Clock, notes: tuple[str, ...], gather: bool
+def _compare_features(
+    one: SourceFeatures, other: SourceFeatures, options: Options, clock: Clock, notes: tuple[str, ...], gather: bool
 ) -> Comparison:
     import torch
 
-    from imgsubset.statistics.permutation import two_sample
+    from imgsubset.statistics.permutation import run_two_sample_test
 
     spaces = [[block.images for block in source.blocks] for source in (one, other)]
     with clock.stage("compare"):
         raw = [is_raw(block.name) for block in one.blocks]
-        results = two_sample(spaces[0], spaces[1], FLOOR_SEED, raw=raw)
+        results = run_two_sample_test(spaces[0], spaces[1], PERMUTATION_SEED, raw=raw)
         shares = [block.weight for block in one.blocks]
 
         def mean(parts: Iterable[Tensor]) -> Tensor:
@@ -95,14 +95,14 @@ def _compared(
         values = mean(of.values / own for of, own in zip(results, scales, strict=True)) * scale
         dealt = mean(of.floor / own for of, own in zip(results, scales, strict=True)) * scale
         columns = zip(DIVERGENCE_NAMES, values, dealt.T, strict=True)
-        divergences = {name: _distance(value, floor) for name, value, floor in columns}
-        units = [_units(one, options.weights) for one in means]
+        divergences = {name: _make_distance(value, floor) for name, value, floor in columns}
+        units = [_loss_coefficients(one, options.weights) for one in means]
         total = mean(of.values @ unit for of, unit in zip(results, units, strict=True))
         floor = mean(of.floor @ unit for of, unit in zip(results, units, strict=True))
-        lying, sampled = overlaps(one, other, FLOOR_SEED)
+        lying, sampled = compute_overlaps(one, other, PERMUTATION_SEED)
     shown = None
     if gather:
-        from imgsubset.tasks.contrast import contrast
+        from imgsubset.tasks.contrast import gather_comparison_data
 
         with clock.stage("report"):
             figures = {"loss": (float(total), floor)}
@@ -110,7 +110,7 @@ def _compared(
                 name: (float(value), dealt[:, place])
                 for place, (name, value) in enumerate(zip(DIVERGENCE_NAMES, values, strict=True))
             }
-            shown = contrast(one, other, figures)
+            shown = gather_comparison_data(one, other, figures)
     if not any(of.varies for of in results):
         notes += ("all images of both look the same to the network",)
     return Comparison(
@@ -119,8 +119,8 @@ def _compared(
         size=one.size,
         sizes=(len(one.paths), len(other.paths)),
         divergences=divergences,
-        loss=_distance(total, floor),
-        kid=_kids(one.blocks, results),
+        loss=_make_distance(total, floor),
+        kid=_make_kid_distances(one.blocks, results),
         overlaps=lying,
         rejected=(one.rejected, other.rejected),
         contrast=shown,
@@ -131,24 +131,24 @@ def _compared(
     )
 
 
-def _kids(blocks: Sequence[Block], results: Sequence[TwoSample]) -> dict[str, Distance]:
+def _make_kid_distances(blocks: Sequence[Block], results: Sequence[TwoSampleResult]) -> dict[str, Distance]:
     """The KIDs by the names of blocks, of those that have one."""
     pairs = zip(blocks, results, strict=True)
-    return {block.name: _distance(of.kid[0], of.kid[1:]) for block, of in pairs if of.kid is not None}
+    return {block.name: _make_distance(of.kid[0], of.kid[1:]) for block, of in pairs if of.kid is not None}
 
 
-def _units(means: Tensor, weights: Weights) -> Tensor:
+def _loss_coefficients(means: Tensor, weights: Weights) -> Tensor:
     """What a unit of each divergence adds to the loss, (5,): its weight in units of its floor's mean (5,)."""
     shares = weights.shares()
     named = zip(DIVERGENCE_NAMES, means.tolist(), strict=True)
     return means.new_tensor([shares.get(name, 0.0) / mean if mean else 0.0 for name, mean in named])
 
 
-def _distance(value: Tensor, floor: Tensor) -> Distance:
+def _make_distance(value: Tensor, floor: Tensor) -> Distance:
     """A value, and the floor (draws,) of it."""
     return Distance(
         value=float(value),
         floor_mean=float(floor.mean()),
-        floor_limit=float(floor.quantile(FLOOR_LIMIT)),
-        p_value=(1 + int((floor >= value - ROUNDING * value.abs()).sum())) / (1 + len(floor)),
+        floor_limit=float(floor.quantile(UPPER_NULL_QUANTILE)),
+        p_value=(1 + int((floor >= value - ROUNDING_TOLERANCE * value.abs()).sum())) / (1 + len(floor)),
     )

@@ -11,18 +11,18 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from imgsubset.errors import InputError, UsageError, shortened
-from imgsubset.features.source import Source
+from imgsubset.errors import InputError, UsageError, shorten
+from imgsubset.features.source import SourceFeatures
 from imgsubset.options import Options
-from imgsubset.reading.given import relative
-from imgsubset.reading.labels import check_classes, classes_of, group_names
+from imgsubset.reading.given import make_relative
+from imgsubset.reading.labels import check_classes, parse_groups, resolve_classes
 from imgsubset.search.choices import Choices, Stratum
-from imgsubset.tasks.duplicates import Neighbours, exact_duplicates
-from imgsubset.tasks.quotas import quotas
+from imgsubset.tasks.duplicates import NearDuplicateIndex, find_exact_duplicates
+from imgsubset.tasks.quotas import allocate_quotas
 
 
 @dataclass(frozen=True)
-class Allowed:
+class SelectionConstraints:
     """What may be chosen of N rows.
 
     device   of the tensors
@@ -31,10 +31,10 @@ class Allowed:
     equal    whether classes are to have equal parts, not their shares
     groups   (N,) the group of each row, a number; None without groups
     keep     rows that must be chosen
-    barred   rows that must not
+    excluded rows that must not
     copies   how many rows are exact copies of an earlier one
     example  path of a kept image, for messages
-    twins    the sets of rows that are exact copies of each other
+    duplicate_sets the sets of rows that are exact copies of each other
     notes    what a user should know
     """
 
@@ -44,28 +44,28 @@ class Allowed:
     equal: bool
     groups: tuple[int, ...] | None
     keep: frozenset[int]
-    barred: frozenset[int]
+    excluded: frozenset[int]
     copies: int
     example: str = ""
-    twins: tuple[tuple[int, ...], ...] = ()
+    duplicate_sets: tuple[tuple[int, ...], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def free(self) -> bool:
         """Whether any rows may be chosen."""
-        return not (self.names or self.groups or self.keep or self.barred)
+        return not (self.names or self.groups or self.keep or self.excluded)
 
     def bounds(self) -> tuple[int, int]:
         """The fewest and the most rows that a subset may have. Raises InputError if there can be none."""
-        fixed, units = self._fixed(), self._open(self.barred)
+        fixed, units = self._required_rows(), self._open(self.excluded)
         most = len(fixed) + sum(size * len(found) for (_, size), found in units.items())
         if not most:
             raise InputError("no image of the source may be chosen: all of them are dropped")
-        low, high, everywhere = max(1, len(fixed)) - 1, most, self._counts()
+        low, high, everywhere = max(1, len(fixed)) - 1, most, self._count_by_class()
         while high - low > 1:  # with classes, the kept images of one may need a larger n than their number
             middle = (low + high) // 2
             try:
-                self._wanted(middle, fixed, units, everywhere)
+                self._free_rows_per_class(middle, fixed, units, everywhere)
                 high = middle
             except UsageError:
                 low = middle
@@ -73,7 +73,7 @@ class Allowed:
 
     def rest(self, taken: Collection[int]) -> torch.Tensor:
         """The rows (n,), ascending, that may be chosen and are not taken."""
-        left = self._except(taken) & ~self._with_groups(self.barred)
+        left = self._mask_without(taken) & ~self._mask_with_groups(self.excluded)
         return torch.from_numpy(np.flatnonzero(left)).to(self.device)
 
     def choices(self, n: int, taken: Collection[int] = ()) -> Choices:
@@ -85,8 +85,8 @@ class Allowed:
         not enough.
         """
         used = frozenset(taken)
-        fixed, units = self._fixed(), self._open(self.barred | used)
-        wanted = self._wanted(n, fixed, units, self._counts(used))
+        fixed, units = self._required_rows(), self._open(self.excluded | used)
+        wanted = self._free_rows_per_class(n, fixed, units, self._count_by_class(used))
         ordered = sorted(units.items(), key=lambda item: item[0])
         strata = [Stratum(group, torch.from_numpy(rows).to(self.device)) for (group, _), rows in ordered]
         always = torch.tensor(sorted(fixed), dtype=torch.long, device=self.device)
@@ -96,31 +96,33 @@ class Allowed:
     def _class(self) -> np.ndarray:
         return np.array(self.classes, np.int64)
 
-    def _counts(self, but: Collection[int] = ()) -> list[int]:
+    def _count_by_class(self, but: Collection[int] = ()) -> list[int]:
         """How many rows each class has, without these."""
-        counts: list[int] = np.bincount(self._class[self._except(but)], minlength=max(1, len(self.names))).tolist()
+        counts: list[int] = np.bincount(
+            self._class[self._mask_without(but)], minlength=max(1, len(self.names))
+        ).tolist()
         return counts
 
-    def _except(self, rows: Collection[int]) -> np.ndarray:
+    def _mask_without(self, rows: Collection[int]) -> np.ndarray:
         """Whether each row (N,) is none of these."""
         others = np.ones(len(self.classes), bool)
         others[[*rows]] = False
         return others
 
-    def _with_groups(self, rows: Collection[int]) -> np.ndarray:
+    def _mask_with_groups(self, rows: Collection[int]) -> np.ndarray:
         """Whether each row (N,) is one of these or of their groups."""
         if self.groups is None:
-            return ~self._except(rows)
+            return ~self._mask_without(rows)
         return np.isin(self.groups, [self.groups[row] for row in rows])
 
-    def _fixed(self) -> list[int]:
+    def _required_rows(self) -> list[int]:
         """The rows that must be chosen, whole groups of them, ascending."""
-        fixed: list[int] = np.flatnonzero(self._with_groups(self.keep)).tolist()
+        fixed: list[int] = np.flatnonzero(self._mask_with_groups(self.keep)).tolist()
         return fixed
 
     def _open(self, barred: Collection[int]) -> dict[tuple[int, int], np.ndarray]:
         """The units (U, size) that may be taken or not, by class and size."""
-        rows = np.flatnonzero(~self._with_groups(self.keep.union(barred)))
+        rows = np.flatnonzero(~self._mask_with_groups(self.keep.union(barred)))
         if self.groups is None:
             rows = rows[np.argsort(self._class[rows], kind="stable")]
             found, starts = np.unique(self._class[rows], return_index=True)
@@ -137,7 +139,7 @@ class Allowed:
             units[group, len(unit)].append(unit)
         return {key: np.array(found) for key, found in units.items()}
 
-    def _wanted(
+    def _free_rows_per_class(
         self, n: int, fixed: list[int], units: dict[tuple[int, int], np.ndarray], left: list[int]
     ) -> dict[int, int]:
         """How many rows to take of each class, beside the fixed ones."""
@@ -155,7 +157,7 @@ class Allowed:
         kept = Counter(self.classes[row] for row in fixed)
         # Equal parts are of what may be chosen; shares are of what there is.
         sizes = [kept[group] + room[group] if self.equal else left[group] for group in sorted(room)]
-        quota = quotas(sizes, n, self.equal)
+        quota = allocate_quotas(sizes, n, self.equal)
         wanted = {group: quota[group] - kept[group] for group in room}
         if self.names and (over := [group for group, number in wanted.items() if number < 0]):
             group = over[0]
@@ -168,7 +170,7 @@ class Allowed:
         wanted = {group: min(number, room[group]) for group, number in wanted.items()}
         if short:
             rooms = [room[group] - wanted[group] for group in sorted(room)]
-            for group, more in zip(sorted(room), quotas(rooms, short), strict=True):
+            for group, more in zip(sorted(room), allocate_quotas(rooms, short), strict=True):
                 wanted[group] += more
         return wanted
 
@@ -178,63 +180,63 @@ class Allowed:
         return {name: (everywhere[number], here[number]) for number, name in enumerate(self.names)}
 
 
-def constraints(source: Source, options: Options) -> Allowed:
+def resolve_constraints(source: SourceFeatures, options: Options) -> SelectionConstraints:
     """Work out what the options ask for in this source, whose moments are standardised.
 
     Raises UsageError for what contradicts itself, naming the image, and InputError for labels that do not fit.
     """
     paths = source.paths
-    labels = classes_of(source.listing, paths, options) if options.stratify else []
+    labels = resolve_classes(source.listing, paths, options) if options.stratify else []
     check_classes(paths, labels, options)
     names = tuple(sorted(set(labels), key=os.fsencode))
     number = {name: place for place, name in enumerate(names)}
     groups: tuple[int, ...] | None = None
     if options.group_by is not None:
         order: dict[str, int] = {}
-        groups = tuple(order.setdefault(name, len(order)) for name in group_names(paths, options.group_by))
-    keep, unknown = _rows(options.keep, source)
+        groups = tuple(order.setdefault(name, len(order)) for name in parse_groups(paths, options.group_by))
+    keep, unknown = _find_rows(options.keep, source)
     if unknown:
         unusable = {file.path: file.reason for file in source.rejected}
         why = unusable.get(next(iter(unknown.values())), "it is not among the images of the source, or excluded")
         raise UsageError(f"'{next(iter(unknown))}' is to be kept, but {why}")
-    drop, unknown = _rows(options.drop, source)
+    drop, unknown = _find_rows(options.drop, source)
     if both := sorted(keep & drop):
         raise UsageError(f"'{paths[both[0]]}' is both to be kept and to be dropped")
     if groups is not None:
         _check_groups(groups, keep, drop, paths)
-    twins = exact_duplicates(source)
+    twins = find_exact_duplicates(source)
     if options.dedupe:
-        drop |= _without_copies(source, keep, drop)
-    return Allowed(
+        drop |= _find_excluded_duplicates(source, keep, drop)
+    return SelectionConstraints(
         device=source.blocks[0].images.table.device,
         classes=tuple(number[label] for label in labels) if names else (0,) * len(paths),
         names=names,
         equal=options.stratify_as == "equal",
         groups=groups,
         keep=frozenset(keep),
-        barred=frozenset(drop),
+        excluded=frozenset(drop),
         example=paths[min(keep)] if keep else "",
         copies=sum(len(rows) - 1 for rows in twins),
-        twins=tuple(twins),
-        notes=_no_group(groups, options) + _not_dropped(unknown, source),
+        duplicate_sets=tuple(twins),
+        notes=_no_groups_note(groups, options) + _not_dropped(unknown, source),
     )
 
 
-def _no_group(groups: Sequence[int] | None, options: Options) -> tuple[str, ...]:
+def _no_groups_note(groups: Sequence[int] | None, options: Options) -> tuple[str, ...]:
     """What to know where each image is a group of its own."""
     if groups is None or len({*groups}) < len(groups) or len(groups) < 2:
         return ()
     return (f"--group-by '{options.group_by}' finds no two images of one group, so that it does nothing",)
 
 
-def _not_dropped(unknown: Mapping[str, str], source: Source) -> tuple[str, ...]:
+def _not_dropped(unknown: Mapping[str, str], source: SourceFeatures) -> tuple[str, ...]:
     """What to know where --drop names what is neither an image of the source nor an unusable one."""
     rejected = {file.path for file in source.rejected}
     others = [path for path, named in unknown.items() if named not in rejected]
     if not others:
         return ()
     paths = f"{len(others):,} path{'s' if len(others) > 1 else ''}"
-    return (f"--drop names {paths} not among the images of the source, or excluded: '{shortened(others[0])}'",)
+    return (f"--drop names {paths} not among the images of the source, or excluded: '{shorten(others[0])}'",)
 
 
 def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: Sequence[str]) -> None:
@@ -246,7 +248,7 @@ def _check_groups(groups: Sequence[int], keep: set[int], drop: set[int], paths: 
             )
 
 
-def _rows(wanted: Collection[str], source: Source) -> tuple[set[int], dict[str, str]]:
+def _find_rows(wanted: Collection[str], source: SourceFeatures) -> tuple[set[int], dict[str, str]]:
     """Rows of the images that are named, by paths from the source or from the current folder; and of other paths what
     they are relative to the source."""
     if not wanted:
@@ -255,7 +257,7 @@ def _rows(wanted: Collection[str], source: Source) -> tuple[set[int], dict[str, 
     known = set(source.listing.paths)
     rows, others = set(), {}
     for path in wanted:
-        named = relative(path, source.listing, known)
+        named = make_relative(path, source.listing, known)
         if named in place:
             rows.add(place[named])
         else:
@@ -263,12 +265,12 @@ def _rows(wanted: Collection[str], source: Source) -> tuple[set[int], dict[str, 
     return rows, others
 
 
-def _without_copies(source: Source, keep: set[int], drop: set[int]) -> set[int]:
+def _find_excluded_duplicates(source: SourceFeatures, keep: set[int], drop: set[int]) -> set[int]:
     """Rows to bar so that no two that are left are copies, exact or near; kept ones stay, else the first by path."""
-    neighbours = Neighbours([block for block in source.blocks if not block.numbers])
+    neighbours = NearDuplicateIndex([block for block in source.blocks if not block.numbers])
     out = keep | drop
     barred: set[int] = set()
-    for row in [*sorted(keep), *(row for row in neighbours.crowded if row not in out)]:
+    for row in [*sorted(keep), *(row for row in neighbours.candidate_rows if row not in out)]:
         if row in barred:
             continue
         twins = neighbours.of(row)

@@ -6,15 +6,15 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from imgsubset.devices import or_on_cpu
-from imgsubset.errors import UsageError, shown
+from imgsubset.devices import run_with_cpu_fallback
+from imgsubset.errors import UsageError, short_repr
 from imgsubset.features.filling import fill_cache
-from imgsubset.features.pieces import piece
-from imgsubset.options import Options, merged
-from imgsubset.progress import Clock, Progress, teller
+from imgsubset.features.pieces import shard_indices
+from imgsubset.options import Options, merge_options
+from imgsubset.progress import Clock, Progress, as_progress
 from imgsubset.reading.given import AnySource
 from imgsubset.results.records import Embedded
-from imgsubset.tasks.given import given, pixels_needed
+from imgsubset.tasks.given import required_feature_views, resolve_inputs
 
 
 def embed(
@@ -40,20 +40,22 @@ def embed(
     Raises UsageError, also where no cache can keep what the features make of an image; InputError; OutputError if the
     cache cannot be written; or, with options.strict, BadFilesError.
     """
-    options, tell = merged(options, words), teller(progress)
-    index, count = shard_of(shard)
+    options, tell = merge_options(options, words), as_progress(progress)
+    index, count = parse_shard(shard)
     folder = options.cache
     if folder is None:
         raise UsageError("embed fills a cache, and none is given: cache='FOLDER'")
     clock = Clock()
     with clock.stage("list"):
-        whole, options, _ = given(source, options)
-        places = piece(len(whole.paths), index - 1, count)
+        whole, options, _ = resolve_inputs(source, options)
+        places = shard_indices(len(whole.paths), index - 1, count)
         # What cannot be used by its name is told of once.
         part = replace(whole.at(places), rejected=whole.rejected if index == 1 else ())
 
     def work(device: str, notes: tuple[str, ...]) -> Embedded:
-        read = fill_cache(whole, part, options, device, seen=pixels_needed(options), clock=clock, progress=tell)
+        read = fill_cache(
+            whole, part, options, device, seen=required_feature_views(options), clock=clock, progress=tell
+        )
         return Embedded(
             source=whole,
             shard=(index, count),
@@ -69,13 +71,15 @@ def embed(
             seconds=clock.seconds,
         )
 
-    return or_on_cpu(options.device, work, options.workers)
+    return run_with_cpu_fallback(options.device, work, options.workers)
 
 
-def shard_of(shard: str | tuple[int, int]) -> tuple[int, int]:
+def parse_shard(shard: str | tuple[int, int]) -> tuple[int, int]:
     """Which piece, counted from 1, of how many. Raises UsageError for what is none."""
     text = shard if isinstance(shard, str) else "/".join(map(str, shard)) if isinstance(shard, (tuple, list)) else ""
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text, re.ASCII)
     if not (found and 1 <= int(found[1]) <= int(found[2])):
-        raise UsageError(f"shard {shown(shard)} is not i/K with i from 1 to K, as in 3/8 for the third of eight pieces")
+        raise UsageError(
+            f"shard {short_repr(shard)} is not i/K with i from 1 to K, as in 3/8 for the third of eight pieces"
+        )
     return int(found[1]), int(found[2])

@@ -10,42 +10,42 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.devices import or_on_cpu, single_threaded
-from imgsubset.errors import InputError, shortened
-from imgsubset.features.source import Source
-from imgsubset.inputs import AnyEmbeddings, of_kind
+from imgsubset.devices import run_with_cpu_fallback, single_threaded
+from imgsubset.errors import InputError, shorten
+from imgsubset.features.source import SourceFeatures
+from imgsubset.inputs import EmbeddingsLike, convert_value
 from imgsubset.options import Options
-from imgsubset.progress import Clock, Progress, teller
+from imgsubset.progress import Clock, Progress, as_progress
 from imgsubset.reading.given import AnySource
-from imgsubset.reading.labels import check_classes, classes_of, group_names
-from imgsubset.reading.outcomes import AnyOutcomes, Outcomes, read_outcomes
+from imgsubset.reading.labels import check_classes, parse_groups, resolve_classes
+from imgsubset.reading.outcomes import AnyModelResults, ModelResults, read_model_results
 from imgsubset.results.estimates import Difference, Estimate, Estimated
 from imgsubset.results.records import Selection
 from imgsubset.tasks.given import check_callable
-from imgsubset.tasks.lineup import lined_up
-from imgsubset.tasks.matching import Matched
-from imgsubset.tasks.members import Existing, existing
+from imgsubset.tasks.lineup import align_results
+from imgsubset.tasks.matching import SubsetMembers
+from imgsubset.tasks.members import ExistingSubset, resolve_subset
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from imgsubset.features.random_cnn import Extractor
 
-NUMBERS = ("subset", "value", "error", "low", "high", "equivalent")  # of an Estimate
-MOST_COMPARED = 12  # results of a kind, each of which is compared with each
-Drawn = tuple["list[str] | None", "list[str] | None"]  # the class, and the group, of each image of a source
+ESTIMATE_FIELDS = ("subset", "value", "error", "low", "high", "equivalent")  # of an Estimate
+MAX_COMPARED_RESULTS = 12  # results of a kind, each of which is compared with each
+ClassesAndGroups = tuple["list[str] | None", "list[str] | None"]  # the class, and the group, of each image of a source
 
 
 def estimate(
     source: AnySource,
     subset: AnySource | Selection,
-    results: AnyOutcomes,
+    results: AnyModelResults,
     options: Options | None = None,
     *,
     columns: Sequence[str] = (),
     skip_foreign: bool = False,
     extractor: Extractor | None = None,
-    embeddings: AnyEmbeddings = None,
+    embeddings: EmbeddingsLike = None,
     progress: Progress | bool = False,
     **words: Any,
 ) -> Estimated:
@@ -67,39 +67,41 @@ def estimate(
     Raises UsageError, InputError or, with options.strict, BadFilesError. Images of the subset without a result are an
     InputError.
     """
-    tell = teller(progress)
+    tell = as_progress(progress)
     check_callable(extractor=extractor)
-    skip_foreign = of_kind("skip_foreign", "bool", skip_foreign)
-    wanted = of_kind("columns", "tuple[str, ...]", (columns,) if isinstance(columns, str) else columns)
+    skip_foreign = convert_value("skip_foreign", "bool", skip_foreign)
+    wanted = convert_value("columns", "tuple[str, ...]", (columns,) if isinstance(columns, str) else columns)
     clock = Clock()
     with clock.stage("list"):
-        outcomes = read_outcomes(results, wanted)
+        outcomes = read_model_results(results, wanted)
         if isinstance(subset, Selection):
-            members: AnySource = subset.source.only(subset.chosen)
+            members: AnySource = subset.source.restrict_to(subset.chosen)
             options = options or subset.options
         else:
             members = subset
-        asked = existing(source, members, options, embeddings, words, drawn=True)
+        asked = resolve_subset(source, members, options, embeddings, words, drawn=True)
         drawn = asked.options
         if drawn.stratify and asked.manifest is None:
             with suppress(InputError):  # labels may lack images that cannot be decoded
-                check_classes(asked.listing.paths, classes_of(asked.listing, asked.listing.paths, drawn), drawn)
+                check_classes(asked.listing.paths, resolve_classes(asked.listing, asked.listing.paths, drawn), drawn)
 
     def work(device: str, notes: tuple[str, ...]) -> Estimated:
         read, matched = asked.read(device, clock, tell, skip_foreign=skip_foreign, extractor=extractor, measured=False)
-        estimated = _estimated(outcomes, asked, read, matched, clock)
+        estimated = _estimate_results(outcomes, asked, read, matched, clock)
         estimated = replace(estimated, warnings=estimated.warnings + notes)
         return replace(estimated, subset="the selection", chosen=True) if isinstance(subset, Selection) else estimated
 
-    return or_on_cpu(asked.options.device, work, asked.options.workers)
+    return run_with_cpu_fallback(asked.options.device, work, asked.options.workers)
 
 
-def _estimated(outcomes: Outcomes, asked: Existing, source: Source, matched: Matched, clock: Clock) -> Estimated:
+def _estimate_results(
+    outcomes: ModelResults, asked: ExistingSubset, source: SourceFeatures, matched: SubsetMembers, clock: Clock
+) -> Estimated:
     with clock.stage("estimate"):
-        results, lined = lined_up(outcomes, matched, source)
-        drawn, lone = _drawn(asked.options, source, matched)
-        pairs, many = _pairs(results)
-        found, differences = _estimates(results, pairs, source, matched, drawn)
+        results, lined = align_results(outcomes, matched, source)
+        drawn, lone = _resolve_classes_and_groups(asked.options, source, matched)
+        pairs, many = _pair_results(results)
+        found, differences = _compute_estimates(results, pairs, source, matched, drawn)
     n, total = len(matched.rows), len(source.paths)
     return Estimated(
         source=source.listing,
@@ -111,20 +113,22 @@ def _estimated(outcomes: Outcomes, asked: Existing, source: Source, matched: Mat
         differences=differences,
         foreign=matched.foreign,
         rejected=source.rejected,
-        warnings=(*source.warnings, *outcomes.notes, *lined, *lone, *many, *_alike(found, n, total)),
+        warnings=(*source.warnings, *outcomes.notes, *lined, *lone, *many, *_constant_result_notes(found, n, total)),
         options=asked.options,
         device=source.device,
         seconds=clock.seconds,
     )
 
 
-def _drawn(wanted: Options, source: Source, matched: Matched) -> tuple[Drawn, list[str]]:
+def _resolve_classes_and_groups(
+    wanted: Options, source: SourceFeatures, matched: SubsetMembers
+) -> tuple[ClassesAndGroups, list[str]]:
     """By what the subset was drawn, and what a user should know.
 
     Raises InputError for fewer than two of what was drawn.
     """
-    classes = classes_of(source.listing, source.paths, wanted) if wanted.stratify else None
-    groups = group_names(source.paths, wanted.group_by) if wanted.group_by else None
+    classes = resolve_classes(source.listing, source.paths, wanted) if wanted.stratify else None
+    groups = parse_groups(source.paths, wanted.group_by) if wanted.group_by else None
     units = matched.rows if groups is None else {groups[row] for row in matched.rows}
     if len(units) < 2:
         what = "image" if groups is None else "group"
@@ -135,25 +139,29 @@ def _drawn(wanted: Options, source: Source, matched: Matched) -> tuple[Drawn, li
     return (classes, groups), notes if few else []
 
 
-def _estimates(
-    results: dict[str, list[float]], pairs: list[tuple[str, str]], source: Source, matched: Matched, drawn: Drawn
+def _compute_estimates(
+    results: dict[str, list[float]],
+    pairs: list[tuple[str, str]],
+    source: SourceFeatures,
+    matched: SubsetMembers,
+    drawn: ClassesAndGroups,
 ) -> tuple[tuple[Estimate, ...], tuple[Difference, ...]]:
     """Of each result, and of the difference of each pair."""
     import torch
 
-    from imgsubset.statistics.covariates import covariates
-    from imgsubset.statistics.estimation import estimates
+    from imgsubset.statistics.covariates import compute_covariates
+    from imgsubset.statistics.estimation import estimate_means
 
     columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in results.items()}
     values = torch.stack([*columns.values(), *(columns[one] - columns[other] for one, other in pairs)], 1)
-    known, rows = covariates(source.blocks), torch.tensor(matched.rows)
-    shares = torch.tensor([*map(_is_share, results.values()), *(False for _ in pairs)])
+    known, rows = compute_covariates(source.blocks), torch.tensor(matched.rows)
+    shares = torch.tensor([*map(_is_binary, results.values()), *(False for _ in pairs)])
     with single_threaded():  # so that sums have one order
-        classes, groups = map(_numbered, drawn)
-        found = estimates(values, known, rows, classes, groups, shares)
+        classes, groups = map(_encode_names, drawn)
+        found = estimate_means(values, known, rows, classes, groups, shares)
     fields = [getattr(found, name).tolist() for name in ("mean", "value", "error", "low", "high", "equivalent")]
     made = [
-        dict(zip(NUMBERS, (*numbers, equal if math.isfinite(equal) else None), strict=True))
+        dict(zip(ESTIMATE_FIELDS, (*numbers, equal if math.isfinite(equal) else None), strict=True))
         for *numbers, equal in zip(*fields, strict=True)
     ]
     return (
@@ -165,29 +173,29 @@ def _estimates(
     )
 
 
-def _pairs(results: dict[str, list[float]]) -> tuple[list[tuple[str, str]], list[str]]:
+def _pair_results(results: dict[str, list[float]]) -> tuple[list[tuple[str, str]], list[str]]:
     """Each two results of a kind: both are of zeros and ones, or both are not. And what to know of too many."""
     kinds: dict[bool, list[str]] = {True: [], False: []}
     for name, values in results.items():
-        kinds[_is_share(values)].append(name)
+        kinds[_is_binary(values)].append(name)
     many = max(map(len, kinds.values()))
-    notes = [f"{many:,} results are too many to compare each with each; {MOST_COMPARED} are the most"]
-    pairs = [pair for names in kinds.values() if len(names) <= MOST_COMPARED for pair in combinations(names, 2)]
-    return pairs, notes if many > MOST_COMPARED else []
+    notes = [f"{many:,} results are too many to compare each with each; {MAX_COMPARED_RESULTS} are the most"]
+    pairs = [pair for names in kinds.values() if len(names) <= MAX_COMPARED_RESULTS for pair in combinations(names, 2)]
+    return pairs, notes if many > MAX_COMPARED_RESULTS else []
 
 
-def _is_share(values: Sequence[float]) -> bool:
+def _is_binary(values: Sequence[float]) -> bool:
     return {*values} <= {0.0, 1.0}
 
 
-def _numbered(names: list[str] | None) -> Tensor | None:
+def _encode_names(names: list[str] | None) -> Tensor | None:
     import torch
 
     numbers: dict[str, int] = {}
     return None if names is None else torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
 
 
-def _alike(found: Sequence[Estimate], n: int, total: int) -> list[str]:
+def _constant_result_notes(found: Sequence[Estimate], n: int, total: int) -> list[str]:
     """What to know of results that are 0, or 1, of all of a subset: the interval tells nothing of what was missed.
 
     Of n random images none is of a kind whose share is above 1 - 0.05^(1 / n), but in 5 of 100 cases.
@@ -195,5 +203,5 @@ def _alike(found: Sequence[Estimate], n: int, total: int) -> list[str]:
     names = [one.name for one in found if one.error == 0 and one.subset in (0, 1)]
     if not names or n == total:
         return []
-    these, missed = shortened(", ".join(map(repr, names)), 300), 1 - 0.05 ** (1 / n)
+    these, missed = shorten(", ".join(map(repr, names)), 300), 1 - 0.05 ** (1 / n)
     return [f"{these}: all {n:,} images are alike; up to {missed:.2g} of the whole may be otherwise and not show"]

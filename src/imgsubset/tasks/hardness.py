@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.errors import UsageError, shown
+from imgsubset.errors import UsageError, short_repr
 from imgsubset.inputs import Embeddings, Labels
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ def hardness(views: Any, labels: Any) -> np.ndarray:
     import numpy as np
     import torch
 
-    from imgsubset.features.hardness import class_numbers
-    from imgsubset.features.hardness import hardness as of_tensors
+    from imgsubset.features.hardness import compute_difficulty as of_tensors
+    from imgsubset.features.hardness import encode_classes
 
     given = Labels.of(labels)
     if given.paths is not None:
         raise UsageError("labels by path fit no views: give a list, in the order of their rows")
     if not isinstance(views, Iterable) or hasattr(views, "shape"):
-        raise UsageError(f"views {shown(views)} are not a list of arrays; of one array it is [array]")
+        raise UsageError(f"views {short_repr(views)} are not a list of arrays; of one array it is [array]")
     tables = []
     for number, view in enumerate(views):
         table = np.asarray(Embeddings(view).values)
@@ -50,12 +50,12 @@ def hardness(views: Any, labels: Any) -> np.ndarray:
             raise UsageError(f"view {number} is of {len(table):,} images, and the labels are of {len(given.names):,}")
         table = table.astype(np.float64)
         if not np.isfinite(table).all():
-            raise UsageError(f"view {number} holds what is not finite, first in row {_first_odd(table)}")
+            raise UsageError(f"view {number} holds what is not finite, first in row {_first_nonfinite_row(table)}")
         tables.append(torch.from_numpy(table))
-    return np.asarray(of_tensors(tables, class_numbers(given.names)))
+    return np.asarray(of_tensors(tables, encode_classes(given.names)))
 
 
-def _first_odd(table: np.ndarray) -> int:
+def _first_nonfinite_row(table: np.ndarray) -> int:
     import numpy as np
 
     return int((~np.isfinite(table).all(1)).argmax())

@@ -12,22 +12,22 @@ from posixpath import basename
 import numpy as np
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.appearance import NAMES
-from imgsubset.features.channels import Channels, channels
-from imgsubset.features.hardness import class_numbers, hardness, too_few
-from imgsubset.features.source import Source
+from imgsubset.features.appearance import IMAGE_STATISTICS
+from imgsubset.features.channels import MetadataChannels, encode_columns
+from imgsubset.features.hardness import compute_difficulty, encode_classes, small_class_warning
+from imgsubset.features.source import SourceFeatures
 from imgsubset.features.spaces import VIEWS
-from imgsubset.options import IMAGE, Options
-from imgsubset.reading.columns import Column, columns_of
-from imgsubset.reading.labels import classes_of
-from imgsubset.reading.objects import objects
+from imgsubset.options import IMAGE_STATS_WEIGHT, Options
+from imgsubset.reading.columns import Column, align_columns
+from imgsubset.reading.labels import resolve_classes
+from imgsubset.reading.objects import read_object_columns
 from imgsubset.reading.tables import read_table
 
-Found = tuple[Sequence[Column], Sequence[str]]  # columns, and notes
-TOGETHER = 192  # channels of a block at most: the time that covariances take grows as their cube
+ColumnsAndNotes = tuple[Sequence[Column], Sequence[str]]  # columns, and notes
+MAX_BLOCK_CHANNELS = 192  # channels of a block at most: the time that covariances take grows as their cube
 
 
-def with_known(source: Source, options: Options, n: int | None) -> Source:
+def add_match_blocks(source: SourceFeatures, options: Options, n: int | None) -> SourceFeatures:
     """A source, not standardised, with a block for each term of `match`; weights are shared as the options have it.
 
     n  images in the subset, if it is known
@@ -36,19 +36,21 @@ def with_known(source: Source, options: Options, n: int | None) -> Source:
     """
     match = {term: weight for term, weight in options.match if weight}
     names = _block_names(match)
-    wanted = _wanted({name: names[name] for name in match if name not in TERMS}, options.match_columns)
-    notes, terms, tables = list[str](), dict[str, Channels](), list[dict[str, object]]()
+    wanted = _parse_match_columns(
+        {name: names[name] for name in match if name not in BUILT_IN_TERMS}, options.match_columns
+    )
+    notes, terms, tables = list[str](), dict[str, MetadataChannels](), list[dict[str, object]]()
     for term, weight in match.items():
-        if term in TERMS:
-            columns, more = TERMS[term](source, options)
+        if term in BUILT_IN_TERMS:
+            columns, more = BUILT_IN_TERMS[term](source, options)
         else:
             table = read_table(term, "match")
-            columns, more = columns_of(table, source.listing, source.paths, wanted.get(term, ()))
+            columns, more = align_columns(table, source.listing, source.paths, wanted.get(term, ()))
             used = [column.name for column in columns]
             where = os.path.abspath(term)  # noqa: PTH100 (resolve would follow links)
             tables.append({"name": term, "path": where, "sha256": table.sha256, "columns": used})
-        made, rare = channels(columns, n)
-        if (term, weight) == ("image", IMAGE):  # the default: no word of what does not vary
+        made, rare = encode_columns(columns, n)
+        if (term, weight) == ("image", IMAGE_STATS_WEIGHT):  # the default: no word of what does not vary
             terms |= {term: replace(made, asked=False)} if made.names else {}
             continue
         if not made.names:
@@ -60,9 +62,9 @@ def with_known(source: Source, options: Options, n: int | None) -> Source:
     features = sum(weight for _, weight in options.features)
     total = features + sum(match[term] for term in terms)
     blocks = [replace(block, weight=block.weight * features / total) for block in source.blocks]
-    device, found = blocks[0].images.table.device, dict[str, Channels]()
+    device, found = blocks[0].images.table.device, dict[str, MetadataChannels]()
     for term, made in terms.items():
-        parts = _parts(names[term], made)
+        parts = _split_channels(names[term], made)
         if len(parts) > 1:
             notes.append(f"match '{term}' is of {len(made.names):,} columns, matched as {len(parts)} blocks")
         for name, part in parts:
@@ -73,13 +75,13 @@ def with_known(source: Source, options: Options, n: int | None) -> Source:
     )
 
 
-def _parts(name: str, made: Channels) -> list[tuple[str, Channels]]:
+def _split_channels(name: str, made: MetadataChannels) -> list[tuple[str, MetadataChannels]]:
     """Channels as blocks of at most TOGETHER of them, by name; what varies together is matched within each."""
-    count = -(-len(made.names) // TOGETHER)
+    count = -(-len(made.names) // MAX_BLOCK_CHANNELS)
     if count == 1:
         return [(name, made)]
     edges = [round(part * len(made.names) / count) for part in range(count + 1)]
-    parts = [Channels(made.names[a:b], made.values[:, a:b]) for a, b in pairwise(edges)]
+    parts = [MetadataChannels(made.names[a:b], made.values[:, a:b]) for a, b in pairwise(edges)]
     return [(f"{name} ({place} of {count})", part) for place, part in enumerate(parts, 1)]
 
 
@@ -89,7 +91,7 @@ def _block_names(match: dict[str, float]) -> dict[str, str]:
     return {term: name if short.count(name) == 1 else term for term, name in zip(match, short, strict=True)}
 
 
-def _wanted(tables: Mapping[str, str], specified: Sequence[str]) -> dict[str, list[str]]:
+def _parse_match_columns(tables: Mapping[str, str], specified: Sequence[str]) -> dict[str, list[str]]:
     """The columns of each table that are asked for, of words such as 'a,b' and 'FILE.csv:a,b'.
 
     tables  what each is called
@@ -112,30 +114,30 @@ def _wanted(tables: Mapping[str, str], specified: Sequence[str]) -> dict[str, li
     return wanted
 
 
-def _image(source: Source, options: Options) -> Found:
+def _make_image_stat_columns(source: SourceFeatures, options: Options) -> ColumnsAndNotes:
     numbers = source.seen["image"].mean.double().cpu().numpy()
-    return [Column(name, np.ascontiguousarray(numbers[:, place])) for place, name in enumerate(NAMES)], ()
+    return [Column(name, np.ascontiguousarray(numbers[:, place])) for place, name in enumerate(IMAGE_STATISTICS)], ()
 
 
-def _objects(source: Source, options: Options) -> Found:
-    return objects(source.listing, source.paths, options)
+def _make_object_columns(source: SourceFeatures, options: Options) -> ColumnsAndNotes:
+    return read_object_columns(source.listing, source.paths, options)
 
 
-def _hardness(source: Source, options: Options) -> Found:
-    names = classes_of(source.listing, source.paths, options)
+def _make_difficulty_columns(source: SourceFeatures, options: Options) -> ColumnsAndNotes:
+    names = resolve_classes(source.listing, source.paths, options)
     if len(set(names)) < 2:
         raise InputError("match 'hardness' needs at least two classes; the images of the source are all of one")
-    labels = class_numbers(names)
+    labels = encode_classes(names)
     views = [source.seen[part].mean.cpu() for part, _, _ in VIEWS["hardness"]]
-    numbers = hardness(views, labels)
-    note = too_few(labels)
+    numbers = compute_difficulty(views, labels)
+    note = small_class_warning(labels)
     columns = [Column(f"hardness {place}", numbers[:, place].numpy().copy()) for place in range(numbers.shape[1])]
     return columns, (note,) if note else ()
 
 
-TERMS: dict[str, Callable[[Source, Options], Found]] = {
-    "image": _image,
-    "hardness": _hardness,
-    "objects": _objects,
+BUILT_IN_TERMS: dict[str, Callable[[SourceFeatures, Options], ColumnsAndNotes]] = {
+    "image": _make_image_stat_columns,
+    "hardness": _make_difficulty_columns,
+    "objects": _make_object_columns,
 }
 """What makes the columns of each term that is no table."""

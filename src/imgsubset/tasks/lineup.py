@@ -5,28 +5,32 @@ from __future__ import annotations
 import os
 from posixpath import normpath
 
-from imgsubset.errors import InputError, UsageError, shortened
-from imgsubset.features.source import Source
-from imgsubset.reading.given import relative
-from imgsubset.reading.outcomes import Outcomes
-from imgsubset.tasks.matching import Matched
+from imgsubset.errors import InputError, UsageError, shorten
+from imgsubset.features.source import SourceFeatures
+from imgsubset.reading.given import make_relative
+from imgsubset.reading.outcomes import ModelResults
+from imgsubset.tasks.matching import SubsetMembers
 
 
-def lined_up(outcomes: Outcomes, matched: Matched, source: Source) -> tuple[dict[str, list[float]], list[str]]:
+def align_results(
+    outcomes: ModelResults, matched: SubsetMembers, source: SourceFeatures
+) -> tuple[dict[str, list[float]], list[str]]:
     """The results by name, in the order of the subset's rows, and what a user should know.
 
     Raises InputError for images of the subset that have no result or several, naming the first, UsageError for lists of
     another length.
     """
-    found, notes = _in_order(outcomes, matched) if outcomes.paths is None else _by_path(outcomes, matched, source)
+    found, notes = (
+        _align_by_order(outcomes, matched) if outcomes.paths is None else _align_by_path(outcomes, matched, source)
+    )
     if missing := [row for row in matched.rows if row not in found]:
         some = f"{len(missing):,} of the {len(matched.rows):,} images of the subset"
-        about = "" if found or not outcomes.paths else f"; they begin with '{shortened(outcomes.paths[0], 300)}'"
+        about = "" if found or not outcomes.paths else f"; they begin with '{shorten(outcomes.paths[0], 300)}'"
         raise InputError(f"{outcomes.name} lack {some}, the first of them '{source.paths[missing[0]]}'{about}")
     return {name: [values[found[row]] for row in matched.rows] for name, values in outcomes.columns.items()}, notes
 
 
-def _in_order(outcomes: Outcomes, matched: Matched) -> tuple[dict[int, int], list[str]]:
+def _align_by_order(outcomes: ModelResults, matched: SubsetMembers) -> tuple[dict[int, int], list[str]]:
     if len(outcomes.places) != len(matched.order):
         raise UsageError(
             f"there are {len(outcomes.places):,} results for the {len(matched.order):,} images of the subset"
@@ -35,7 +39,9 @@ def _in_order(outcomes: Outcomes, matched: Matched) -> tuple[dict[int, int], lis
     return {matched.places[path]: place for path, place in reversed(members)}, []  # of one listed twice, the first
 
 
-def _by_path(outcomes: Outcomes, matched: Matched, source: Source) -> tuple[dict[int, int], list[str]]:
+def _align_by_path(
+    outcomes: ModelResults, matched: SubsetMembers, source: SourceFeatures
+) -> tuple[dict[int, int], list[str]]:
     """Paths may be those of the subset or of the source; from there or from the current folder."""
     rows, here = {path: row for row, path in enumerate(source.paths)}, frozenset(matched.rows)
     known = frozenset(rows)
@@ -47,7 +53,7 @@ def _by_path(outcomes: Outcomes, matched: Matched, source: Source) -> tuple[dict
         if row is None:
             row = matched.places.get(os.path.relpath(path, matched.root))
         if row is None:
-            row = rows.get(relative(path, source.listing, known))
+            row = rows.get(make_relative(path, source.listing, known))
         if row is None or row not in here:
             extra.append(written)
         elif (first := found.setdefault(row, place)) != place:
@@ -56,5 +62,5 @@ def _by_path(outcomes: Outcomes, matched: Matched, source: Source) -> tuple[dict
     if not extra:
         return found, []
     several = f"are {len(extra):,} rows" if len(extra) > 1 else "is a row"
-    example = shortened(extra[0], 300)
+    example = shorten(extra[0], 300)
     return found, [f"there {several} of {outcomes.name} about no image of the subset, such as '{example}'"]

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgsubset.features.extractors import is_raw
-from imgsubset.features.source import Source
+from imgsubset.features.source import SourceFeatures
 from imgsubset.options import Options
-from imgsubset.results.comparison import ROUNDING, Overlap
+from imgsubset.results.comparison import ROUNDING_TOLERANCE, Overlap
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from imgsubset.features.random_cnn import Extractor
 
-LOWEST = 0.01  # the quantile of random deals that a value must stay below to lie outside the noise floor
+LOWER_NULL_QUANTILE = 0.01  # the quantile of random deals that a value must stay below to lie outside the noise floor
 
 
-def views_beside(options: Options, extractor: Extractor | None) -> tuple[str, ...]:
+def extra_feature_views(options: Options, extractor: Extractor | None) -> tuple[str, ...]:
     """What else of the pixels must be seen, names in `features.spaces.VIEWS`.
 
     To a random CNN a blurred picture is a usual one without much texture: its filters answer to coarse shapes above
@@ -26,13 +26,15 @@ def views_beside(options: Options, extractor: Extractor | None) -> tuple[str, ..
     return ("fft",) if extractor is None and {*dict(options.features)} == {"random-cnn"} else ()
 
 
-def overlaps(one: Source, other: Source, seed: int) -> tuple[dict[str, Overlap], tuple[str, ...]]:
+def compute_overlaps(
+    one: SourceFeatures, other: SourceFeatures, seed: int
+) -> tuple[dict[str, Overlap], tuple[str, ...]]:
     """The four of two sources by name, of which the first is the reference; and what is to be said of them.
 
     An image is a point: its vectors in all spaces side by side, each space with its weight; views beside them count as
     much as they do together. The vectors of a feature that is compared as it is are so here, if it is alone.
     """
-    from imgsubset.statistics.neighbours import MOST, NAMES, joined, overlap
+    from imgsubset.statistics.neighbours import MAX_PRDC_IMAGES, PRDC_NAMES, compare_prdc, join_spaces
 
     spaces = [(mine.images.mean, theirs.images.mean) for mine, theirs in zip(one.blocks, other.blocks, strict=True)]
     weights = [block.weight for block in one.blocks]
@@ -40,18 +42,18 @@ def overlaps(one: Source, other: Source, seed: int) -> tuple[dict[str, Overlap],
         spaces.append((one.seen[name].mean, other.seen[name].mean))
         weights.append(1.0)
     alone = len(spaces) == 1 and is_raw(one.blocks[0].name)
-    values, floor = overlap(*(spaces[0] if alone else joined(spaces, weights)), seed)
-    many = len(one.paths) > MOST or len(other.paths) > MOST
-    return {name: _overlap(value, dealt) for name, value, dealt in zip(NAMES, values, floor.T, strict=True)}, (
-        (f"precision, recall, density and coverage are of at most {MOST:,} images of each",) if many else ()
-    )
+    values, floor = compare_prdc(*(spaces[0] if alone else join_spaces(spaces, weights)), seed)
+    many = len(one.paths) > MAX_PRDC_IMAGES or len(other.paths) > MAX_PRDC_IMAGES
+    return {
+        name: _make_overlap(value, dealt) for name, value, dealt in zip(PRDC_NAMES, values, floor.T, strict=True)
+    }, ((f"precision, recall, density and coverage are of at most {MAX_PRDC_IMAGES:,} images of each",) if many else ())
 
 
-def _overlap(value: Tensor, floor: Tensor) -> Overlap:
+def _make_overlap(value: Tensor, floor: Tensor) -> Overlap:
     """A value, and the floor (draws,) of it."""
     return Overlap(
         value=float(value),
         floor_mean=float(floor.mean()),
-        floor_limit=float(floor.quantile(LOWEST)),
-        p_value=(1 + int((floor <= value * (1 + ROUNDING)).sum())) / (1 + len(floor)),
+        floor_limit=float(floor.quantile(LOWER_NULL_QUANTILE)),
+        p_value=(1 + int((floor <= value * (1 + ROUNDING_TOLERANCE)).sum())) / (1 + len(floor)),
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 
-def largest_remainder(shares: Sequence[Fraction], total: int) -> list[int]:
+def round_by_largest_remainder(shares: Sequence[Fraction], total: int) -> list[int]:
     """Round shares to whole numbers of this sum (Hamilton's method): the largest remainders up, the first of equal."""
     whole = [math.floor(share) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda number: whole[number] - shares[number])
@@ -16,7 +16,7 @@ def largest_remainder(shares: Sequence[Fraction], total: int) -> list[int]:
     return whole
 
 
-def quotas(sizes: Sequence[int], n: int, equal: bool = False) -> list[int]:
+def allocate_quotas(sizes: Sequence[int], n: int, equal: bool = False) -> list[int]:
     """Split n rows among classes of these sizes, at most all of them, in proportion or equally.
 
     In proportion it is by largest remainder; then every class that got none takes one from the largest quota, where n
@@ -32,7 +32,7 @@ def quotas(sizes: Sequence[int], n: int, equal: bool = False) -> list[int]:
             quota[number] += 1
         return quota
     total = sum(sizes)
-    quota = largest_remainder([Fraction(n * size, total) for size in sizes], n)
+    quota = round_by_largest_remainder([Fraction(n * size, total) for size in sizes], n)
     if n >= sum(size > 0 for size in sizes):
         for number, size in enumerate(sizes):
             if size and not quota[number]:

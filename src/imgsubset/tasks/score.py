@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.devices import or_on_cpu
+from imgsubset.devices import run_with_cpu_fallback
 from imgsubset.errors import GateError, UsageError
-from imgsubset.features.source import Source
-from imgsubset.inputs import AnyEmbeddings, of_kind
+from imgsubset.features.source import SourceFeatures
+from imgsubset.inputs import EmbeddingsLike, convert_value
 from imgsubset.options import Options
-from imgsubset.progress import Clock, Progress, teller
+from imgsubset.progress import Clock, Progress, as_progress
 from imgsubset.reading.given import AnySource
 from imgsubset.results.records import Scored
 from imgsubset.tasks.given import check_callable
-from imgsubset.tasks.matching import Matched
-from imgsubset.tasks.measuring import judges, score_of, with_fid
-from imgsubset.tasks.members import existing
+from imgsubset.tasks.matching import SubsetMembers
+from imgsubset.tasks.measuring import compute_score, make_held_out_objectives, with_fid
+from imgsubset.tasks.members import resolve_subset
 
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor
@@ -28,7 +28,7 @@ def score(
     *,
     skip_foreign: bool = False,
     extractor: Extractor | None = None,
-    embeddings: AnyEmbeddings = None,
+    embeddings: EmbeddingsLike = None,
     evidence: bool = False,
     progress: Progress | bool = False,
     **words: Any,
@@ -45,23 +45,23 @@ def score(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    tell = teller(progress)
+    tell = as_progress(progress)
     check_callable(extractor=extractor)
-    skip_foreign = of_kind("skip_foreign", "bool", skip_foreign)
+    skip_foreign = convert_value("skip_foreign", "bool", skip_foreign)
     clock = Clock()
     with clock.stage("list"):
-        asked = existing(source, subset, options, embeddings, words)
+        asked = resolve_subset(source, subset, options, embeddings, words)
 
     def work(device: str, notes: tuple[str, ...]) -> Scored:
         read, matched = asked.read(device, clock, tell, skip_foreign=skip_foreign, extractor=extractor)
-        return _scored(read, matched, asked.name, asked.options, clock, notes, evidence)
+        return _score_rows(read, matched, asked.name, asked.options, clock, notes, evidence)
 
-    return or_on_cpu(asked.options.device, work, asked.options.workers)
+    return run_with_cpu_fallback(asked.options.device, work, asked.options.workers)
 
 
-def _scored(
-    source: Source,
-    matched: Matched,
+def _score_rows(
+    source: SourceFeatures,
+    matched: SubsetMembers,
     subset: str,
     options: Options,
     clock: Clock,
@@ -70,24 +70,24 @@ def _scored(
 ) -> Scored:
     import torch
 
-    from imgsubset.statistics.objective import objective
+    from imgsubset.statistics.objective import make_objective
 
     with clock.stage("score"):
         n, weights = len(matched.rows), options.weights
-        goal = objective(source.blocks, n, weights)
+        goal = make_objective(source.blocks, n, weights)
         rows = torch.tensor([matched.rows], device=goal.device)
-        held_out = judges(source, n, weights)
-        result = with_fid(score_of(goal, held_out, rows, source.known), source, rows[0])
+        held_out = make_held_out_objectives(source, n, weights)
+        result = with_fid(compute_score(goal, held_out, rows, source.known), source, rows[0])
     gathered = None
     if gather:
         from imgsubset.search.quadratic import quadratic_form
         from imgsubset.search.ranking import herding_order
-        from imgsubset.tasks.duplicates import exact_duplicates
-        from imgsubset.tasks.evidence import evidence
+        from imgsubset.tasks.duplicates import find_exact_duplicates
+        from imgsubset.tasks.evidence import gather_report_data
 
         with clock.stage("report"):
             order = herding_order(quadratic_form(goal), rows[0]).tolist()
-            gathered = evidence(source, goal, held_out, rows[0], order, exact_duplicates(source), {})
+            gathered = gather_report_data(source, goal, held_out, rows[0], order, find_exact_duplicates(source), {})
     return Scored(
         source=source.listing,
         subset=subset,

@@ -7,26 +7,26 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.source import Source
+from imgsubset.features.source import SourceFeatures
 from imgsubset.inputs import Embeddings
-from imgsubset.options import Options, merged
+from imgsubset.options import Options, merge_options
 from imgsubset.progress import Clock, Progress
 from imgsubset.results.records import Selection
-from imgsubset.tasks.measuring import judged_loss, judges, score_of
+from imgsubset.tasks.measuring import compute_held_out_loss, compute_score, make_held_out_objectives
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from torch import Tensor
 
-    from imgsubset.reading.thumbnails import Small
+    from imgsubset.reading.thumbnails import JpegThumbnail
     from imgsubset.search.loop import Found
     from imgsubset.statistics.objective import Objective
-    from imgsubset.tasks.constraints import Allowed
+    from imgsubset.tasks.constraints import SelectionConstraints
 
-Stop = Callable[[], bool]
-ENOUGH = 3  # times n images, for which as many draws as images were meant
+StopCheck = Callable[[], bool]
+MIN_DATASET_RATIO = 3  # times n images, for which as many draws as images were meant
 
 
-def never() -> bool:
+def never_stop() -> bool:
     """Nobody asks to end."""
     return False
 
@@ -40,20 +40,20 @@ class Run:
     options: Options
     embeddings: Embeddings | None
     clock: Clock
-    stop: Stop
+    stop: StopCheck
     progress: Progress
     notes: tuple[str, ...]
     evidence: bool = False
-    pictures: dict[int, Small] = field(default_factory=dict)
+    pictures: dict[int, JpegThumbnail] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Result:
+class SearchResult:
     """What a search at one size came to, and the objectives in networks that it did not see."""
 
     objective: Objective
     found: Found
-    judges: tuple[Objective, ...]
+    held_out_objectives: tuple[Objective, ...]
 
     @property
     def n(self) -> int:
@@ -61,14 +61,14 @@ class Result:
         return self.found.rows.shape[1]
 
 
-def of_size(
-    source: Source,
-    allowed: Allowed,
+def search_n(
+    source: SourceFeatures,
+    allowed: SelectionConstraints,
     n: int,
     run: Run,
-    near: Result | None = None,
+    near: SearchResult | None = None,
     taken: Collection[int] = (),
-) -> Result:
+) -> SearchResult:
     """The best subset of n images, or as many as groups allow.
 
     near   the result of another size, to begin with
@@ -80,33 +80,35 @@ def of_size(
 
     free = allowed.free and not taken
     choices = None if free else allowed.choices(n, taken)
-    objective = objective_of(source, choices.n if choices else n, run)
+    objective = make_run_objective(source, choices.n if choices else n, run)
     with run.clock.stage("search"):
         start = resized(quadratic_form(near.objective), near.found.rows, n, run.options.seed) if near and free else None
         found = find(objective, run.options, run.stop, run.progress, start, choices)
-    return Result(objective, found, _judges(source, objective.n, run))
+    return SearchResult(objective, found, _make_run_held_out_objectives(source, objective.n, run))
 
 
-def _judges(source: Source, n: int, run: Run) -> tuple[Objective, ...]:
+def _make_run_held_out_objectives(source: SourceFeatures, n: int, run: Run) -> tuple[Objective, ...]:
     with run.clock.stage("measure"):
-        return judges(source, n, run.options.weights)
+        return make_held_out_objectives(source, n, run.options.weights)
 
 
-def objective_of(source: Source, n: int, run: Run) -> Objective:
+def make_run_objective(source: SourceFeatures, n: int, run: Run) -> Objective:
     """The objective at this size, as the options have it."""
     from imgsubset.statistics.langevin import Langevin
-    from imgsubset.statistics.objective import objective
+    from imgsubset.statistics.objective import make_objective
 
     options = run.options
     with run.clock.stage("baseline"):
         noise = Langevin(options.temperature, options.friction, options.langevin_time)
-        return objective(source.blocks, n, run.options.weights, noise)
+        return make_objective(source.blocks, n, run.options.weights, noise)
 
 
-def smallest_size(source: Source, allowed: Allowed, run: Run) -> tuple[Result, list[Result], bool]:
+def search_smallest_n(
+    source: SourceFeatures, allowed: SelectionConstraints, run: Run
+) -> tuple[SearchResult, list[SearchResult], bool]:
     """The smallest subset that meets the target of the options, all that were tried, and whether it is missed."""
     from imgsubset.search.smallest import ATTEMPTS, smallest
-    from imgsubset.statistics.objective import effective_size
+    from imgsubset.statistics.objective import effective_sample_size
 
     total, options = len(source.paths), run.options
     if options.target_size is not None and options.target_size > total:
@@ -117,30 +119,35 @@ def smallest_size(source: Source, allowed: Allowed, run: Run) -> tuple[Result, l
         raise UsageError("target_size needs a size, which embeddings alone do not give; --held-out measures it")
     least, most = allowed.bounds()
     limit = options.time_limit and options.time_limit / ATTEMPTS
-    search = replace(run, options=merged(run.options, {"time_limit": limit}))
-    attempts: list[Result] = []
+    search = replace(run, options=merge_options(run.options, {"time_limit": limit}))
+    attempts: list[SearchResult] = []
 
-    def attempt(n: int, near: Result | None) -> Result:
+    def attempt(n: int, near: SearchResult | None) -> SearchResult:
         def progress(stage: str, done: int, total: int, note: str = "") -> None:
             run.progress(f"{stage} n={n:,}", done, total, note)
 
-        attempts.append(of_size(source, allowed, n, replace(search, progress=progress), near))
+        attempts.append(search_n(source, allowed, n, replace(search, progress=progress), near))
         return attempts[-1]
 
-    def quality(result: Result) -> float:
+    def quality(result: SearchResult) -> float:
         with run.clock.stage("measure"):
-            loss = judged_loss(result.objective, result.judges, result.found.rows[:1])
+            loss = compute_held_out_loss(result.objective, result.held_out_objectives, result.found.rows[:1])
         if options.target_loss is not None:
             return options.target_loss / loss if loss else float("inf")
         assert options.target_size is not None
-        return effective_size(loss, result.n, total) / options.target_size
+        return effective_sample_size(loss, result.n, total) / options.target_size
 
     best = smallest(most, attempt, quality, lambda: any(one.found.stopped for one in attempts), least)
     return best, attempts, quality(best) < 1
 
 
-def selection_of(
-    source: Source, allowed: Allowed, result: Result, asked: str, run: Run, notes: tuple[str, ...] = ()
+def make_selection(
+    source: SourceFeatures,
+    allowed: SelectionConstraints,
+    result: SearchResult,
+    asked: str,
+    run: Run,
+    notes: tuple[str, ...] = (),
 ) -> Selection:
     """The record of a result, ranked and scored."""
     from imgsubset.search.quadratic import quadratic_form
@@ -151,16 +158,22 @@ def selection_of(
     with run.clock.stage("rank"):
         ranking = herding_order(quadratic_form(result.objective), rows)
     with run.clock.stage("measure"):
-        score = score_of(result.objective, result.judges, rows[None], source.known)
+        score = compute_score(result.objective, result.held_out_objectives, rows[None], source.known)
     chosen = tuple(rows.tolist())
     gathered = None
     if run.evidence:
-        from imgsubset.tasks.evidence import evidence
+        from imgsubset.tasks.evidence import gather_report_data
 
         run.progress("report", 0, 1)
         with run.clock.stage("report"):
-            gathered = evidence(
-                source, result.objective, result.judges, rows, ranking.tolist(), allowed.twins, run.pictures
+            gathered = gather_report_data(
+                source,
+                result.objective,
+                result.held_out_objectives,
+                rows,
+                ranking.tolist(),
+                allowed.duplicate_sets,
+                run.pictures,
             )
     return Selection(
         source=source.listing,
@@ -173,7 +186,7 @@ def selection_of(
         warnings=source.warnings
         + allowed.notes
         + notes
-        + overlap_notes(len(source.paths), result, run.options)
+        + candidate_overlap_notes(len(source.paths), result, run.options)
         + run.notes,
         classes=allowed.shares(chosen),
         copies=allowed.copies,
@@ -191,20 +204,20 @@ def selection_of(
     )
 
 
-def overlap_notes(total: int, result: Result, search: Options) -> tuple[str, ...]:
+def candidate_overlap_notes(total: int, result: SearchResult, search: Options) -> tuple[str, ...]:
     """What to know where as many subsets are drawn as there are images, and these are few."""
-    if search.candidates != "all" or total >= ENOUGH * result.n or not result.found.trace:
+    if search.candidates != "all" or total >= MIN_DATASET_RATIO * result.n or not result.found.trace:
         return ()
     return (
-        f"as many candidates as images are meant for at least {ENOUGH} images for each to choose: of {total:,} images, "
+        f"as many candidates as images are meant for at least {MIN_DATASET_RATIO} images for each to choose: of {total:,} images, "
         f"random draws of {result.n:,} have {result.n / total:.0%} in common",
     )
 
 
-def given_rows(source: Source, rows: Tensor, run: Run) -> Result:
+def evaluate_rows(source: SourceFeatures, rows: Tensor, run: Run) -> SearchResult:
     """A subset (n,) that is not searched for, as a result."""
     from imgsubset.search.loop import Found
 
-    objective = objective_of(source, len(rows), run)
+    objective = make_run_objective(source, len(rows), run)
     found = Found(rows[None], objective.loss(rows[None]), (), stopped=False)
-    return Result(objective, found, _judges(source, objective.n, run))
+    return SearchResult(objective, found, _make_run_held_out_objectives(source, objective.n, run))

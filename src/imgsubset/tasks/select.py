@@ -9,27 +9,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.checks import as_float
-from imgsubset.devices import or_on_cpu
+from imgsubset.devices import run_with_cpu_fallback
 from imgsubset.errors import InputError
-from imgsubset.features.source import Source, read_source
-from imgsubset.inputs import AnyEmbeddings, Embeddings, of_kind
-from imgsubset.options import Options, merged
-from imgsubset.progress import Clock, Progress, teller
+from imgsubset.features.source import SourceFeatures, load_features
+from imgsubset.inputs import Embeddings, EmbeddingsLike, convert_value
+from imgsubset.options import Options, merge_options
+from imgsubset.progress import Clock, Progress, as_progress
 from imgsubset.reading.contents import Listing
 from imgsubset.reading.given import AnySource
-from imgsubset.reading.labels import check_classes, classes_of
-from imgsubset.results.as_json import describe, request
+from imgsubset.reading.labels import check_classes, resolve_classes
+from imgsubset.results.as_json import describe_selection, make_request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.given import check_callable, destination_of, given, pixels_needed
+from imgsubset.tasks.given import check_callable, parse_destination, required_feature_views, resolve_inputs
 from imgsubset.tasks.score import check_gates
-from imgsubset.tasks.searching import Run, Stop, never, of_size, selection_of, smallest_size
-from imgsubset.tasks.sizes import check_size, is_auto, subset_size
-from imgsubset.writing.destination import check_free, finished, held_for, interrupted
-from imgsubset.writing.export import check_mode, fill
+from imgsubset.tasks.searching import Run, StopCheck, make_selection, never_stop, search_n, search_smallest_n
+from imgsubset.tasks.sizes import check_n, is_auto, resolve_n
+from imgsubset.writing.destination import (
+    check_destination_free,
+    find_finished_export,
+    has_interrupted_export,
+    open_destination,
+)
+from imgsubset.writing.export import check_mode, export_to_locked
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
     from imgsubset.features.random_cnn import Extractor
-    from imgsubset.tasks.constraints import Allowed
+    from imgsubset.tasks.constraints import SelectionConstraints
 
 
 def select(
@@ -38,9 +43,9 @@ def select(
     options: Options | None = None,
     *,
     extractor: Extractor | None = None,
-    embeddings: AnyEmbeddings = None,
+    embeddings: EmbeddingsLike = None,
     evidence: bool = False,
-    stop: Stop = never,
+    stop: StopCheck = never_stop,
     progress: Progress | bool = False,
     **words: Any,
 ) -> Selection:
@@ -63,17 +68,17 @@ def select(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    options, tell = merged(options, words), teller(progress)
-    check_size(n, options)
+    options, tell = merge_options(options, words), as_progress(progress)
+    check_n(n, options)
     check_callable(extractor=extractor, stop=stop)
     clock = Clock()
     with clock.stage("list"):
-        listing, options, embeddings = given(source, options, embeddings)
+        listing, options, embeddings = resolve_inputs(source, options, embeddings)
     if listing.paths and embeddings is None:
-        subset_size(n, len(listing.paths))
+        resolve_n(n, len(listing.paths))
 
     def work(device: str, notes: tuple[str, ...]) -> Selection:
-        read, allowed = prepared(
+        read, allowed = prepare_search(
             listing,
             options,
             device,
@@ -81,11 +86,11 @@ def select(
             embeddings=embeddings,
             clock=clock,
             progress=tell,
-            n=lambda usable: None if is_auto(n) else subset_size(n, usable),
+            n=lambda usable: None if is_auto(n) else resolve_n(n, usable),
         )
-        return _select(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes, evidence))
+        return _search_and_record(read, allowed, n, Run(options, embeddings, clock, stop, tell, notes, evidence))
 
-    return or_on_cpu(options.device, work, options.workers)
+    return run_with_cpu_fallback(options.device, work, options.workers)
 
 
 def select_into(
@@ -99,9 +104,9 @@ def select_into(
     ranked: bool = False,
     max_loss: float | None = None,
     min_size: float | None = None,
-    embeddings: AnyEmbeddings = None,
+    embeddings: EmbeddingsLike = None,
     evidence: bool = False,
-    stop: Stop = never,
+    stop: StopCheck = never_stop,
     progress: Progress | bool = False,
     **words: Any,
 ) -> Placed:
@@ -114,37 +119,39 @@ def select_into(
     Raises what `select` and `export` do, and GateError, which holds the result, for a loss above `max_loss` or a
     size below `min_size`: then nothing is written.
     """
-    options, tell = merged(options, words), teller(progress)
-    check_size(n, options)
+    options, tell = merge_options(options, words), as_progress(progress)
+    check_n(n, options)
     check_mode(mode)
-    destination, overwrite = destination_of(destination), of_kind("overwrite", "bool", overwrite)
-    ranked = of_kind("ranked", "bool", ranked)
+    destination, overwrite = parse_destination(destination), convert_value("overwrite", "bool", overwrite)
+    ranked = convert_value("ranked", "bool", ranked)
     max_loss, min_size = (
-        None if least is None else as_float(of_kind(name, "float", least))
+        None if least is None else as_float(convert_value(name, "float", least))
         for name, least in (("max_loss", max_loss), ("min_size", min_size))
     )
-    listing, options, embeddings = given(source, options, embeddings)
+    listing, options, embeddings = resolve_inputs(source, options, embeddings)
     with ExitStack() as stack:
-        held = None if destination is None else stack.enter_context(held_for(listing, destination, mode))
+        held = None if destination is None else stack.enter_context(open_destination(listing, destination, mode))
         if held is not None:
             described = embeddings.describe() if embeddings else None
-            wanted = request(str(n), options, described, mode, ranked)
-            if not overwrite and (earlier := finished(listing, wanted, options, held.path)):
+            wanted = make_request(str(n), options, described, mode, ranked)
+            if not overwrite and (earlier := find_finished_export(listing, wanted, options, held.path)):
                 placed = Placed(earlier.record, held.path, None, None)
                 check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
                 return placed
-            overwrite = overwrite or interrupted(wanted, held.path)  # the best so far of this request gives way
-            check_free(held, overwrite)
+            overwrite = overwrite or has_interrupted_export(
+                wanted, held.path
+            )  # the best so far of this request gives way
+            check_destination_free(held, overwrite)
         selection = select(listing, n, options, embeddings=embeddings, evidence=evidence, stop=stop, progress=tell)
-        placed = Placed(describe(selection, ranked=ranked), None, selection, None)
+        placed = Placed(describe_selection(selection, ranked=ranked), None, selection, None)
         check_gates(placed.loss, placed.effective_size, max_loss, min_size, placed)
         if held is None:
             return placed
-        exported = fill(held, selection, mode=mode, overwrite=overwrite, ranked=ranked, progress=tell)
-        return Placed(describe(selection, exported, ranked=ranked), exported.destination, selection, exported)
+        exported = export_to_locked(held, selection, mode=mode, overwrite=overwrite, ranked=ranked, progress=tell)
+        return Placed(describe_selection(selection, exported, ranked=ranked), exported.destination, selection, exported)
 
 
-def prepared(
+def prepare_search(
     listing: Listing,
     options: Options,
     device: str,
@@ -154,7 +161,7 @@ def prepared(
     clock: Clock,
     progress: Progress,
     n: Callable[[int], int | None],
-) -> tuple[Source, Allowed]:
+) -> tuple[SourceFeatures, SelectionConstraints]:
     """The standardised source, and what may be chosen of it.
 
     n  how many images the subset will have, of so many usable ones; None if that is not known yet
@@ -162,38 +169,38 @@ def prepared(
     wanted = options
     if wanted.stratify:  # before any image is decoded; labels may lack images that cannot be
         with suppress(InputError):
-            check_classes(listing.paths, classes_of(listing, listing.paths, wanted), wanted)
-    read = read_source(
+            check_classes(listing.paths, resolve_classes(listing, listing.paths, wanted), wanted)
+    read = load_features(
         listing,
         options,
         device,
         extractor=extractor,
         embeddings=embeddings,
-        seen=pixels_needed(options),
+        seen=required_feature_views(options),
         clock=clock,
         progress=progress,
     )
     with clock.stage("constraints"):
-        from imgsubset.tasks.constraints import constraints
-        from imgsubset.tasks.known import with_known
+        from imgsubset.tasks.constraints import resolve_constraints
+        from imgsubset.tasks.known import add_match_blocks
 
-        read = with_known(read, options, n(len(read.paths))).standardised()
-        return read, constraints(read, options)
+        read = add_match_blocks(read, options, n(len(read.paths))).standardise()
+        return read, resolve_constraints(read, options)
 
 
-def _select(source: Source, allowed: Allowed, n: int | str, run: Run) -> Selection:
+def _search_and_record(source: SourceFeatures, allowed: SelectionConstraints, n: int | str, run: Run) -> Selection:
     if not is_auto(n):
-        wanted = subset_size(n, len(source.paths))
-        result = of_size(source, allowed, wanted, run)
-        return selection_of(source, allowed, result, str(n), run, group_notes(allowed, wanted, result.n))
-    result, attempts, missed = smallest_size(source, allowed, run)
+        wanted = resolve_n(n, len(source.paths))
+        result = search_n(source, allowed, wanted, run)
+        return make_selection(source, allowed, result, str(n), run, group_notes(allowed, wanted, result.n))
+    result, attempts, missed = search_smallest_n(source, allowed, run)
     notes = (f"the target is not met by the {result.n:,} images that may be chosen",) if missed else ()
-    selection = selection_of(source, allowed, result, str(n), run, notes)
+    selection = make_selection(source, allowed, result, str(n), run, notes)
     trace = tuple(point for attempt in attempts for point in attempt.found.trace)
     return replace(selection, trace=trace, interrupted=any(attempt.found.stopped for attempt in attempts))
 
 
-def group_notes(allowed: Allowed, wanted: int, n: int) -> tuple[str, ...]:
+def group_notes(allowed: SelectionConstraints, wanted: int, n: int) -> tuple[str, ...]:
     """How near whole groups come to the number that was asked for."""
     if allowed.groups is None:
         return ()

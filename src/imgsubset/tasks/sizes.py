@@ -7,17 +7,17 @@ import operator
 from collections.abc import Mapping
 from fractions import Fraction
 
-from imgsubset.errors import InputError, UsageError, shown
+from imgsubset.errors import InputError, UsageError, short_repr
 from imgsubset.options import Options
-from imgsubset.tasks.quotas import largest_remainder
+from imgsubset.tasks.quotas import round_by_largest_remainder
 
 AUTO = "auto"
-ANY = 10**30  # images: more than any source has, to check sizes before one is read
+UNLIMITED_IMAGES = 10**30  # images: more than any source has, to check sizes before one is read
 
 
-def check_size(n: int | str, options: Options) -> None:
+def check_n(n: int | str, options: Options) -> None:
     """Raise UsageError if n makes no sense for any source, or not with these options."""
-    subset_size(n, ANY)
+    resolve_n(n, UNLIMITED_IMAGES)
     if is_auto(n) and not options.has_target:
         raise UsageError("n 'auto' needs a target loss or a target size to aim at")
     if not is_auto(n) and options.has_target:
@@ -29,7 +29,7 @@ def is_auto(n: int | str) -> bool:
     return isinstance(n, str) and n.strip() == AUTO
 
 
-def subset_size(n: int | str, usable: int) -> int:
+def resolve_n(n: int | str, usable: int) -> int:
     """How many images to choose: a number, or a percentage of the usable ones such as '10%', at least one.
 
     'auto' is at most all of them.
@@ -37,11 +37,11 @@ def subset_size(n: int | str, usable: int) -> int:
     """
     if is_auto(n):
         return usable
-    exact = _exact(n, usable)
+    exact = _parse_count(n, usable)
     if exact is None or (str(n).strip().endswith("%") and exact > usable):
         raise UsageError(
-            f"n '{_spelt(n).strip()}' is neither a whole number of at least 1, nor a "
-            f"percentage above 0% and up to 100%, nor 'auto'{_hint(n)}"
+            f"n '{_format_value(n).strip()}' is neither a whole number of at least 1, nor a "
+            f"percentage above 0% and up to 100%, nor 'auto'{_suggest_percentage(n)}"
         )
     count = max(1, math.floor(exact + Fraction(1, 2)))
     if count > usable:
@@ -49,27 +49,27 @@ def subset_size(n: int | str, usable: int) -> int:
     return count
 
 
-def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
+def resolve_part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     """How many of the usable images each part has: numbers as they are, percentages rounded by largest remainder.
 
     So parts of 100 % in all are all images. Raises UsageError for what makes no sense, InputError for too many.
     """
     if not isinstance(parts, Mapping):
         raise UsageError(
-            f"parts {shown(parts)} are not a dict of sizes by name, as in {{'train': '80%', 'test': '20%'}}"
+            f"parts {short_repr(parts)} are not a dict of sizes by name, as in {{'train': '80%', 'test': '20%'}}"
         )
     if not parts:
         raise UsageError("a split needs parts, as in train=80% test=20%")
     exact: dict[str, Fraction] = {}
     for name, asked in parts.items():
-        value = _exact(asked, usable)
+        value = _parse_count(asked, usable)
         if value is None:
             raise UsageError(
-                f"part '{name}={_spelt(asked)}' is neither a whole number of at least 1 nor a percentage above 0%"
-                f"{_hint(asked)}"
+                f"part '{name}={_format_value(asked)}' is neither a whole number of at least 1 nor a percentage above 0%"
+                f"{_suggest_percentage(asked)}"
             )
         if not isinstance(name, str) or not name or name.startswith(".") or any(c in name for c in "/\\\0"):
-            raise UsageError(f"part '{_spelt(name)}' is no possible name of a folder")
+            raise UsageError(f"part '{_format_value(name)}' is no possible name of a folder")
         exact[name] = value
     percent = sum(100 * exact[name] / usable for name in parts if str(parts[name]).strip().endswith("%"))
     if percent > 100:
@@ -77,17 +77,17 @@ def part_sizes(parts: Mapping[str, int | str], usable: int) -> dict[str, int]:
     total = math.floor(sum(exact.values()) + Fraction(1, 2))
     if total > usable:
         raise InputError(f"the parts take {total:,} images, but the source has only {usable:,} usable ones")
-    sizes = dict(zip(exact, largest_remainder(list(exact.values()), total), strict=True))
+    sizes = dict(zip(exact, round_by_largest_remainder(list(exact.values()), total), strict=True))
     if empty := [name for name, size in sizes.items() if not size]:
         raise InputError(f"part '{empty[0]}={parts[empty[0]]}' of {usable:,} images is none")
     return sizes
 
 
-def _spelt(value: object) -> str:
-    return value if isinstance(value, str) else shown(value)
+def _format_value(value: object) -> str:
+    return value if isinstance(value, str) else short_repr(value)
 
 
-def _hint(asked: object) -> str:
+def _suggest_percentage(asked: object) -> str:
     """What may have been meant by a share such as 0.1."""
     try:
         share = float(str(asked))
@@ -96,7 +96,7 @@ def _hint(asked: object) -> str:
     return f"; did you mean {100 * share:g}%?" if 0 < share < 1 else ""
 
 
-def _exact(asked: int | str, usable: int) -> Fraction | None:
+def _parse_count(asked: int | str, usable: int) -> Fraction | None:
     """A number of images, or a percentage of the usable ones, not rounded; None for what is neither, or not above 0."""
     percent = False
     try:
@@ -107,4 +107,4 @@ def _exact(asked: int | str, usable: int) -> Fraction | None:
         exact = Fraction(text[:-1]) / 100 * usable if percent else Fraction(int(text))
     except (ValueError, TypeError):
         return None
-    return exact if 0 < exact < 2 * ANY else None
+    return exact if 0 < exact < 2 * UNLIMITED_IMAGES else None

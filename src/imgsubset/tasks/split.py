@@ -15,28 +15,33 @@ from pathlib import Path
 from posixpath import basename
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.devices import or_on_cpu
+from imgsubset.devices import run_with_cpu_fallback
 from imgsubset.errors import InputError, OutputError, UsageError
-from imgsubset.inputs import AnyEmbeddings, of_kind
-from imgsubset.options import Options, merged
-from imgsubset.progress import Clock, Progress, teller
+from imgsubset.inputs import EmbeddingsLike, convert_value
+from imgsubset.options import Options, merge_options
+from imgsubset.progress import Clock, Progress, as_progress
 from imgsubset.reading.given import AnySource
-from imgsubset.reading.labels import APPARENT, apparent_groups
-from imgsubset.results.as_json import describe, request
+from imgsubset.reading.labels import APPARENT_GROUP_PATTERN, find_apparent_groups
+from imgsubset.results.as_json import describe_selection, make_request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.given import check_callable, destination_of, given
-from imgsubset.tasks.searching import Run, Stop, given_rows, never, of_size, selection_of
-from imgsubset.tasks.select import group_notes, prepared
-from imgsubset.tasks.sizes import ANY, part_sizes
-from imgsubset.writing.contents import is_called_tar
-from imgsubset.writing.description import split_description, write_description
-from imgsubset.writing.destination import check_free, finished, held_for, interrupted
-from imgsubset.writing.export import check_mode, fill
-from imgsubset.writing.holding import Held
+from imgsubset.tasks.given import check_callable, parse_destination, resolve_inputs
+from imgsubset.tasks.searching import Run, StopCheck, evaluate_rows, make_selection, never_stop, search_n
+from imgsubset.tasks.select import group_notes, prepare_search
+from imgsubset.tasks.sizes import UNLIMITED_IMAGES, resolve_part_sizes
+from imgsubset.writing.contents import has_tar_name
+from imgsubset.writing.description import prepare_split_data_yaml, write_split_data_yaml
+from imgsubset.writing.destination import (
+    check_destination_free,
+    find_finished_export,
+    has_interrupted_export,
+    open_destination,
+)
+from imgsubset.writing.export import check_mode, export_to_locked
+from imgsubset.writing.holding import LockedDestination
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
-    from imgsubset.reading.thumbnails import Small
-    from imgsubset.tasks.constraints import Allowed
+    from imgsubset.reading.thumbnails import JpegThumbnail
+    from imgsubset.tasks.constraints import SelectionConstraints
 
 Parts = Mapping[str, "int | str"]
 
@@ -46,9 +51,9 @@ def split(
     parts: Parts,
     options: Options | None = None,
     *,
-    embeddings: AnyEmbeddings = None,
+    embeddings: EmbeddingsLike = None,
     evidence: bool = False,
-    stop: Stop = never,
+    stop: StopCheck = never_stop,
     progress: Progress | bool = False,
     **words: Any,
 ) -> dict[str, Selection]:
@@ -62,42 +67,48 @@ def split(
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """
-    options, tell = merged(options, words), teller(progress)
-    _check(parts, options)
+    options, tell = merge_options(options, words), as_progress(progress)
+    _check_parts(parts, options)
     check_callable(stop=stop)
     clock = Clock()
     with clock.stage("list"):
-        listing, options, embeddings = given(source, options, embeddings)
+        listing, options, embeddings = resolve_inputs(source, options, embeddings)
 
     def work(device: str, notes: tuple[str, ...]) -> dict[str, Selection]:
-        read, allowed = prepared(
-            listing, options, device, embeddings=embeddings, clock=clock, progress=tell, n=partial(_smallest, parts)
+        read, allowed = prepare_search(
+            listing,
+            options,
+            device,
+            embeddings=embeddings,
+            clock=clock,
+            progress=tell,
+            n=partial(_smallest_part_size, parts),
         )
         _, most = allowed.bounds()
-        sizes = part_sizes(parts, most)
+        sizes = resolve_part_sizes(parts, most)
         covering = sum(sizes.values()) == most
         taken: set[int] = set()
         found: dict[str, Selection] = {}
-        pictures: dict[int, Small] = {}
+        pictures: dict[int, JpegThumbnail] = {}
         for place, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
             rest = allowed.rest(taken)
             if not len(rest):  # groups came larger than asked for
                 raise InputError(f"no whole group is left for part '{name}={parts[name]}'")
-            run = Run(options, embeddings, clock, stop, _named(name, tell), notes, evidence, pictures)
+            run = Run(options, embeddings, clock, stop, _prefix_progress(name, tell), notes, evidence, pictures)
             if covering and place == len(sizes) - 1:
-                result = given_rows(read, rest, run)
+                result = evaluate_rows(read, rest, run)
             else:
-                result = of_size(read, allowed, min(sizes[name], len(rest)), run, taken=taken)
+                result = search_n(read, allowed, min(sizes[name], len(rest)), run, taken=taken)
             more = group_notes(allowed, sizes[name], result.n)
-            selection = selection_of(read, allowed, result, _asked(name, parts), run, more)
+            selection = make_selection(read, allowed, result, _describe_request(name, parts), run, more)
             # What an interrupted part leaves is not what the full one will leave.
             cut_off = selection.interrupted or any(part.interrupted for part in found.values())
             found[name] = replace(selection, interrupted=cut_off)
             taken.update(found[name].rows)
-        more = _notes(parts, found, allowed, most)
+        more = _split_notes(parts, found, allowed, most)
         return {name: replace(found[name], warnings=found[name].warnings + more) for name in parts}
 
-    return or_on_cpu(options.device, work, options.workers)
+    return run_with_cpu_fallback(options.device, work, options.workers)
 
 
 def split_into(
@@ -108,9 +119,9 @@ def split_into(
     *,
     mode: str = "copy",
     overwrite: bool = False,
-    embeddings: AnyEmbeddings = None,
+    embeddings: EmbeddingsLike = None,
     evidence: bool = False,
-    stop: Stop = never,
+    stop: StopCheck = never_stop,
     progress: Progress | bool = False,
     **words: Any,
 ) -> dict[str, Placed]:
@@ -124,50 +135,52 @@ def split_into(
     Raises what `split` and `export` do, and OutputError if parts that are there already are not of this split, as
     happens with a time limit: parts of two splits may share images.
     """
-    options, tell = merged(options, words), teller(progress)
-    _check(parts, options)
+    options, tell = merge_options(options, words), as_progress(progress)
+    _check_parts(parts, options)
     check_mode(mode)
-    destination, overwrite = _folder(destination), of_kind("overwrite", "bool", overwrite)
-    listing, options, embeddings = given(source, options, embeddings)
+    destination, overwrite = _parse_split_destination(destination), convert_value("overwrite", "bool", overwrite)
+    listing, options, embeddings = resolve_inputs(source, options, embeddings)
     described = embeddings.describe() if embeddings else None
     with ExitStack() as stack:
         ready: dict[str, Placed] = {}
-        replaced: dict[str, tuple[Held, bool]] = {}
+        replaced: dict[str, tuple[LockedDestination, bool]] = {}
         for name in () if destination is None else parts:
             assert destination is not None
-            held = stack.enter_context(held_for(listing, Path(destination, name), mode))
-            wanted = request(_asked(name, parts), options, described, mode, ranked=False)
-            if not overwrite and (earlier := finished(listing, wanted, options, held.path)):
+            held = stack.enter_context(open_destination(listing, Path(destination, name), mode))
+            wanted = make_request(_describe_request(name, parts), options, described, mode, ranked=False)
+            if not overwrite and (earlier := find_finished_export(listing, wanted, options, held.path)):
                 ready[name] = Placed(earlier.record, held.path, None, None)
             else:
-                replaced[name] = held, overwrite or interrupted(wanted, held.path)
-                check_free(*replaced[name])
+                replaced[name] = held, overwrite or has_interrupted_export(wanted, held.path)
+                check_destination_free(*replaced[name])
         if len(ready) == len(parts):
             return ready
         beside = destination if options.sidecars != "none" else None
         if beside is not None:
-            split_description(listing, dict.fromkeys(parts, ()), beside, overwrite)
+            prepare_split_data_yaml(listing, dict.fromkeys(parts, ()), beside, overwrite)
         found = split(listing, parts, options, embeddings=embeddings, evidence=evidence, stop=stop, progress=tell)
         _check_same(ready, found)
         placed = {
             name: replace(ready[name], selection=selection)
             if name in ready
-            else _placed(selection, replaced.get(name), mode, tell)
+            else _export_part(selection, replaced.get(name), mode, tell)
             for name, selection in found.items()
         }
         if beside is not None:
             chosen = {name: part.chosen for name, part in found.items()}
-            write_description(split_description(listing, chosen, beside, overwrite))
+            write_split_data_yaml(prepare_split_data_yaml(listing, chosen, beside, overwrite))
         return placed
 
 
-def _placed(selection: Selection, place: tuple[Held, bool] | None, mode: str, progress: Progress) -> Placed:
+def _export_part(
+    selection: Selection, place: tuple[LockedDestination, bool] | None, mode: str, progress: Progress
+) -> Placed:
     """A part that is written, if it has a folder; beside that, whether it replaces what is there."""
     if place is None:
-        return Placed(describe(selection), None, selection, None)
+        return Placed(describe_selection(selection), None, selection, None)
     held, overwrite = place
-    exported = fill(held, selection, mode=mode, overwrite=overwrite, progress=progress)
-    return Placed(describe(selection, exported), exported.destination, selection, exported)
+    exported = export_to_locked(held, selection, mode=mode, overwrite=overwrite, progress=progress)
+    return Placed(describe_selection(selection, exported), exported.destination, selection, exported)
 
 
 def _check_same(ready: Mapping[str, Placed], found: Mapping[str, Selection]) -> None:
@@ -176,7 +189,9 @@ def _check_same(ready: Mapping[str, Placed], found: Mapping[str, Selection]) -> 
             raise OutputError(f"'{part.destination}' holds part of another split; --overwrite replaces all parts")
 
 
-def _notes(parts: Parts, found: Mapping[str, Selection], allowed: Allowed, most: int) -> tuple[str, ...]:
+def _split_notes(
+    parts: Parts, found: Mapping[str, Selection], allowed: SelectionConstraints, most: int
+) -> tuple[str, ...]:
     """What to know about all parts: what percentages are of, and what they share that belongs together."""
     notes: tuple[str, ...] = ()
     part_of = {row: name for name, part in found.items() for row in part.rows}
@@ -184,38 +199,40 @@ def _notes(parts: Parts, found: Mapping[str, Selection], allowed: Allowed, most:
     total = len(first.paths)
     if most < total and any(str(size).endswith("%") for size in parts.values()):
         notes += (f"percentages are of the {most:,} images that may be chosen, of {total:,}",)
-    if torn := _torn(allowed.twins, part_of):
+    if torn := _count_divided_sets(allowed.duplicate_sets, part_of):
         advice = "--dedupe chooses one of each"
-        notes += (f"{torn:,} of {len(allowed.twins):,} sets of exact copies are in more than one part; {advice}",)
-    groups = apparent_groups(first.paths) if allowed.groups is None else []
-    if torn := _torn(groups, part_of):
+        notes += (
+            f"{torn:,} of {len(allowed.duplicate_sets):,} sets of exact copies are in more than one part; {advice}",
+        )
+    groups = find_apparent_groups(first.paths) if allowed.groups is None else []
+    if torn := _count_divided_sets(groups, part_of):
         example = basename(first.paths[groups[0][0]])
         notes += (
             f"names such as '{example}' look like {len(groups):,} groups, of which {torn:,} are in more than one part; "
-            f"if their images belong together, --group-by '{APPARENT}' keeps them so",
+            f"if their images belong together, --group-by '{APPARENT_GROUP_PATTERN}' keeps them so",
         )
     return notes
 
 
-def _torn(groups: Sequence[Sequence[int]], part_of: Mapping[int, str]) -> int:
+def _count_divided_sets(groups: Sequence[Sequence[int]], part_of: Mapping[int, str]) -> int:
     """How many groups of rows are in more than one part."""
     return sum(len({part_of[row] for row in rows if row in part_of}) > 1 for rows in groups)
 
 
-def _smallest(parts: Parts, usable: int) -> int:
-    return min(part_sizes(parts, usable).values())
+def _smallest_part_size(parts: Parts, usable: int) -> int:
+    return min(resolve_part_sizes(parts, usable).values())
 
 
-def _check(parts: Parts, options: Options) -> None:
+def _check_parts(parts: Parts, options: Options) -> None:
     if options.has_target or options.keep:
         raise UsageError("a split takes neither a target loss or size, nor images to keep")
-    part_sizes(parts, ANY)
+    resolve_part_sizes(parts, UNLIMITED_IMAGES)
 
 
-def _folder(destination: str | os.PathLike[str] | None) -> str | None:
+def _parse_split_destination(destination: str | os.PathLike[str] | None) -> str | None:
     """The name of the folder for all parts. Raises UsageError for one archive: trainers take one for each part."""
-    found = destination_of(destination)
-    if found is not None and is_called_tar(found):
+    found = parse_destination(destination)
+    if found is not None and has_tar_name(found):
         raise UsageError(
             f"destination '{found}' is one archive, and a split is several subsets: choose a folder, and for "
             "an archive a part call the parts so, as in train.tar=80%"
@@ -223,12 +240,12 @@ def _folder(destination: str | os.PathLike[str] | None) -> str | None:
     return found
 
 
-def _asked(name: str, parts: Parts) -> str:
+def _describe_request(name: str, parts: Parts) -> str:
     """What a part's manifest says was asked for."""
     return f"{name} of {' '.join(f'{part}={size}' for part, size in parts.items())}"
 
 
-def _named(part: str, progress: Progress) -> Progress:
+def _prefix_progress(part: str, progress: Progress) -> Progress:
     def told(stage: str, done: int, total: int, note: str = "") -> None:
         progress(f"{part}: {stage}", done, total, note)
 

@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from imgsubset.errors import InputError
-from imgsubset.files import READERS, files_in
-from imgsubset.inputs import of_kind
-from imgsubset.progress import Progress, teller
+from imgsubset.files import N_IO_THREADS, walk_files
+from imgsubset.inputs import convert_value
+from imgsubset.progress import Progress, as_progress
 from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.records import Verification
-from imgsubset.writing.contents import contents
-from imgsubset.writing.folders import opened
+from imgsubset.writing.contents import open_exported_files
+from imgsubset.writing.folders import open_folder
 from imgsubset.writing.manifest import Manifest, read_manifest
-from imgsubset.writing.staging import left_behind
+from imgsubset.writing.staging import find_staging_folders
 
 
 def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) -> Verification:
@@ -25,10 +25,10 @@ def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) ->
 
     Raises InputError if there is no manifest that can be read.
     """
-    tell = teller(progress)
-    manifest = read_manifest(of_kind("folder", "str", folder, "the path of a folder"))
+    tell = as_progress(progress)
+    manifest = read_manifest(convert_value("folder", "str", folder, "the path of a folder"))
     root = manifest.path.parent
-    there = contents(root)
+    there = open_exported_files(root)
     if None in manifest.hashes.values():
         raise InputError(f"manifest '{manifest.path}' is of a selection that was not copied: there is nothing to check")
     expected = {**manifest.hashes, **manifest.extras}
@@ -46,14 +46,14 @@ def verify(folder: str | os.PathLike[str], progress: Progress | bool = False) ->
         return path, problem
 
     problems: dict[str, str] = {}
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(N_IO_THREADS) as readers:
         for path, problem in readers.map(check, expected):
             tell("verify", 1, len(expected))
             if problem:
                 problems[path] = problem
     try:
         odd = [file.path for file in there.rejected]
-        found = _files_in(root) if there.members is None else [*there.members.found, *odd]
+        found = _list_finished_files(root) if there.members is None else [*there.members.found, *odd]
     except OSError as error:
         raise InputError(f"cannot read '{error.filename}': {error.strerror}") from None
     return Verification(
@@ -74,8 +74,8 @@ def _caches(manifest: Manifest) -> set[str]:
     return {str(folder.with_suffix(".cache")) for folder in folders if folder.name}
 
 
-def _files_in(root: Path) -> list[str]:
+def _list_finished_files(root: Path) -> list[str]:
     """The files in a folder, but for what waits there for its name. Raises OSError."""
-    with opened(root) as folder:
-        unfinished = left_behind(folder)
-    return [path for path in files_in(root) if path.split("/", 1)[0] not in unfinished]
+    with open_folder(root) as folder:
+        unfinished = find_staging_folders(folder)
+    return [path for path in walk_files(root) if path.split("/", 1)[0] not in unfinished]

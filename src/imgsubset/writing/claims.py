@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from imgsubset.errors import OutputError
-from imgsubset.files import READERS, open_regular, sha256
-from imgsubset.writing.folders import folder_of, status_in
-from imgsubset.writing.manifest import NAME, inside
+from imgsubset.files import N_IO_THREADS, hash_file, open_regular
+from imgsubset.writing.folders import get_status, open_parent_folder
+from imgsubset.writing.manifest import MANIFEST_NAME, check_relative_path
 
-Seen: TypeAlias = "tuple[int, int, int, int] | None"
+FileState: TypeAlias = "tuple[int, int, int, int] | None"
 """Inode, size, modification and change time of a file that was read; None where there was none."""
 
 
 @dataclass(frozen=True)
-class Claim:
+class WrittenFile:
     """A file that was written.
 
     sha256    of its content
@@ -33,16 +33,16 @@ class Claim:
     original: str | None = None
 
 
-def claims(root: int) -> dict[str, Claim]:
+def read_written_files(root: int) -> dict[str, WrittenFile]:
     """What the manifest in a folder says was written there, by path, itself included; nothing if it is none of ours."""
     try:
-        with open_regular(NAME, root) as file:
-            return claimed(file.read())
+        with open_regular(MANIFEST_NAME, root) as file:
+            return parse_written_files(file.read())
     except OSError:
         return {}
 
 
-def claimed(content: bytes, name: str = NAME) -> dict[str, Claim]:
+def parse_written_files(content: bytes, name: str = MANIFEST_NAME) -> dict[str, WrittenFile]:
     """Like `claims`, of a manifest with this content and name."""
     try:
         record = json.loads(content)
@@ -50,39 +50,39 @@ def claimed(content: bytes, name: str = NAME) -> dict[str, Claim]:
             return {}
         linked = record["request"]["mode"] != "copy"
         found = {
-            inside(entry["path"]): Claim(
+            check_relative_path(entry["path"]): WrittenFile(
                 entry["sha256"], os.path.normpath(f"{record['source']}/{entry['path']}") if linked else None
             )
             for entry in (*record["files"], *record["extras"])
         }
-        return found | {name: Claim(hashlib.sha256(content).hexdigest())}
+        return found | {name: WrittenFile(hashlib.sha256(content).hexdigest())}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
-def recorded(found: Mapping[str, Claim]) -> list[dict[str, Any]]:
+def written_files_to_json(found: Mapping[str, WrittenFile]) -> list[dict[str, Any]]:
     """Claims as plain data."""
     return [{"path": path, **vars(claim)} for path, claim in found.items()]
 
 
-def recalled(record: list[dict[str, Any]]) -> dict[str, Claim]:
+def written_files_from_json(record: list[dict[str, Any]]) -> dict[str, WrittenFile]:
     """Claims from plain data. Raises KeyError, TypeError or ValueError for what makes no sense."""
-    return {inside(one["path"]): Claim(one["sha256"], one["original"]) for one in record}
+    return {check_relative_path(one["path"]): WrittenFile(one["sha256"], one["original"]) for one in record}
 
 
-def seen(root: int, path: str) -> Seen:
+def get_file_state(root: int, path: str) -> FileState:
     """What a path in a folder leads to now, links not followed."""
-    with contextlib.suppress(OSError), folder_of(root, path) as (folder, name):
-        if status := status_in(folder, name):
+    with contextlib.suppress(OSError), open_parent_folder(root, path) as (folder, name):
+        if status := get_status(folder, name):
             return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     return None
 
 
-def holds(root: int, path: str, claim: Claim) -> bool:
+def is_unchanged(root: int, path: str, claim: WrittenFile) -> bool:
     """Whether a file is what was written: a link to that original, or a file of that content. An absent one is."""
     try:
-        with folder_of(root, path) as (folder, name):
-            status = status_in(folder, name)
+        with open_parent_folder(root, path) as (folder, name):
+            status = get_status(folder, name)
             if status is None:
                 return True
             if stat.S_ISLNK(status.st_mode):
@@ -90,26 +90,26 @@ def holds(root: int, path: str, claim: Claim) -> bool:
             if claim.original is not None and status.st_nlink > 1:  # then the original keeps what it is now
                 with contextlib.suppress(OSError):
                     there = os.stat(claim.original)  # noqa: PTH116 (a text)
-                    if os.path.samestat(there, status) and not _same_name(folder, name, claim.original):
+                    if os.path.samestat(there, status) and not _is_same_name(folder, name, claim.original):
                         return True
-            return sha256(name, folder) == claim.sha256
+            return hash_file(name, folder) == claim.sha256
     except FileNotFoundError:
         return True
     except OSError:
         return False
 
 
-def _same_name(folder: int, name: str, original: str) -> bool:
+def _is_same_name(folder: int, name: str, original: str) -> bool:
     """Whether a name in a folder is the very name of the original, and no other link to the file."""
     there = os.stat(os.path.dirname(original))  # noqa: PTH116, PTH120 (a text)
     return os.path.samestat(there, os.fstat(folder)) and os.path.basename(original) == name  # noqa: PTH119
 
 
-def prove(root: int, found: Mapping[str, Claim], destination: object) -> dict[str, Seen]:
+def verify_unchanged(root: int, found: Mapping[str, WrittenFile], destination: object) -> dict[str, FileState]:
     """What the claimed files are now. Raises OutputError if any of them is not what was written."""
-    before = {path: seen(root, path) for path in found}
-    with ThreadPoolExecutor(READERS) as readers:
-        good = [*readers.map(lambda path: holds(root, path, found[path]), found)]
+    before = {path: get_file_state(root, path) for path in found}
+    with ThreadPoolExecutor(N_IO_THREADS) as readers:
+        good = [*readers.map(lambda path: is_unchanged(root, path, found[path]), found)]
     changed = [path for path, one in zip(found, good, strict=True) if not one]
     if changed:
         more = f" (and {len(changed) - 1:,} more)" if len(changed) > 1 else ""

@@ -9,11 +9,13 @@ import shutil
 from collections.abc import Iterator
 
 from imgsubset.errors import OutputError
-from imgsubset.files import Cancelled, Stamp, new_file, sha256_of
+from imgsubset.files import Cancelled, Stamp, create_file, hash_stream
 from imgsubset.reading.contents import Listing
 
 
-def place(source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode: str, cancelled: Cancelled) -> str:
+def copy_or_link(
+    source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode: str, cancelled: Cancelled
+) -> str:
     """Copy or link a file that still is what `stamp` says to a name in a folder, given by its descriptor.
 
     mode       copy, with its metadata, read back and compared; symlink, to its absolute path; or hardlink
@@ -22,12 +24,12 @@ def place(source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode
     Returns its SHA-256. Raises OutputError if it changed or if the copy differs.
     """
     original = source.locate(path)
-    with still_readable(original):
+    with convert_read_errors(original):
         file = source.open(path)
     with file:
         if mode == "copy":
-            with new_file(name, durable=False, inside=folder) as copy:  # it is synced before it is read back
-                digest = sha256_of(file, cancelled, copy)
+            with create_file(name, durable=False, inside=folder) as copy:  # it is synced before it is read back
+                digest = hash_stream(file, cancelled, copy)
                 copy.flush()
                 if source.members is None:
                     shutil.copystat(file.fileno(), copy.fileno())  # type: ignore[arg-type]  # descriptors do
@@ -35,30 +37,30 @@ def place(source: Listing, path: str, folder: int, name: str, stamp: Stamp, mode
                     os.utime(copy.fileno(), ns=(stamp.mtime_ns, stamp.mtime_ns))
                 os.fsync(copy.fileno())
                 copy.seek(0)
-                if sha256_of(copy, cancelled) != digest:
+                if hash_stream(copy, cancelled) != digest:
                     raise OutputError(f"the copy of '{original}' differs from it when read back")
         else:
-            digest = sha256_of(file, cancelled)
+            digest = hash_stream(file, cancelled)
         now = source.stamp_of(path, file)
         if mode == "symlink":
             os.symlink(os.path.abspath(original), name, dir_fd=folder)  # noqa: PTH100 (resolve would follow links)
         elif mode == "hardlink":
-            _hard_link(os.path.realpath(original), folder, name)
+            _make_hard_link(os.path.realpath(original), folder, name)
             linked = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if not os.path.samestat(linked, os.fstat(file.fileno())):
                 stamp = Stamp(-1, -1)  # another file has its name now
     if now != stamp:
-        raise changed(original)
+        raise make_changed_error(original)
     return digest
 
 
-def changed(file: str) -> OutputError:
+def make_changed_error(file: str) -> OutputError:
     """What there is to say of a file of the source that is not what it was when it was decoded."""
     return OutputError(f"'{file}' changed while imgsubset was at work; run it again")
 
 
 @contextlib.contextmanager
-def still_readable(file: str) -> Iterator[None]:
+def convert_read_errors(file: str) -> Iterator[None]:
     """Turn what a file of the source raises now, though it was read before, into OutputError."""
     try:
         yield
@@ -66,7 +68,7 @@ def still_readable(file: str) -> Iterator[None]:
         raise OutputError(f"'{file}' cannot be read any more: {error.strerror}") from None
 
 
-def _hard_link(source: str, folder: int, name: str) -> None:
+def _make_hard_link(source: str, folder: int, name: str) -> None:
     try:
         os.link(source, name, dst_dir_fd=folder)
     except OSError as error:

@@ -8,13 +8,13 @@ from pathlib import Path
 from posixpath import join, normpath
 
 from imgsubset.errors import InputError, OutputError
-from imgsubset.files import read_whole, write_whole
+from imgsubset.files import read_file, write_atomic
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.yolo import HEADER, description, part_of, parts_of
-from imgsubset.writing.destination import output_errors
+from imgsubset.reading.yolo import DATA_YAML_HEADER, group_folders_by_split, make_data_yaml, parse_split_name
+from imgsubset.writing.destination import convert_output_errors
 
 
-def split_description(
+def prepare_split_data_yaml(
     source: Listing, parts: Mapping[str, tuple[str, ...]], destination: str | os.PathLike[str], overwrite: bool = False
 ) -> tuple[Path, bytes] | None:
     """Where the description of a split goes, and what it says; None for a source that is no YOLO set.
@@ -25,25 +25,27 @@ def split_description(
     """
     folders: dict[str, list[str]] = {}
     for name, chosen in parts.items():
-        if part := part_of(name):
-            inside = {normpath(join(name, folder)) for found in parts_of(chosen).values() for folder in found}
+        if part := parse_split_name(name):
+            inside = {
+                normpath(join(name, folder)) for found in group_folders_by_split(chosen).values() for folder in found
+            }
             folders.setdefault(part, []).extend(sorted(inside))
     try:
-        found = description(source, folders) if "train" in folders else None
+        found = make_data_yaml(source, folders) if "train" in folders else None
     except InputError:  # the exports of the parts say so
         found = None
     if found is None:
         return None
     file = Path(destination, found[0])
-    with output_errors(destination):
-        if os.path.lexists(file) and not overwrite and not read_whole(file).startswith(HEADER.encode()):
+    with convert_output_errors(destination):
+        if os.path.lexists(file) and not overwrite and not read_file(file).startswith(DATA_YAML_HEADER.encode()):
             raise OutputError(f"'{file}' is there already, and would describe the split; move it, or pass --overwrite")
     return file, found[1]
 
 
-def write_description(description: tuple[Path, bytes] | None) -> None:
+def write_split_data_yaml(description: tuple[Path, bytes] | None) -> None:
     """Write a description, if there is one. Raises OutputError."""
     if description is not None:
         file, content = description
-        with output_errors(file.parent):
-            write_whole(file, content)
+        with convert_output_errors(file.parent):
+            write_atomic(file, content)

@@ -15,31 +15,33 @@ from pathlib import Path
 from types import NoneType
 
 from imgsubset.errors import ImgsubsetError, InputError, OutputError, UsageError
-from imgsubset.files import files_in
+from imgsubset.files import walk_files
 from imgsubset.options import SELECTION, Options
-from imgsubset.reading.coco import coco_files, filtered_coco, open_coco
+from imgsubset.reading.coco import coco_files, filter_coco, open_coco
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.metadata import filtered_metadata, images_in, metadata_files
-from imgsubset.reading.remote import url_of
-from imgsubset.reading.sidecars import leads_out, sidecars
-from imgsubset.reading.unpacking import COMPRESSED
-from imgsubset.reading.yolo import DESCRIPTION, class_files, description, parts_of
+from imgsubset.reading.metadata import filter_metadata, list_metadata_paths, read_metadata_images
+from imgsubset.reading.remote import parse_url
+from imgsubset.reading.sidecars import find_sidecars, is_outside_source
+from imgsubset.reading.unpacking import COMPRESSED_TAR_SUFFIXES
+from imgsubset.reading.yolo import DATA_YAML, find_class_files, group_folders_by_split, make_data_yaml
 from imgsubset.results.as_json import describe_options
-from imgsubset.writing.claims import claimed, claims
-from imgsubset.writing.contents import contents, is_called_tar
-from imgsubset.writing.folders import status_in
-from imgsubset.writing.holding import Held, hold
-from imgsubset.writing.manifest import NAME, Manifest, matched, name_in, read_manifest
-from imgsubset.writing.packing import HeldTar, hold_tar
-from imgsubset.writing.staging import Stage, recover
+from imgsubset.writing.claims import parse_written_files, read_written_files
+from imgsubset.writing.contents import has_tar_name, open_exported_files
+from imgsubset.writing.folders import get_status
+from imgsubset.writing.holding import LockedDestination, lock_destination
+from imgsubset.writing.manifest import MANIFEST_NAME, Manifest, name_in, read_manifest, with_image_stats_weight
+from imgsubset.writing.packing import LockedTarDestination, lock_tar_destination
+from imgsubset.writing.staging import StagingFolder, recover
 
-RANKED = "ranked.txt"
+ORDER_FILE = "ranked.txt"
 RANKED_IN_TAR = "imgsubset-ranked"  # see NAME_IN_TAR
 _SAMPLE = re.compile(r"((?:.*/)?[^.]+)\.[^/]*")  # how readers of a WebDataset find a member's sample
 
 
 @contextlib.contextmanager
-def held_for(source: Listing, destination: str | os.PathLike[str], mode: str = "copy") -> Iterator[Held]:
+def open_destination(
+    source: Listing, destination: str | os.PathLike[str], mode: str = "copy"
+) -> Iterator[LockedDestination]:
     """Keep all other runs out of a destination, after what a killed one has left there is finished or removed.
 
     Raises UsageError if source and destination overlap, if the mode is to link to what is no file, or if labels would
@@ -47,67 +49,67 @@ def held_for(source: Listing, destination: str | os.PathLike[str], mode: str = "
     there. None of these changes anything.
     """
     source.check_links(mode)
-    if url := url_of(destination):
+    if url := parse_url(destination):
         raise UsageError(f"destination '{url}' is a URL; a subset is written to a folder or a tar archive")
-    folder, tar = os.path.isdir(destination), is_called_tar(destination)  # noqa: PTH112 (any path)
+    folder, tar = os.path.isdir(destination), has_tar_name(destination)  # noqa: PTH112 (any path)
     if tar and mode != "copy":
         raise UsageError(f"mode '{mode}' makes links, which destination '{destination}', an archive, cannot hold")
-    if not folder and os.fspath(destination).lower().endswith((*COMPRESSED, ".zip")):
+    if not folder and os.fspath(destination).lower().endswith((*COMPRESSED_TAR_SUFFIXES, ".zip")):
         raise UsageError(f"destination '{destination}' is of a kind of archive that is not written; .tar is")
-    if overlap := _overlap(source, destination):
+    if overlap := _describe_overlap(source, destination):
         raise UsageError(f"destination '{destination}' {overlap}")
     if tar:
         options = source.options or Options()
-        check_samples(source, companions(source, source.paths, source.paths, options), destination)
+        check_samples(source, plan_label_files(source, source.paths, source.paths, options), destination)
     with contextlib.ExitStack() as stack:
-        with output_errors(destination):
+        with convert_output_errors(destination):
             if not (tar or folder) and os.path.lexists(destination):
                 raise OutputError(f"destination '{destination}' exists and is not a folder")
-            held = stack.enter_context((hold_tar if tar else hold)(Path(destination)))
+            held = stack.enter_context((lock_tar_destination if tar else lock_destination)(Path(destination)))
             if not tar:
                 recover(held)
         yield held
 
 
-def check_free(held: Held, overwrite: bool = False) -> None:
+def check_destination_free(held: LockedDestination, overwrite: bool = False) -> None:
     """Refuse a destination that an export could not use, before any work is done.
 
     Raises OutputError if it holds anything; with overwrite, if its manifest.json is none of this program's.
     """
-    with output_errors(held.path):
-        if isinstance(held, HeldTar):
-            _check_free_tar(held, overwrite)
+    with convert_output_errors(held.path):
+        if isinstance(held, LockedTarDestination):
+            _check_tar_destination_free(held, overwrite)
             return
         if overwrite:
-            if status_in(held.folder, NAME) is not None and not claims(held.folder):
+            if get_status(held.folder, MANIFEST_NAME) is not None and not read_written_files(held.folder):
                 raise OutputError(
-                    f"destination '{held.path}' holds a '{NAME}' that is none of imgsubset's; move it away first"
+                    f"destination '{held.path}' holds a '{MANIFEST_NAME}' that is none of imgsubset's; move it away first"
                 )
             return
-        for path in files_in(held.path):
+        for path in walk_files(held.path):
             raise OutputError(
                 f"destination '{held.path}' is not empty: it holds '{path}'; choose another, "
                 "or pass --overwrite to replace an earlier selection"
             )
 
 
-def _check_free_tar(held: HeldTar, overwrite: bool) -> None:
-    if status_in(held.folder, held.name) is None:
+def _check_tar_destination_free(held: LockedTarDestination, overwrite: bool) -> None:
+    if get_status(held.folder, held.name) is None:
         return
     if not overwrite:
         raise OutputError(
             f"destination '{held.path}' exists; choose another, or pass --overwrite to replace an earlier selection"
         )
     try:
-        there = contents(held.path)
-        ours = bool(claimed(there.open(name_in(there)).read()))
+        there = open_exported_files(held.path)
+        ours = bool(parse_written_files(there.open(name_in(there)).read()))
     except (InputError, FileNotFoundError):
         ours = False
     if not ours:
         raise OutputError(f"destination '{held.path}' is none of imgsubset's; move it away first")
 
 
-def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
+def _describe_overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     """How a destination and the source are in each other's way; empty if they are not."""
     real_source, real = (Path(os.path.realpath(path)) for path in (source.root, destination))
     if source.members is not None:  # its root is a name alone
@@ -117,7 +119,7 @@ def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
         return ""
     if real == real_source:
         return "is the source itself"
-    if source.listed:  # the root may hold much else, and the destination too, but for the images and links to them
+    if source.explicit:  # the root may hold much else, and the destination too, but for the images and links to them
         holding = cache(lambda folder: real in (Path(os.path.realpath(folder)) / "x").parents)
         for path in source.paths:
             file = os.path.abspath(source.locate(path))  # noqa: PTH100 (resolve would follow the link itself)
@@ -130,7 +132,7 @@ def _overlap(source: Listing, destination: str | os.PathLike[str]) -> str:
     return f"contains the source '{source.name}'" if real in real_source.parents else ""
 
 
-def check_samples(source: Listing, labels: Companions, destination: str | os.PathLike[str]) -> None:
+def check_samples(source: Listing, labels: LabelFiles, destination: str | os.PathLike[str]) -> None:
     """Raise UsageError for labels that readers of a WebDataset would take for samples without a picture."""
     samples = {None, *map(_sample, source.paths)}
     odd = [*labels.written, *(path for path in labels.copied if _sample(path) not in samples)]
@@ -148,7 +150,7 @@ def _sample(path: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Companions:
+class LabelFiles:
     """What goes with chosen images.
 
     copied      paths of label files to copy, sorted
@@ -167,7 +169,7 @@ class Companions:
     notes: tuple[str, ...] = ()
 
 
-def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Options) -> Companions:
+def plan_label_files(source: Listing, images: Sequence[str], chosen: Sequence[str], options: Options) -> LabelFiles:
     """What goes with chosen images: the labels of a COCO file go to `annotations/`, as its trainers expect. If objects
     are matched, the COCO files in the source go along too, under their own paths. Labels that are links out of the
     source stay behind, unless options.follow_labels.
@@ -175,34 +177,34 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
     Raises UsageError for two files of one name, InputError for files of labels that make no sense.
     """
     reading = options
-    beside = sidecars(source, chosen, images, reading.sidecars)
+    beside = find_sidecars(source, chosen, images, reading.sidecars)
     alone, named, found = [], [], []  # files that are about many images
     if reading.sidecars != "none":
-        alone = class_files(source, chosen)
-        named = metadata_files(chosen) if source.members is None else []
+        alone = find_class_files(source, chosen)
+        named = list_metadata_paths(chosen) if source.members is None else []
         named = [path for path in named if os.path.lexists(source.locate(path))]
         if reading.coco is None and dict(options.match).get("objects"):
             found = coco_files(source, chosen)
     copied = {path for paths in beside.values() for path in paths}.union(alone)
     left = set[str]()
     if not reading.follow_labels:
-        left = {label for path, labels in beside.items() for label in labels if leads_out(source, label, path)}
-        left.update(path for path in (*alone, *named, *found) if leads_out(source, path, path))
+        left = {label for path, labels in beside.items() for label in labels if is_outside_source(source, label, path)}
+        left.update(path for path in (*alone, *named, *found) if is_outside_source(source, path, path))
     written: dict[str, bytes] = {}
     notes: tuple[str, ...] = ()
     labelled = {path for path, labels in beside.items() if labels}
     if reading.sidecars != "none":
-        written = filtered_metadata(source, chosen, left)
-        labelled.update(*(images_in(path, content) for path, content in written.items()))
+        written = filter_metadata(source, chosen, left)
+        labelled.update(*(read_metadata_images(path, content) for path, content in written.items()))
         try:
-            if described := description(source, parts_of(chosen)):
+            if described := make_data_yaml(source, group_folders_by_split(chosen)):
                 written[described[0]] = described[1]
         except InputError as error:
-            notes = (f"{error}; the subset gets no {DESCRIPTION}",)
+            notes = (f"{error}; the subset gets no {DATA_YAML}",)
     for file in sorted({*found} - left - copied):
         try:
             where, inside, content = open_coco(source, file)
-            content, covered = filtered_coco(where, chosen, inside, content)
+            content, covered = filter_coco(where, chosen, inside, content)
         except InputError as error:
             notes += (f"{error}; the subset gets no part of it",)
         else:
@@ -212,13 +214,13 @@ def companions(source: Listing, images: Sequence[str], chosen: Sequence[str], op
         if (name := f"annotations/{Path(reading.coco).name}") in written:
             names = ", ".join(sorted(written))
             raise UsageError(f"two files of labels would have one name in the destination: {names}")
-        written[name], covered = filtered_coco(reading.coco, chosen, images)
+        written[name], covered = filter_coco(reading.coco, chosen, images)
         labelled |= covered
     shared = sorted({*alone, *written} - left)
-    return Companions(sorted(copied - left), written, shared, len({*chosen} - labelled), sorted(left), notes)
+    return LabelFiles(sorted(copied - left), written, shared, len({*chosen} - labelled), sorted(left), notes)
 
 
-def finished(
+def find_finished_export(
     source: Listing, wanted: Mapping[str, object], options: Options, destination: str | os.PathLike[str]
 ) -> Manifest | None:
     """The manifest of an earlier export that is just what this one would be; None if there is none.
@@ -228,19 +230,19 @@ def finished(
     The source must be as it was by paths, sizes and times, its labels by content, and the destination complete by
     names and sizes. Which version made it is no matter: what it was asked for stands.
     """
-    found = _of_request(wanted, destination)
+    found = _read_matching_manifest(wanted, destination)
     if found is None or found.record.get("interrupted") is not False:
         return None
     record = found.record
     try:
-        there = contents(destination)
+        there = open_exported_files(destination)
         same = (
             record["source"] == source.origin
             and isinstance(record["program"]["version"], str)
-            and source.lasting
+            and source.is_cacheable
             and all(source.stamp(path).size in (0, there.stamp(path).size) for path in found.hashes)
             and all(map(there.has, found.extras))
-            and _same_labels(source, tuple(found.hashes), options, found.extras)
+            and _has_same_labels(source, tuple(found.hashes), options, found.extras)
             and record["source_digest"] == source.digest
             and isinstance(record["score"]["loss"], float)
             and isinstance(record["score"]["effective_size"], (float, NoneType))
@@ -251,43 +253,43 @@ def finished(
     return found if same else None
 
 
-def interrupted(wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> bool:
+def has_interrupted_export(wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> bool:
     """Whether a destination holds the best so far of this very request, whose search was interrupted."""
-    found = _of_request(wanted, destination)
+    found = _read_matching_manifest(wanted, destination)
     return found is not None and bool(found.record.get("interrupted"))
 
 
-def _of_request(wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> Manifest | None:
+def _read_matching_manifest(wanted: Mapping[str, object], destination: str | os.PathLike[str]) -> Manifest | None:
     """The manifest in a destination if it answers this very request."""
     with contextlib.suppress(ImgsubsetError, TypeError, ValueError, KeyError):
         found = read_manifest(destination)
         # Options that are newer than the manifest are at their defaults, but for `image`.
         asked = dict(found.record["request"])
         asked["options"] = describe_options(Options(), SELECTION) | asked["options"]
-        asked["options"]["match"] = matched(asked["options"].get("match", {}))
+        asked["options"]["match"] = with_image_stats_weight(asked["options"].get("match", {}))
         if asked == json.loads(json.dumps(wanted)):
             return found
     return None
 
 
-def _same_labels(source: Listing, chosen: Sequence[str], options: Options, recorded: Mapping[str, str]) -> bool:
+def _has_same_labels(source: Listing, chosen: Sequence[str], options: Options, recorded: Mapping[str, str]) -> bool:
     """Whether the labels of the chosen images are those that were recorded; a ranking does not count."""
-    labels = companions(source, source.paths, chosen, options)
+    labels = plan_label_files(source, source.paths, chosen, options)
     now = {path: source.sha256(path) for path in labels.copied}
     now |= {path: hashlib.sha256(content).hexdigest() for path, content in labels.written.items()}
-    rankings = (RANKED, RANKED_IN_TAR)
+    rankings = (ORDER_FILE, RANKED_IN_TAR)
     return now == {path: digest for path, digest in recorded.items() if path in now or path not in rankings}
 
 
-def folds_case(folder: int, name: str) -> bool:
+def is_case_insensitive(folder: int, name: str) -> bool:
     """Whether the file system takes names that differ in case for one, by a name that is there."""
-    return status_in(folder, name.swapcase()) is not None
+    return get_status(folder, name.swapcase()) is not None
 
 
-def check_folded(stage: Stage, paths: Iterable[str]) -> None:
+def check_case_collisions(stage: StagingFolder, paths: Iterable[str]) -> None:
     """Refuse paths that differ only in case or in Unicode's normal form, where these are one name."""
     seen: dict[str, str] = {}
-    for path in paths if folds_case(stage.held.folder, stage.name) else ():
+    for path in paths if is_case_insensitive(stage.held.folder, stage.name) else ():
         other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
         if other != path:
             raise OutputError(
@@ -297,7 +299,7 @@ def check_folded(stage: Stage, paths: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def output_errors(destination: str | os.PathLike[str]) -> Iterator[None]:
+def convert_output_errors(destination: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the disk raises into OutputError."""
     try:
         yield

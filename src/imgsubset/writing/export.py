@@ -14,40 +14,44 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from imgsubset.errors import OutputError, UsageError, shown
-from imgsubset.files import READERS, Stamp, as_json
-from imgsubset.inputs import of_kind
-from imgsubset.progress import Progress, silent, teller
-from imgsubset.results.as_json import describe, manifest_of
+from imgsubset.errors import OutputError, UsageError, short_repr
+from imgsubset.files import N_IO_THREADS, Stamp, to_json_bytes
+from imgsubset.inputs import convert_value
+from imgsubset.progress import Progress, as_progress, no_progress
+from imgsubset.results.as_json import describe_selection, manifest_of
 from imgsubset.results.records import Export, Selection
-from imgsubset.writing.claims import claims
-from imgsubset.writing.copying import place, still_readable
+from imgsubset.writing.claims import read_written_files
+from imgsubset.writing.copying import convert_read_errors, copy_or_link
 from imgsubset.writing.destination import (
-    RANKED,
+    ORDER_FILE,
     RANKED_IN_TAR,
-    Companions,
-    check_folded,
-    check_free,
+    LabelFiles,
+    check_case_collisions,
+    check_destination_free,
     check_samples,
-    companions,
-    held_for,
-    output_errors,
+    convert_output_errors,
+    open_destination,
+    plan_label_files,
 )
-from imgsubset.writing.folders import check_way
-from imgsubset.writing.holding import Held
-from imgsubset.writing.manifest import NAME, NAME_IN_TAR
-from imgsubset.writing.packing import HeldTar, Packing, earlier
-from imgsubset.writing.staging import Stage, staging
+from imgsubset.writing.folders import check_paths_available
+from imgsubset.writing.holding import LockedDestination
+from imgsubset.writing.manifest import MANIFEST_NAME, NAME_IN_TAR
+from imgsubset.writing.packing import LockedTarDestination, TarExport, verify_earlier_archive
+from imgsubset.writing.staging import StagingFolder, make_staging_folder
 
-MODES = ("copy", "symlink", "hardlink")
-ROOM = 2048  # bytes of a tar archive that a member takes at most beside its own: headers, and what fills a block
-NAMED = 10  # files that a warning names
+EXPORT_MODES = ("copy", "symlink", "hardlink")
+MAX_TAR_OVERHEAD_BYTES = (
+    2048  # bytes of a tar archive that a member takes at most beside its own: headers, and what fills a block
+)
+MAX_LISTED_FILES = 10  # files that a warning names
 
 
 def check_mode(mode: str) -> None:
     """Raise UsageError for what is no way for files to come to a destination."""
-    if not isinstance(mode, str) or mode not in MODES:
-        raise UsageError(f"mode '{mode if isinstance(mode, str) else shown(mode)}' is not one of {', '.join(MODES)}")
+    if not isinstance(mode, str) or mode not in EXPORT_MODES:
+        raise UsageError(
+            f"mode '{mode if isinstance(mode, str) else short_repr(mode)}' is not one of {', '.join(EXPORT_MODES)}"
+        )
 
 
 def export(
@@ -79,26 +83,34 @@ def export(
     then is as it was.
     """
     check_mode(mode)
-    tell = teller(progress)
+    tell = as_progress(progress)
     if not isinstance(selection, Selection):
-        raise UsageError(f"selection {shown(selection)} is not what `select` returns")
-    destination = of_kind("destination", "str", destination, "the path of a folder")
-    with held_for(selection.source, destination, mode) as held:
-        return fill(held, selection, mode=mode, overwrite=overwrite, ranked=ranked, progress=tell)
+        raise UsageError(f"selection {short_repr(selection)} is not what `select` returns")
+    destination = convert_value("destination", "str", destination, "the path of a folder")
+    with open_destination(selection.source, destination, mode) as held:
+        return export_to_locked(held, selection, mode=mode, overwrite=overwrite, ranked=ranked, progress=tell)
 
 
-def fill(
-    held: Held, selection: Selection, *, mode: str, overwrite: bool, ranked: bool = False, progress: Progress = silent
+def export_to_locked(
+    held: LockedDestination,
+    selection: Selection,
+    *,
+    mode: str,
+    overwrite: bool,
+    ranked: bool = False,
+    progress: Progress = no_progress,
 ) -> Export:
     """Do what `export` does, in a destination that is held already."""
     start = time.perf_counter()
-    check_free(held, overwrite)
+    check_destination_free(held, overwrite)
     stamps = {selection.paths[row]: selection.stamps[row] for row in selection.rows}
-    labels = companions(selection.source, selection.paths, selection.chosen, selection.options)
-    if isinstance(held, HeldTar):
+    labels = plan_label_files(selection.source, selection.paths, selection.chosen, selection.options)
+    if isinstance(held, LockedTarDestination):
         check_samples(selection.source, labels, held.path)
-    name, ranking = (NAME_IN_TAR, RANKED_IN_TAR) if isinstance(held, HeldTar) else (NAME, RANKED)
-    beside, written = _labels(selection, labels, name, ranking if ranked else None)
+    name, ranking = (
+        (NAME_IN_TAR, RANKED_IN_TAR) if isinstance(held, LockedTarDestination) else (MANIFEST_NAME, ORDER_FILE)
+    )
+    beside, written = _prepare_label_files(selection, labels, name, ranking if ranked else None)
     stamps |= beside
     paths = [*stamps, *written, name]
 
@@ -106,16 +118,18 @@ def fill(
         extras = {path: hashes.pop(path) for path in beside}
         extras |= {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
         count, seconds = len({*labels.copied} - {*labels.shared}), time.perf_counter() - start
-        warnings = _left_behind(labels.left) + labels.notes
+        warnings = _linked_label_warnings(labels.left) + labels.notes
         shared = tuple(labels.shared)
         exported = Export(held.path, mode, hashes, extras, seconds, count, labels.unlabelled, warnings, shared)
-        return exported, as_json(manifest_of(describe(selection, exported, ranked)))
+        return exported, to_json_bytes(manifest_of(describe_selection(selection, exported, ranked)))
 
-    if isinstance(held, HeldTar):
-        with output_errors(held.path):
-            replaced = earlier(held) if overwrite else None
-            _check_space(held, sum(stamp.size + ROOM for stamp in stamps.values()), replaced is not None)
-            packing = Packing(held)
+    if isinstance(held, LockedTarDestination):
+        with convert_output_errors(held.path):
+            replaced = verify_earlier_archive(held) if overwrite else None
+            _check_space(
+                held, sum(stamp.size + MAX_TAR_OVERHEAD_BYTES for stamp in stamps.values()), replaced is not None
+            )
+            packing = TarExport(held)
             hashes = packing.copy(selection.source, stamps, progress)
             newest = max(stamp.mtime_ns for stamp in stamps.values())
             for path, content in written.items():
@@ -124,13 +138,13 @@ def fill(
             packing.write(name, manifest, newest)
             packing.commit(replaced)
         return exported
-    with output_errors(held.path), staging(held) as stage:
-        leaving = claims(held.folder) if overwrite else {}
-        check_folded(stage, paths)
-        check_way(held.folder, paths, leaving, held.path)
+    with convert_output_errors(held.path), make_staging_folder(held) as stage:
+        leaving = read_written_files(held.folder) if overwrite else {}
+        check_case_collisions(stage, paths)
+        check_paths_available(held.folder, paths, leaving, held.path)
         if mode == "copy":
             _check_space(held, sum(stamp.size for stamp in stamps.values()), bool(leaving))
-        hashes = _place_all(selection, stage, stamps, mode, progress)
+        hashes = _copy_or_link_all(selection, stage, stamps, mode, progress)
         for number, content in enumerate(written.values(), len(stamps)):
             stage.write(number, content)
         exported, manifest = described(hashes)
@@ -139,22 +153,24 @@ def fill(
     return exported
 
 
-def _check_space(held: Held, needed: int, beside: bool) -> None:
+def _check_space(held: LockedDestination, needed: int, beside: bool) -> None:
     free = shutil.disk_usage(held.folder).free
     if needed > free:
         why = ", beside the earlier selection, which gives way only when they are whole" if beside else ""
         raise OutputError(f"'{held.path}' has {free:,} bytes free, but the chosen images take {needed:,}{why}")
 
 
-def _left_behind(left: Sequence[str]) -> tuple[str, ...]:
+def _linked_label_warnings(left: Sequence[str]) -> tuple[str, ...]:
     """What is to be said of labels that stay behind."""
     said = "label files that are links out of the source stay behind (--follow-labels takes them along): "
-    names = ", ".join(f"'{path}'" for path in left[:NAMED]) + (f" and {len(left) - NAMED:,} more" * (len(left) > NAMED))
+    names = ", ".join(f"'{path}'" for path in left[:MAX_LISTED_FILES]) + (
+        f" and {len(left) - MAX_LISTED_FILES:,} more" * (len(left) > MAX_LISTED_FILES)
+    )
     return (said + names,) if left else ()
 
 
-def _labels(
-    selection: Selection, labels: Companions, manifest: str, ranking: str | None
+def _prepare_label_files(
+    selection: Selection, labels: LabelFiles, manifest: str, ranking: str | None
 ) -> tuple[dict[str, Stamp], dict[str, bytes]]:
     """What goes with the images: the stamps of label files to copy, and the content of files to write, by path.
 
@@ -175,21 +191,21 @@ def _labels(
             raise OutputError(f"'{path}' of the source would take the name of a file that is written; rename it there")
     stamps = {}
     for path in copied:
-        with still_readable(source.locate(path)):
+        with convert_read_errors(source.locate(path)):
             stamps[path] = source.stamp(path)
     return stamps, written
 
 
-def _place_all(
-    selection: Selection, stage: Stage, stamps: Mapping[str, Stamp], mode: str, progress: Progress
+def _copy_or_link_all(
+    selection: Selection, stage: StagingFolder, stamps: Mapping[str, Stamp], mode: str, progress: Progress
 ) -> dict[str, str]:
     """Copy or link files of the source to where they wait, several at once. Returns their SHA-256."""
     over = threading.Event()  # set when the rest of the copies is of no use any more
 
     def place_one(number: int, path: str) -> str:
-        return place(selection.source, path, stage.folder, str(number), stamps[path], mode, over.is_set)
+        return copy_or_link(selection.source, path, stage.folder, str(number), stamps[path], mode, over.is_set)
 
-    executor = ThreadPoolExecutor(READERS)
+    executor = ThreadPoolExecutor(N_IO_THREADS)
     hashes = {}
     try:
         for path, digest in zip(stamps, executor.map(place_one, range(len(stamps)), stamps), strict=True):

@@ -12,7 +12,7 @@ from imgsubset.errors import OutputError
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], inside: int | None = None) -> Iterator[int]:
+def open_folder(path: str | os.PathLike[str], inside: int | None = None) -> Iterator[int]:
     """The descriptor of a folder. `inside` is that of the folder in which the path is a name: no link is followed."""
     flags = os.O_RDONLY | os.O_DIRECTORY | (0 if inside is None else os.O_NOFOLLOW)
     descriptor = os.open(path, flags, dir_fd=inside)
@@ -23,7 +23,7 @@ def opened(path: str | os.PathLike[str], inside: int | None = None) -> Iterator[
 
 
 @contextlib.contextmanager
-def folder_of(root: int, path: str, make: bool = False) -> Iterator[tuple[int, str]]:
+def open_parent_folder(root: int, path: str, make: bool = False) -> Iterator[tuple[int, str]]:
     """The descriptor of the folder that a path in a folder ends in, and the name there.
 
     make  whether to make the folders on the way
@@ -37,16 +37,16 @@ def folder_of(root: int, path: str, make: bool = False) -> Iterator[tuple[int, s
             if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(parent, dir_fd=folder)
-            folder = stack.enter_context(opened(parent, folder))
+            folder = stack.enter_context(open_folder(parent, folder))
         yield folder, name
 
 
-def names_in(folder: int) -> list[str]:
+def list_names(folder: int) -> list[str]:
     """All names in a folder."""
     return os.listdir(folder)
 
 
-def status_in(folder: int, name: str) -> os.stat_result | None:
+def get_status(folder: int, name: str) -> os.stat_result | None:
     """What has a name in a folder, links not followed; None if nothing has."""
     try:
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -54,26 +54,26 @@ def status_in(folder: int, name: str) -> os.stat_result | None:
         return None
 
 
-def parents_of(paths: Iterable[str]) -> list[str]:
+def list_parents(paths: Iterable[str]) -> list[str]:
     """The folders that lead to paths, each after those that it lies in."""
     return sorted({str(parent) for path in paths for parent in PurePosixPath(path).parents} - {"."})
 
 
-def remove_empty(root: int, folders: Iterable[str]) -> None:
+def remove_empty_folders(root: int, folders: Iterable[str]) -> None:
     """Remove those folders, and folders in them first, that are empty."""
     for path in sorted(folders, reverse=True):
-        with contextlib.suppress(OSError), folder_of(root, path) as (folder, name):
+        with contextlib.suppress(OSError), open_parent_folder(root, path) as (folder, name):
             os.rmdir(name, dir_fd=folder)
 
 
-def check_way(root: int, paths: Iterable[str], leaving: Iterable[str], destination: object) -> None:
+def check_paths_available(root: int, paths: Iterable[str], leaving: Iterable[str], destination: object) -> None:
     """Refuse paths that could not get a file, since something is in their way that is not about to leave.
 
     Raises OutputError that names it.
     """
     paths, leaving = list(paths), frozenset(leaving)
-    for parent in parents_of(paths):
-        status = status_in(root, parent)
+    for parent in list_parents(paths):
+        status = get_status(root, parent)
         if status is None or parent in leaving:
             continue
         if stat.S_ISLNK(status.st_mode):
@@ -81,7 +81,7 @@ def check_way(root: int, paths: Iterable[str], leaving: Iterable[str], destinati
         if not stat.S_ISDIR(status.st_mode):
             raise OutputError(f"'{destination}/{parent}' is in the way of a folder; move it away first")
     for path in paths:
-        status = status_in(root, path)
+        status = get_status(root, path)
         if status is not None and (path not in leaving or stat.S_ISDIR(status.st_mode)):
             raise OutputError(
                 f"destination '{destination}' holds '{path}', which no earlier selection can be shown to have put "

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgsubset.errors import OutputError
-from imgsubset.writing.folders import opened
+from imgsubset.writing.folders import open_folder
 
-TRIES = 100  # of a folder that other runs, which end just now, remove again
+MAX_LOCK_ATTEMPTS = 100  # of a folder that other runs, which end just now, remove again
 
 
 @dataclass(frozen=True)
-class Held:
+class LockedDestination:
     """A destination that no other run works in.
 
     path    as the user calls it
@@ -31,18 +31,18 @@ class Held:
 
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[Held]:
+def lock_destination(path: Path) -> Iterator[LockedDestination]:
     """Make a folder, unless it is there, and keep other runs out of it. If it is empty in the end, it is unmade.
 
     Raises OSError for a folder that cannot be made or read, and OutputError if another run holds it.
     """
     with contextlib.ExitStack() as stack:
-        for _ in range(TRIES):
+        for _ in range(MAX_LOCK_ATTEMPTS):
             made = contextlib.ExitStack()
             try:
-                make(path, made)
-                folder = stack.enter_context(opened(path))
-                locked = lock(folder, path)
+                make_folders(path, made)
+                folder = stack.enter_context(open_folder(path))
+                locked = lock_descriptor(folder, path)
                 if os.path.samestat(os.fstat(folder), path.stat()):
                     stack.enter_context(made)  # so that it is unmade under the lock
                     break
@@ -53,41 +53,41 @@ def hold(path: Path) -> Iterator[Held]:
                 raise
         else:
             raise OutputError(f"destination '{path}' is removed by others all the time")
-        yield Held(path, folder, locked)
+        yield LockedDestination(path, folder, locked)
 
 
-def make(path: Path, made: contextlib.ExitStack) -> None:
+def make_folders(path: Path, made: contextlib.ExitStack) -> None:
     """Make a folder and those that lead to it; what is to unmake them goes to a stack."""
     for folder in (*reversed(path.parents), path):
         with contextlib.suppress(FileExistsError):
             if not os.path.lexists(folder):
                 folder.mkdir()
-                made.callback(_unmake, folder)
+                made.callback(_remove_folder, folder)
 
 
-def _unmake(folder: Path) -> None:
+def _remove_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
 
 
-def lock(folder: int, path: Path) -> bool:
+def lock_descriptor(folder: int, path: Path) -> bool:
     """Whether a folder could be locked. Raises OutputError if it is locked."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise in_use(path, _holder(os.fstat(folder)), platform.node()) from None
+        raise make_in_use_error(path, _find_lock_holder(os.fstat(folder)), platform.node()) from None
     except OSError:  # a network file system, for one
         return False
     return True
 
 
-def in_use(path: Path, process: str, host: str) -> OutputError:
+def make_in_use_error(path: Path, process: str, host: str) -> OutputError:
     """What there is to say of a destination that another run is at work in; the process may be unknown."""
     who = f" (process {process} on {host})" if process else ""
     return OutputError(f"destination '{path}' is in use by another run{who}; wait until it ends, or choose another")
 
 
-def _holder(status: os.stat_result) -> str:
+def _find_lock_holder(status: os.stat_result) -> str:
     """The process that holds a lock on a folder, as Linux tells it; empty if it does not."""
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):

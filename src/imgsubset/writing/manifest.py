@@ -15,13 +15,13 @@ from typing import Any
 from imgsubset.errors import InputError
 from imgsubset.options import LOSS, Options
 from imgsubset.reading.contents import Listing
-from imgsubset.results.as_json import FORMAT
-from imgsubset.writing.contents import contents
+from imgsubset.results.as_json import MANIFEST_FORMAT
+from imgsubset.writing.contents import open_exported_files
 
-NAME = "manifest.json"
+MANIFEST_NAME = "manifest.json"
 NAME_IN_TAR = "imgsubset-manifest"  # without a dot, for readers of a WebDataset take no such member for a sample
 # What a manifest of format 1 does not say: it speaks of one network, whose search saw the number that it records.
-FIRST = {
+FORMAT_1_DEFAULTS = {
     "features": {"random-cnn": 1.0},
     "networks": 1,
     "stride": [2],
@@ -29,7 +29,7 @@ FIRST = {
     "pool": [],
     "taps": "last",
 }
-FIRST |= {"weights_file": None, "held_out": False, "match": {}, "match_columns": []}
+FORMAT_1_DEFAULTS |= {"weights_file": None, "held_out": False, "match": {}, "match_columns": []}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """
     file = Path(path)
     try:
-        there = contents(file)
+        there = open_exported_files(file)
         packed = there.members is not None
         if packed or os.path.isdir(file):  # noqa: PTH112 (Path raises for names too long)
             file = file / name_in(there)
@@ -70,13 +70,13 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise InputError(f"manifest '{file}' is not JSON: {error}") from None
     try:
-        if record["format"] not in range(1, FORMAT + 1):
+        if record["format"] not in range(1, MANIFEST_FORMAT + 1):
             raise InputError(
-                f"manifest '{file}' has format {record['format']}; this version reads formats 1 to {FORMAT}"
+                f"manifest '{file}' has format {record['format']}; this version reads formats 1 to {MANIFEST_FORMAT}"
             )
-        hashes = {inside(entry["path"]): entry.get("sha256") for entry in record["files"]}
-        extras = {inside(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
-        return Manifest(file, record, hashes, extras, _options(record))
+        hashes = {check_relative_path(entry["path"]): entry.get("sha256") for entry in record["files"]}
+        extras = {check_relative_path(entry["path"]): str(entry["sha256"]) for entry in record["extras"]}
+        return Manifest(file, record, hashes, extras, _parse_options(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"manifest '{file}' is not one of imgsubset's: {type(error).__name__} {error}") from None
 
@@ -84,10 +84,12 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 def name_in(there: Listing) -> str:
     """What the manifest in a folder or an archive is called; archives of earlier versions have it as a folder has."""
     members = there.members
-    return NAME if members is None or (NAME in members and NAME_IN_TAR not in members) else NAME_IN_TAR
+    return (
+        MANIFEST_NAME if members is None or (MANIFEST_NAME in members and NAME_IN_TAR not in members) else NAME_IN_TAR
+    )
 
 
-def inside(path: object) -> str:
+def check_relative_path(path: object) -> str:
     """A path that leads to a file in the manifest's folder, and not out of it."""
     if (
         not isinstance(path, str)
@@ -101,16 +103,16 @@ def inside(path: object) -> str:
     return path
 
 
-def _options(record: dict[str, Any]) -> Options:
+def _parse_options(record: dict[str, Any]) -> Options:
     """The recorded options that decide what a loss is, of the types that they have by default."""
     recorded = dict(record["options"])
     if record["format"] == 1:
         # One seed was the search's and the network's, if there was a network.
         seed = 0 if record["request"]["embeddings"] else recorded["seed"]
-        recorded |= FIRST | {"feature_seed": seed, "kernel_size": [recorded["kernel_size"]]}
-    recorded |= _tables(record)
-    recorded["match"] = matched(recorded.get("match", {}))
-    classes = _classes(record, recorded)
+        recorded |= FORMAT_1_DEFAULTS | {"feature_seed": seed, "kernel_size": [recorded["kernel_size"]]}
+    recorded |= _parse_table_options(record)
+    recorded["match"] = with_image_stats_weight(recorded.get("match", {}))
+    classes = _parse_class_options(record, recorded)
     defaults = Options().affecting(LOSS)
     values = {name: recorded[name] for name in defaults if name in recorded}  # of newer options, the defaults
     for name, default in defaults.items():
@@ -131,12 +133,12 @@ def _options(record: dict[str, Any]) -> Options:
     return Options(**values, **classes)
 
 
-def matched(recorded: dict[str, Any]) -> dict[str, Any]:
+def with_image_stats_weight(recorded: dict[str, Any]) -> dict[str, Any]:
     """The recorded terms of `match`; earlier versions matched `image` only where it is recorded."""
     return {**recorded, "image": recorded.get("image", 0)}
 
 
-def _classes(record: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+def _parse_class_options(record: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
     """The recorded options that say the classes and the objects, where these are matched; hardness no longer is where
     its classes were in memory."""
     labels = record["request"]["files"]["coco"] if "objects" in recorded["match"] else None
@@ -151,7 +153,7 @@ def _classes(record: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]
     return words | {"stratify_by": recorded.get("stratify_by", "first")}
 
 
-def _tables(record: dict[str, Any]) -> dict[str, Any]:
+def _parse_table_options(record: dict[str, Any]) -> dict[str, Any]:
     """The recorded tables, by the places where they were, as options."""
     tables = {table["name"]: table for table in record.get("tables", [])}
     if not tables:

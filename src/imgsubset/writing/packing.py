@@ -21,58 +21,58 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imgsubset.errors import InputError, OutputError
-from imgsubset.files import PARTIAL, READERS, Stamp, sha256_of, sync_folder
+from imgsubset.files import N_IO_THREADS, PARTIAL_PREFIX, Stamp, hash_stream, sync_folder
 from imgsubset.progress import Progress
-from imgsubset.reading.archives import in_tar
+from imgsubset.reading.archives import iter_tar_members
 from imgsubset.reading.contents import Listing
-from imgsubset.reading.members import MOST_BYTES, Members
-from imgsubset.reading.tars import BLOCK
-from imgsubset.writing.claims import Seen, claimed, seen
-from imgsubset.writing.contents import contents
-from imgsubset.writing.copying import changed, still_readable
-from imgsubset.writing.folders import opened, status_in
-from imgsubset.writing.holding import TRIES, Held, lock, make
+from imgsubset.reading.members import MAX_MEMBER_BYTES, Members
+from imgsubset.reading.tars import TAR_BLOCK_BYTES
+from imgsubset.writing.claims import FileState, get_file_state, parse_written_files
+from imgsubset.writing.contents import open_exported_files
+from imgsubset.writing.copying import convert_read_errors, make_changed_error
+from imgsubset.writing.folders import get_status, open_folder
+from imgsubset.writing.holding import MAX_LOCK_ATTEMPTS, LockedDestination, lock_descriptor, make_folders
 from imgsubset.writing.manifest import NAME_IN_TAR, name_in
 
 
 @dataclass(frozen=True)
-class HeldTar(Held):
+class LockedTarDestination(LockedDestination):
     """A destination that is a tar archive, and that no other run writes; `folder` is what it lies in.
 
     name     in the folder
-    waiting  the file that waits for that name, and its own
+    partial_name the file that waits for that name, and its own
     """
 
     name: str
-    waiting: str
+    partial_name: str
     file: BinaryIO = field(repr=False)
 
 
 @contextlib.contextmanager
-def hold_tar(path: Path) -> Iterator[HeldTar]:
+def lock_tar_destination(path: Path) -> Iterator[LockedTarDestination]:
     """Make the file that is to be an archive, and keep other runs out. If it gets no name, it is gone in the end.
 
     Raises OSError where that cannot be, and OutputError if another run holds it.
     """
     real = Path(os.path.realpath(path))  # of a link what it leads to
-    waiting = f"{PARTIAL}{hashlib.sha256(os.fsencode(real.name)).hexdigest()[:16]}"
+    waiting = f"{PARTIAL_PREFIX}{hashlib.sha256(os.fsencode(real.name)).hexdigest()[:16]}"
     with contextlib.ExitStack() as stack:
-        make(real.parent, stack)
-        folder = stack.enter_context(opened(real.parent))
-        file, locked = _waiting(folder, waiting, path)
+        make_folders(real.parent, stack)
+        folder = stack.enter_context(open_folder(real.parent))
+        file, locked = _create_partial_file(folder, waiting, path)
         with file:
-            held = HeldTar(path, folder, locked, real.name, waiting, file)
+            held = LockedTarDestination(path, folder, locked, real.name, waiting, file)
             try:
                 yield held
             finally:
-                if _is(folder, waiting, file):
+                if _is_same_file(folder, waiting, file):
                     os.unlink(waiting, dir_fd=folder)
 
 
-def _waiting(folder: int, name: str, path: Path) -> tuple[BinaryIO, bool]:
+def _create_partial_file(folder: int, name: str, path: Path) -> tuple[BinaryIO, bool]:
     """A new file, and whether others are kept out of it by a lock."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
-    for _ in range(TRIES):
+    for _ in range(MAX_LOCK_ATTEMPTS):
         made = True
         try:
             descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
@@ -84,12 +84,12 @@ def _waiting(folder: int, name: str, path: Path) -> tuple[BinaryIO, bool]:
                 continue
         file = os.fdopen(descriptor, "w+b")
         try:
-            locked = stat.S_ISREG(os.fstat(descriptor).st_mode) and lock(descriptor, path)
+            locked = stat.S_ISREG(os.fstat(descriptor).st_mode) and lock_descriptor(descriptor, path)
             if not (made or locked):
                 raise OutputError(
                     f"another run may be at work on '{path}'; if it is no more, remove '{name}' beside it"
                 )
-            if _is(folder, name, file):
+            if _is_same_file(folder, name, file):
                 status = os.fstat(descriptor)
                 if status.st_size == 0 and status.st_nlink == 1:
                     return file, locked
@@ -101,24 +101,24 @@ def _waiting(folder: int, name: str, path: Path) -> tuple[BinaryIO, bool]:
     raise OutputError(f"'{name}' beside destination '{path}' is changed by others all the time")
 
 
-def _is(folder: int, name: str, file: BinaryIO) -> bool:
+def _is_same_file(folder: int, name: str, file: BinaryIO) -> bool:
     """Whether a name in a folder is that of an open file."""
-    there = status_in(folder, name)
+    there = get_status(folder, name)
     return there is not None and os.path.samestat(there, os.fstat(file.fileno()))
 
 
-def earlier(held: HeldTar) -> Seen:
+def verify_earlier_archive(held: LockedTarDestination) -> FileState:
     """What an earlier selection's archive is, of which all is as its manifest says; None where there is none.
 
     Raises OutputError if anything in it is not what was written, and would be lost.
     """
-    before = seen(held.folder, held.name)
+    before = get_file_state(held.folder, held.name)
     if before is None:
         return None
     try:
-        there = contents(held.path)
+        there = open_exported_files(held.path)
         name = name_in(there)
-        found = claimed(there.open(name).read(), name)
+        found = parse_written_files(there.open(name).read(), name)
         odd = [*{*found} ^ {*(there.members or Members({})).found}, *(file.path for file in there.rejected)]
         odd += [path for path, claim in found.items() if path not in odd and there.sha256(path) != claim.sha256]
     except (InputError, OSError):
@@ -132,26 +132,26 @@ def earlier(held: HeldTar) -> Seen:
 
 
 @dataclass(frozen=True)
-class Packing:
+class TarExport:
     """An archive that is being written: where, and the SHA-256 of each member, by path in their order."""
 
-    held: HeldTar
+    held: LockedTarDestination
     hashes: dict[str, str] = field(default_factory=dict)
 
     def copy(self, source: Listing, stamps: Mapping[str, Stamp], progress: Progress) -> dict[str, str]:
         """Append files of a source that still are what their stamps say. Returns their SHA-256."""
         paths = sorted(stamps, key=os.fsencode)
-        with ThreadPoolExecutor(READERS) as readers:  # files from afar are fetched several at once
-            for first in range(0, len(paths), READERS):
-                some = paths[first : first + READERS]
+        with ThreadPoolExecutor(N_IO_THREADS) as readers:  # files from afar are fetched several at once
+            for first in range(0, len(paths), N_IO_THREADS):
+                some = paths[first : first + N_IO_THREADS]
                 files = map(source.open, some) if source.members is None else readers.map(source.open, some)
                 for path in some:
-                    with still_readable(source.locate(path)):
+                    with convert_read_errors(source.locate(path)):
                         file = next(files)
                     with file:
                         self._append(path, file, stamps[path].mtime_ns)
                         if source.stamp_of(path, file) != stamps[path]:
-                            raise changed(source.locate(path))
+                            raise make_changed_error(source.locate(path))
                     progress("copy", 1, len(paths))
         return {path: self.hashes[path] for path in stamps}
 
@@ -163,48 +163,48 @@ class Packing:
         file, info = self.held.file, tarfile.TarInfo(path)  # of mode 644, of nobody
         info.size, info.mtime = content.seek(0, os.SEEK_END), mtime_ns // 10**9
         content.seek(0)
-        if info.size > MOST_BYTES:
+        if info.size > MAX_MEMBER_BYTES:
             raise OutputError(
-                f"'{path}' has {info.size:,} bytes, more than the {MOST_BYTES:,} that are read of a member of an "
+                f"'{path}' has {info.size:,} bytes, more than the {MAX_MEMBER_BYTES:,} that are read of a member of an "
                 "archive; choose a folder as destination"
             )
         file.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
         start = file.tell()
-        self.hashes[path] = sha256_of(content, copy=file)
+        self.hashes[path] = hash_stream(content, copy=file)
         if file.tell() - start != info.size:
-            raise changed(path)
-        file.write(bytes(-info.size % BLOCK))
+            raise make_changed_error(path)
+        file.write(bytes(-info.size % TAR_BLOCK_BYTES))
 
-    def commit(self, replaced: Seen) -> None:
+    def commit(self, replaced: FileState) -> None:
         """End the archive, read it back, and give it its name, in place of what was there before.
 
         Raises OutputError if a member is not what was written, or if something else has that name now.
         """
         held, file = self.held, self.held.file
-        file.write(bytes(2 * BLOCK + -(file.tell() + 2 * BLOCK) % tarfile.RECORDSIZE))
+        file.write(bytes(2 * TAR_BLOCK_BYTES + -(file.tell() + 2 * TAR_BLOCK_BYTES) % tarfile.RECORDSIZE))
         file.flush()
         os.fsync(file.fileno())
-        place = str(Path(os.path.realpath(held.path)).with_name(held.waiting))
-        found = dict(in_tar(place, file, os.fstat(file.fileno())))
+        place = str(Path(os.path.realpath(held.path)).with_name(held.partial_name))
+        found = dict(iter_tar_members(place, file, os.fstat(file.fileno())))
         if [*found] != [*self.hashes]:
             raise OutputError(f"the members of '{held.path}' differ from what was written when read back")
         for path, member in found.items():
-            if isinstance(member, str) or sha256_of(member.open()) != self.hashes[path]:
+            if isinstance(member, str) or hash_stream(member.open()) != self.hashes[path]:
                 raise OutputError(f"the copy of '{path}' in '{held.path}' differs from it when read back")
-        if seen(held.folder, held.name) != replaced or (replaced is None and not _linked(held)):
+        if get_file_state(held.folder, held.name) != replaced or (replaced is None and not _link_archive(held)):
             raise OutputError(
                 f"'{held.path}' has appeared or changed meanwhile; move it away, and run the same command again"
             )
-        if replaced is not None or status_in(held.folder, held.name) is None:
-            os.rename(held.waiting, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
+        if replaced is not None or get_status(held.folder, held.name) is None:
+            os.rename(held.partial_name, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
         sync_folder(held.folder)
 
 
-def _linked(held: HeldTar) -> bool:
+def _link_archive(held: LockedTarDestination) -> bool:
     """Give an archive its name, where the file system has links; whether nothing else has the name, which, unlike a
     renamed file, a link never replaces."""
     try:
-        os.link(held.waiting, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
+        os.link(held.partial_name, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
     except FileExistsError:
         return False
     except OSError as error:

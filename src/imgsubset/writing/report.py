@@ -11,25 +11,30 @@ from pathlib import Path
 from urllib.parse import quote
 
 from imgsubset.errors import OutputError, UsageError
-from imgsubset.files import write_out
-from imgsubset.reading.labels import class_names
-from imgsubset.results.as_html import html
-from imgsubset.results.as_json import describe, describe_comparison, describe_estimated, describe_scored
+from imgsubset.files import write_output
+from imgsubset.reading.labels import parse_classes
+from imgsubset.results.as_html import render_html
+from imgsubset.results.as_json import (
+    describe_comparison,
+    describe_estimate_result,
+    describe_score_result,
+    describe_selection,
+)
 from imgsubset.results.comparison import Comparison
 from imgsubset.results.estimates import Estimated
-from imgsubset.results.evidence import Evidence
+from imgsubset.results.evidence import ReportData
 from imgsubset.results.lines import printable
 from imgsubset.results.page import Page
 from imgsubset.results.page_of_comparison import comparison_page
 from imgsubset.results.page_of_estimate import estimate_page
 from imgsubset.results.page_of_selection import selection_page
-from imgsubset.results.plot import plot
+from imgsubset.results.plot import draw_plot
 from imgsubset.results.records import Export, Scored, Selection
-from imgsubset.writing.manifest import NAME as MANIFEST_NAME
+from imgsubset.writing.manifest import MANIFEST_NAME as MANIFEST_NAME
 
-PLOTS = (".png", ".svg", ".pdf")
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # bytes of a name that are no UTF-8, as Python has them
-NOTHING = "the result was made without evidence=True, and has nothing to show"
+NO_REPORT_DATA = "the result was made without evidence=True, and has nothing to show"
 
 
 def write_report(
@@ -47,22 +52,24 @@ def write_report(
     Raises UsageError without evidence or Jinja2, and OutputError where it cannot be written.
     """
     if isinstance(result, Estimated):
-        page = estimate_page(describe_estimated(result), result, made)
+        page = estimate_page(describe_estimate_result(result), result, made)
     elif isinstance(result, Comparison):
         if result.contrast is None:
-            raise UsageError(NOTHING)
+            raise UsageError(NO_REPORT_DATA)
         page = comparison_page(describe_comparison(result), result, result.contrast, made)
     else:
-        evidence = _evidence(result)
-        record = describe(result, exported) if isinstance(result, Selection) else describe_scored(result)
-        manifest = "" if exported is None else _address(_manifest(exported.destination), file)
+        evidence = _get_report_data(result)
+        record = (
+            describe_selection(result, exported) if isinstance(result, Selection) else describe_score_result(result)
+        )
+        manifest = "" if exported is None else _make_manifest_link(_find_manifest_file(exported.destination), file)
         page = selection_page(record, result.score, evidence, made, manifest)
     write_page(page, file)
 
 
 def write_page(page: Page, file: str | os.PathLike[str]) -> None:
     """Write a page. Raises UsageError without Jinja2, and OutputError where it cannot be written."""
-    _write(file, _NOT_UTF8.sub("\ufffd", html(page)).encode())
+    _write_file(file, _NOT_UTF8.sub("\ufffd", render_html(page)).encode())
 
 
 def write_plot(result: Selection | Scored, file: str | os.PathLike[str]) -> None:
@@ -71,13 +78,13 @@ def write_plot(result: Selection | Scored, file: str | os.PathLike[str]) -> None
     Raises UsageError for another suffix, without evidence or Matplotlib, and OutputError where it cannot be written.
     """
     check_plot(file)
-    _write(file, plot(result.score, _evidence(result), Path(file).suffix.lower()[1:]))
+    _write_file(file, draw_plot(result.score, _get_report_data(result), Path(file).suffix.lower()[1:]))
 
 
 def check_plot(file: str | os.PathLike[str]) -> None:
     """Raise UsageError for a file that is no picture by its suffix."""
-    if Path(file).suffix.lower() not in PLOTS:
-        raise UsageError(f"plot '{os.fspath(file)}' is none of {', '.join(PLOTS)} files")
+    if Path(file).suffix.lower() not in PLOT_SUFFIXES:
+        raise UsageError(f"plot '{os.fspath(file)}' is none of {', '.join(PLOT_SUFFIXES)} files")
 
 
 def write_csv(result: Selection | Scored, file: str | os.PathLike[str]) -> None:
@@ -86,24 +93,24 @@ def write_csv(result: Selection | Scored, file: str | os.PathLike[str]) -> None:
 
     Raises UsageError without evidence, and OutputError where it cannot be written.
     """
-    evidence = _evidence(result)
+    evidence = _get_report_data(result)
     ranks = {path: rank for rank, path in enumerate(evidence.ranked, 1)}
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["path", "class", "chosen", "rank", "contribution"])
-    for path, name in zip(evidence.paths, class_names(evidence.paths), strict=True):
+    for path, name in zip(evidence.paths, parse_classes(evidence.paths), strict=True):
         share = evidence.contributions.get(path)
         rank = ranks.get(path)
         lines.writerow([path, name, int(rank is not None), rank, None if share is None else f"{share:.6g}"])
-    _write(file, text.getvalue().encode("utf-8", "surrogateescape"))
+    _write_file(file, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def _manifest(destination: Path) -> Path:
+def _find_manifest_file(destination: Path) -> Path:
     """The file with the manifest: of an archive itself."""
     return destination if destination.is_file() else destination / MANIFEST_NAME
 
 
-def _address(manifest: Path, file: str | os.PathLike[str]) -> str:
+def _make_manifest_link(manifest: Path, file: str | os.PathLike[str]) -> str:
     """Where a page in this file finds the manifest, as long as both are moved together."""
     try:
         path = os.path.relpath(manifest, Path(file).parent)
@@ -112,17 +119,17 @@ def _address(manifest: Path, file: str | os.PathLike[str]) -> str:
     return quote(Path(path).as_posix().encode("utf-8", "surrogateescape"))
 
 
-def _evidence(result: Selection | Scored) -> Evidence:
+def _get_report_data(result: Selection | Scored) -> ReportData:
     if result.evidence is None:
-        raise UsageError(NOTHING)
+        raise UsageError(NO_REPORT_DATA)
     return result.evidence
 
 
-def _write(file: str | os.PathLike[str], content: bytes) -> None:
+def _write_file(file: str | os.PathLike[str], content: bytes) -> None:
     path = Path(file)
     try:
         if path.is_dir():
             raise OutputError(f"'{printable(str(path))}' is a folder, not a file to write")
-        write_out(path, content)
+        write_output(path, content)
     except OSError as error:
         raise OutputError(f"cannot write '{printable(str(path))}': {error.strerror or error}") from None
