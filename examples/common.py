@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imgsubset.cli.demo import CLASSES
+from imgsubset.decoding.decode import decode_image, explain_failure
 from imgsubset.devices import torch_device
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
-from imgsubset.reading.decoding import decode_image, explain_failure
-from imgsubset.reading.listing import list_images
+from imgsubset.sources.listing import list_images
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe & Ito, told apart by all
 

@@ -30,16 +30,16 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset import Options, Selection, cli, select
+from imgsubset.annotations.filters import list_candidates
 from imgsubset.cli.signals import FATAL_SIGNALS
+from imgsubset.divergence_weights import DIVERGENCE_NAMES
 from imgsubset.errors import UsageError
-from imgsubset.features.source import SourceFeatures, load_features
+from imgsubset.features.load import SourceFeatures, load_features
 from imgsubset.files import Stamp, Stamps
-from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.listing import Listing, PathSource
 from imgsubset.results.as_json import RECORDED_LIBRARIES
 from imgsubset.results.scores import Measured, Score
-from imgsubset.statistics import neighbours, permutation
-from imgsubset.weights import DIVERGENCE_NAMES
+from imgsubset.sources.listing import Listing, PathSource
+from imgsubset.statistics import generative_metrics, permutation
 
 # The tests' tensors are tiny: threads inside an operation would only wait for each other.
 torch.set_num_threads(1)
@@ -234,7 +234,7 @@ def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
 def deal(patch: pytest.MonkeyPatch, draws: int) -> None:
     """Have comparisons deal so often, in place of a thousand times."""
     patch.setattr(permutation, "run_two_sample_test", functools.partial(permutation.run_two_sample_test, draws=draws))
-    patch.setattr(neighbours, "compare_prdc", functools.partial(neighbours.compare_prdc, draws=draws))
+    patch.setattr(generative_metrics, "compare_prdc", functools.partial(generative_metrics.compare_prdc, draws=draws))
 
 
 class Installed:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imgsubset.divergence_weights import Weights
 from imgsubset.options import Options
 from imgsubset.search.choices import Choices
 from imgsubset.search.find import find
@@ -15,9 +16,7 @@ from imgsubset.search.loop import Found
 from imgsubset.search.quadratic import Quadratic, quadratic_form
 from imgsubset.statistics.langevin import Langevin
 from imgsubset.statistics.moments import Block, ImageMoments, compute_all_moments, fit_standardiser
-from imgsubset.statistics.noised import NoisyObjective
-from imgsubset.statistics.objective import LossTerm, Objective, make_objective
-from imgsubset.weights import Weights
+from imgsubset.statistics.objective import LossTerm, NoisyObjective, Objective, make_objective
 
 # What a unit of each divergence adds to a loss: of the order that calibration gives.
 COEFFICIENTS = {"kl": 100.0, "js": 300.0, "wasserstein": 80.0, "hellinger": 400.0, "frechet": 10.0}

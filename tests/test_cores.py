@@ -11,15 +11,21 @@ import pytest
 import torch
 from forked import Forked
 
-from imgsubset import cores
-from imgsubset.cores import limit_threads, limit_torch_threads, max_threads, usable_cores
-from imgsubset.devices import single_threaded, thread_pool
+from imgsubset import devices
+from imgsubset.devices import (
+    limit_threads,
+    limit_torch_threads,
+    max_threads,
+    single_threaded,
+    thread_pool,
+    usable_cores,
+)
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, str]], int]:
     """Usable cores of a machine of 64 cores, by /proc/self/cgroup and files of its control groups."""
-    monkeypatch.setattr(cores, "_count_bound_cores", lambda: 64)
+    monkeypatch.setattr(devices, "_count_bound_cores", lambda: 64)
 
     def usable(group: str, files: dict[str, str]) -> int:
         for name, content in files.items():
@@ -27,8 +33,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, d
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content + "\n")
         (tmp_path / "group").write_text(group)
-        monkeypatch.setattr(cores, "CGROUP_ROOT", tmp_path / "cgroup")
-        monkeypatch.setattr(cores, "PROCESS_CGROUP", tmp_path / "group")
+        monkeypatch.setattr(devices, "CGROUP_ROOT", tmp_path / "cgroup")
+        monkeypatch.setattr(devices, "PROCESS_CGROUP", tmp_path / "group")
         return usable_cores()
 
     return usable
@@ -61,14 +67,14 @@ def test_the_quotas_of_control_groups_bound_the_cores(
 
 
 def test_there_need_be_no_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "PROCESS_CGROUP", tmp_path / "none")
-    assert usable_cores() == cores._count_bound_cores()
+    monkeypatch.setattr(devices, "PROCESS_CGROUP", tmp_path / "none")
+    assert usable_cores() == devices._count_bound_cores()
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1), (1, 1), (3, 3), (4, 4), (9, 4), (None, 4)])
 def test_workers_bound_the_threads_of_sums(monkeypatch: pytest.MonkeyPatch, count: int | None, expected: int) -> None:
-    monkeypatch.setattr(cores, "_count_bound_cores", lambda: 4)
-    monkeypatch.setattr(cores, "_cgroup_quotas", lambda: iter(()))
+    monkeypatch.setattr(devices, "_count_bound_cores", lambda: 4)
+    monkeypatch.setattr(devices, "_cgroup_quotas", lambda: iter(()))
     with torch_set_to(4):
         with limit_threads(count):
             assert max_threads() == expected
@@ -163,8 +169,8 @@ def test_a_process_forked_after_a_selection_selects_too(pictures: Path) -> None:
 
 
 def test_a_process_forked_from_one_with_threads_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "usable_cores", lambda: 4)
-    monkeypatch.setattr(cores, "_has_threads", None)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 4)
+    monkeypatch.setattr(devices, "_has_threads", None)
     for process, count, expected in ((1, 1, 1), (2, None, 4), (2, 2, 2), (3, None, 1), (3, 4, 1)):
         monkeypatch.setattr(os, "getpid", lambda process=process: process)
         with limit_threads(count):

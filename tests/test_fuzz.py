@@ -31,9 +31,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgsubset import select
+from imgsubset.annotations import filters
+from imgsubset.annotations.classes import parse_classes, parse_groups, read_labels
+from imgsubset.annotations.coco import filter_coco
+from imgsubset.annotations.filters import filter_candidates, list_candidates
+from imgsubset.annotations.yolo import make_data_yaml
 from imgsubset.cli.batch import read_jobs
 from imgsubset.cli.options import parse_option
 from imgsubset.cli.split import parse_parts
+from imgsubset.divergence_weights import Weights
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
 from imgsubset.features import cache
 from imgsubset.features.cache import Cache, CacheQuery, delete_entries, list_entries
@@ -41,17 +47,10 @@ from imgsubset.features.embeddings import read_embeddings
 from imgsubset.files import Stamp
 from imgsubset.inputs import Embeddings
 from imgsubset.options import FIELDS, Options
-from imgsubset.reading import patterns
-from imgsubset.reading.coco import filter_coco
-from imgsubset.reading.filters import filter_candidates, list_candidates
-from imgsubset.reading.labels import parse_classes, parse_groups, read_labels
-from imgsubset.reading.listing import list_images, parse_paths
-from imgsubset.reading.yolo import make_data_yaml
 from imgsubset.results.as_json import describe_cache
 from imgsubset.results.as_text import cache_summary
-from imgsubset.tasks.sizes import resolve_n
-from imgsubset.tasks.split import part_sizes
-from imgsubset.weights import Weights
+from imgsubset.sources.listing import list_images, parse_paths
+from imgsubset.tasks.inputs import resolve_n, resolve_part_sizes
 
 EXAMPLES = int(os.environ.get("IMGSUBSET_FUZZ", "0"))
 fuzzed = settings(
@@ -66,7 +65,7 @@ SIDE = 16
 # A process that decodes the files it is told, one a line: a crash, a hang or a hunger for memory ends it alone.
 DECODER = """
 import resource, signal, sys
-from imgsubset.reading.decoding import decode_image, explain_failure
+from imgsubset.decoding.decode import decode_image, explain_failure
 decode_image(sys.argv[1], [16])
 try:
     decode_image(sys.argv[2], [16])  # imports numpy before there is a limit
@@ -78,7 +77,7 @@ for line in sys.stdin:
     signal.alarm(120)  # whose default is to end the process
     try:
         image = decode_image(line[:-1], [16])
-        (pixels,), stamp = image.pixels, image.facts.stamp
+        (pixels,), stamp = image.pixels, image.info.stamp
         print("pixels", len(pixels), flush=True)
     except Exception as error:
         print("refused", repr(explain_failure(error, line[:-1])), flush=True)
@@ -324,7 +323,7 @@ PART = WORDS | st.tuples(st.text(max_size=8), st.just("="), NUMBER, st.sampled_f
 @given(words=st.lists(PART, max_size=5).map(tuple), usable=st.integers(1, 10**6))
 def test_parts_are_possible_or_refused(words: tuple[str, ...], usable: int) -> None:
     try:
-        sizes = part_sizes(parse_parts(words), usable)
+        sizes = resolve_part_sizes(parse_parts(words), usable)
     except ImgsubsetError as error:
         one_line(error, "".join(words))
     else:
@@ -445,7 +444,7 @@ COCO = st.fixed_dictionaries({"images": st.lists(IMAGE | VALUES, max_size=5) | V
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns, "REGEX_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(filters, "REGEX_TIMEOUT_SECONDS", 0.2)
 
 
 @pytest.fixture(scope="module")

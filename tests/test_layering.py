@@ -1,11 +1,10 @@
-"""The rules that keep the rooms apart, read from the imports."""
+"""Rules of the code that neither ruff nor import-linter checks."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import inspect
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,47 +14,13 @@ import pytest
 import imgsubset
 
 ROOT = Path(inspect.getfile(imgsubset)).parent
-# Each may import those before it.
-GROUND = (
-    *(
-        "checks",
-        "errors",
-        "progress",
-        "files",
-        "weights",
-        "inputs",
-        "options",
-        "cores",
-        "devices",
-        "watch",
-        "ranks",
-    ),
-)
-ROOMS = ("reading", "statistics", "features", "search", "results", "writing", "tasks", "cli")
 MATHEMATICS = ("statistics", "search")
-FILES = {
-    *("os", "io", "pathlib", "shutil", "tempfile", "glob", "fileinput", "mmap", "pickle", "subprocess", "PIL"),
-    *("torchvision", "click", "tqdm", "sys", "logging", "json", "urllib", "socket", "warnings"),
-}
-DISK = {"reading", "writing", "features", "files", "cli"}  # who may touch it; of features only the cache does
 CODE = sorted(path for path in ROOT.rglob("*.py") if path not in (ROOT / "__init__.py", ROOT / "__main__.py"))
 
 
-def room(path: Path) -> str:
-    """The room, or the module of the ground, that a file of the package is."""
+def package_of(path: Path) -> str:
+    """The subpackage of a module, or the name of a root module."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
-
-
-def allowed(name: str) -> set[str]:
-    """What a room's `__init__` says that it may import."""
-    if name in GROUND:
-        return set(GROUND[: GROUND.index(name)])
-    (rule,) = re.findall(
-        r"May import: ([^.]*?)(?: \([^)]*\))?\.", inspect.getdoc(importlib.import_module(f"imgsubset.{name}"))
-    )
-    words = set(re.findall(r"[a-z]+", rule))
-    everything = {*GROUND, *ROOMS} - {"cli"} if "everything" in words else set()
-    return everything | (words & set(ROOMS) - {"cli"}) | set(GROUND)
 
 
 def imports(path: Path) -> set[str]:
@@ -70,13 +35,6 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def own_imports(path: Path) -> set[str]:
-    """The rooms, and modules of the ground, that a file imports."""
-    inner = {name.split(".")[1] for name in imports(path) if name.startswith("imgsubset.")}
-    assert inner <= {*GROUND, *ROOMS, "__version__"}, f"{path}: {inner} is in no room"
-    return inner - {"__version__"}
-
-
 def calls(path: Path) -> set[str]:
     """Names of functions that a file calls."""
     nodes = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
@@ -85,41 +43,6 @@ def calls(path: Path) -> set[str]:
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def test_every_module_is_in_a_room_or_on_the_ground() -> None:
-    assert {room(path) for path in CODE} == {*GROUND, *ROOMS}
-
-
-@pytest.mark.parametrize("path", CODE, ids=name_of)
-def test_a_module_imports_what_its_room_may(path: Path) -> None:
-    assert own_imports(path) - {room(path)} <= allowed(room(path))
-
-
-@pytest.mark.parametrize("name", ROOMS)
-def test_no_arrow_leads_back_up(name: str) -> None:
-    above = set(ROOMS[ROOMS.index(name) + 1 :])
-    assert not (allowed(name) - {name}) & above
-
-
-@pytest.mark.slow
-def test_no_imports_go_in_a_circle() -> None:
-    arrows: dict[str, set[str]] = {}
-    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in CODE}
-    for module, path in modules.items():
-        names = {name.removeprefix("imgsubset.") for name in imports(path) if name.startswith("imgsubset.")}
-        arrows[module] = {other for other in modules for name in names if f"{name}.".startswith(f"{other}.")} - {module}
-    done: list[str] = []
-
-    def visit(module: str, way: tuple[str, ...]) -> None:
-        assert module not in way, " -> ".join((*way, module))
-        if module not in done:
-            for other in sorted(arrows[module]):
-                visit(other, (*way, module))
-            done.append(module)
-
-    for module in modules:
-        visit(module, ())
 
 
 @pytest.mark.slow
@@ -143,7 +66,7 @@ def test_modules_and_functions_are_of_a_size_to_be_read(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in CODE if room(path) != "cli"], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in CODE if package_of(path) != "cli"], ids=name_of)
 def test_only_the_command_line_knows_click_and_prints(path: Path) -> None:
     bars = {"tqdm"} if name_of(path) == "progress.py" else set()  # for who asks for them in Python, imported only then
     assert not {name.split(".")[0] for name in imports(path)} & {"click", "tqdm"} - bars
@@ -154,16 +77,17 @@ def test_only_the_command_line_knows_click_and_prints(path: Path) -> None:
     assert "sys.stderr" not in source
 
 
-@pytest.mark.parametrize("path", [path for path in CODE if room(path) in MATHEMATICS], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in CODE if package_of(path) in MATHEMATICS], ids=name_of)
 def test_the_mathematics_touches_no_file(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(path)} & FILES
-    assert not own_imports(path) & {*DISK} - {room(path)}
+    assert not {name.split(".")[0] for name in imports(path)} & {
+        "os",
+        "io",
+        "pathlib",
+        "shutil",
+        "tempfile",
+        "subprocess",
+    }
     assert not calls(path) & {"open", "eval", "exec", "__import__", "torch.save", "torch.load", "np.save", "np.load"}
-
-
-@pytest.mark.parametrize("path", [path for path in CODE if room(path) == "search"], ids=name_of)
-def test_the_search_knows_neither_images_nor_networks(path: Path) -> None:
-    assert not own_imports(path) & {"features", "reading"}
 
 
 @pytest.mark.slow

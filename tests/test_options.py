@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from conftest import selection_of
 
+from imgsubset.divergence_weights import DIVERGENCE_NAMES, Weights
 from imgsubset.errors import InputError, UsageError
 from imgsubset.options import FIELDS, LOSS, MOMENTS, NOTHING, REMOVED_OPTIONS, Options, merge_options
 from imgsubset.results.as_json import describe_selection, make_request
-from imgsubset.tasks.sizes import resolve_n, resolve_part_sizes
-from imgsubset.weights import DIVERGENCE_NAMES, Weights
+from imgsubset.tasks.inputs import resolve_n, resolve_part_sizes
 
 
 @pytest.mark.parametrize(

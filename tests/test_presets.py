@@ -14,10 +14,9 @@ from imgsubset.options import PRESETS, merge_options, preset_of
 from imgsubset.search import draws
 from imgsubset.search.choices import Choices
 from imgsubset.search.draws import RandomDraws
-from imgsubset.statistics.dice import make_generator
 from imgsubset.statistics.langevin import Langevin
-from imgsubset.statistics.noised import NoisyObjective
-from imgsubset.statistics.objective import Objective
+from imgsubset.statistics.objective import NoisyObjective, Objective
+from imgsubset.statistics.rng import make_generator
 
 SMALL: dict[str, Any] = {"workers": 0, "device": "cpu", "size": 16}
 BRISK: Mapping[str, dict[str, Any]] = {  # in the time of a test

@@ -15,10 +15,19 @@ import pytest
 import torch.distributed as dist
 
 from imgsubset import InputError, UsageError
-from imgsubset import watch as module
-from imgsubset.cores import bound_cores, fair_core_share
-from imgsubset.ranks import GROUP_TIMEOUT, read_process_info, run_in_thread, wait_for_ranks
-from imgsubset.watch import HEARTBEAT_SECONDS, MAX_MISSED_HEARTBEATS, HeartbeatMonitor, ProcessInfo, RunEnd
+from imgsubset import distributed as module
+from imgsubset.devices import bound_cores, fair_core_share
+from imgsubset.distributed import (
+    GROUP_TIMEOUT,
+    HEARTBEAT_SECONDS,
+    MAX_MISSED_HEARTBEATS,
+    HeartbeatMonitor,
+    ProcessInfo,
+    RunEnd,
+    read_process_info,
+    run_in_thread,
+    wait_for_ranks,
+)
 
 MASTER = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 PATIENCE = 60.0  # seconds, for what takes none
@@ -53,7 +62,7 @@ def test_an_environment_that_makes_no_sense_is_a_usage_error(rank: str, size: st
 
 
 def test_cores_are_shared_by_those_that_are_bound_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgsubset.cores.usable_cores", lambda: 8)
+    monkeypatch.setattr("imgsubset.devices.usable_cores", lambda: 8)
     eight = {*range(8)}
     assert fair_core_share(eight, [eight]) == 8
     assert fair_core_share(eight, [eight] * 4) == 2
@@ -61,12 +70,12 @@ def test_cores_are_shared_by_those_that_are_bound_to_them(monkeypatch: pytest.Mo
     assert fair_core_share(eight, [eight] * 100) == 1
     assert fair_core_share(eight, [eight, {*range(8, 16)}]) == 8
     assert fair_core_share(eight, [eight, {0, 1, 2, 3}]) == 6
-    monkeypatch.setattr("imgsubset.cores.usable_cores", lambda: 4)  # a quota, of all of them together
+    monkeypatch.setattr("imgsubset.devices.usable_cores", lambda: 4)  # a quota, of all of them together
     assert fair_core_share(eight, [eight] * 2) == 2
 
 
 def test_all_meet_and_are_told_of_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgsubset.cores.usable_cores", lambda: 12)
+    monkeypatch.setattr("imgsubset.devices.usable_cores", lambda: 12)
     store = dist.HashStore()
     with ThreadPoolExecutor(3) as threads:
         found = threads.map(

@@ -26,14 +26,14 @@ from torch import Tensor
 
 from imgsubset import Options, select
 from imgsubset import files as copying
+from imgsubset.decoding.decode import decode_image, explain_failure
 from imgsubset.errors import BadFilesError, OutputError
-from imgsubset.features import dealing, ingest, source, spaces
-from imgsubset.reading.decoding import decode_image, explain_failure
+from imgsubset.features import distributed_ingest, feature_spaces, ingest, load
 from imgsubset.search.exchange import Exchanges
 from imgsubset.statistics import objective
 from imgsubset.writing import copying as copies
 from imgsubset.writing import destination
-from imgsubset.writing.folders import open_folder
+from imgsubset.writing.ownership import open_folder
 
 Program = Callable[..., Run]
 SEARCH = ("--candidates", 64, "--chains", 1, "--steps", 8, "--size", 16, "--channels", "8,8", "--device", "cpu")
@@ -140,7 +140,7 @@ def test_row01_every_kind_of_damage_in_one_run(imgsubset: Program, tmp_path: Pat
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from imgsubset.reading.decoding import decode_image, explain_failure
+from imgsubset.decoding.decode import decode_image, explain_failure
 try:
     decode_image(sys.argv[1], [64])
     print("decoded")
@@ -705,7 +705,7 @@ def test_rows13_14_the_program_names_the_file(
         real(read, written)
 
     real = export.export_to_locked
-    monkeypatch.setattr("imgsubset.tasks.select.fill", late)
+    monkeypatch.setattr("imgsubset.tasks.select.export_to_locked", late)
     if when == "corrupted":
         monkeypatch.setattr(shutil, "copystat", corrupt)
     run = imgsubset("select", folder, tmp_path / "out", "-n", "100%", *FAST)
@@ -791,7 +791,7 @@ STAGES: dict[str, tuple[Any, str]] = {
 def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     """As on a GPU with too little memory: whatever is asked of another device than `cpu` fails in this stage."""
     owner, name = STAGES[stage]
-    real, device = getattr(owner, name), source.torch_device
+    real, device = getattr(owner, name), load.torch_device
     small = [True]
 
     def remembered(asked: str) -> torch.device:
@@ -803,9 +803,9 @@ def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return real(*arguments, **named)
 
-    for module in (source, spaces, dealing):
+    for module in (load, feature_spaces, distributed_ingest):
         monkeypatch.setattr(module, "torch_device", remembered)
-    for module in (source, spaces):
+    for module in (load, feature_spaces):
         monkeypatch.setattr(module, "device_name", str)
     monkeypatch.setattr(owner, name, fail)
 
@@ -905,7 +905,7 @@ def test_row21_the_order_of_the_files(
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr("imgsubset.reading.listing.os.scandir", Entries)
+    monkeypatch.setattr("imgsubset.sources.listing.os.scandir", Entries)
     assert select(pictures, 9, OPTIONS).ranked == usual
 
 

@@ -25,10 +25,10 @@ from torch import Tensor
 from unseen import Unseen
 
 from imgsubset import Options, select
-from imgsubset.features.appearance import IMAGE_STATISTICS
-from imgsubset.features.source import SourceFeatures, load_features
-from imgsubset.reading.filters import list_candidates
-from imgsubset.reading.processes import chunk_length, decode_chunks
+from imgsubset.annotations.filters import list_candidates
+from imgsubset.decoding.workers import chunk_length, decode_chunks
+from imgsubset.features.handcrafted import IMAGE_STATISTICS
+from imgsubset.features.load import SourceFeatures, load_features
 from imgsubset.statistics.objective import Objective, effective_sample_size
 
 LOOKS = ("brightness", "contrast", "sharpness", "file size")
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--cache", default=".benchmark-cache")
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
-    names = arguments.restrict_to.split(",") if arguments.restrict_to else [*SETTINGS]
+    names = arguments.only.split(",") if arguments.only else [*SETTINGS]
     options = Options(cache=arguments.cache)
     listing = list_candidates(arguments.source, options)
     read = load_features(listing, options, seen=("image",))

@@ -16,10 +16,10 @@ from statistics import median
 import torch
 
 from imgsubset import Options, select
-from imgsubset.features.source import load_features
-from imgsubset.reading.filters import list_candidates
+from imgsubset.annotations.filters import list_candidates
+from imgsubset.divergence_weights import Weights
+from imgsubset.features.load import load_features
 from imgsubset.statistics.objective import Objective, effective_sample_size, make_objective
-from imgsubset.weights import Weights
 
 JUDGES = {(16, 32, 64): 5, (32, 64, 128): 2, (16, 32, 32, 48): 2}
 SEED = 20_011  # of their filters: no other program uses it

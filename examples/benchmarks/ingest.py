@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from plain import plain_moments, plain_weights
 
+from imgsubset.decoding.workers import decode_chunks
 from imgsubset.features.ingest import IngestResult, ingest
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decode_chunks
+from imgsubset.sources.listing import list_images
 
 COLD_IMAGES = 500
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 
 from imgsubset import Comparison, compare
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.reading.listing import list_images
+from imgsubset.sources.listing import list_images
 
 FEATURES: dict[str, Callable[..., Comparison]] = {
     "default": compare,

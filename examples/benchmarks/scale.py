@@ -19,16 +19,16 @@ from pathlib import Path
 
 import torch
 
-from imgsubset.features.source import SourceFeatures
-from imgsubset.features.spaces import HELD_OUT_CHANNELS
-from imgsubset.features.tables import allocate_table
+from imgsubset.features.array_storage import allocate_table
+from imgsubset.features.feature_spaces import HELD_OUT_CHANNELS
+from imgsubset.features.load import SourceFeatures
 from imgsubset.files import Stamps
 from imgsubset.options import Options
 from imgsubset.progress import Clock, no_progress
-from imgsubset.reading.contents import Listing
+from imgsubset.sources.images import Listing
 from imgsubset.statistics.moments import Block, ImageMoments
 from imgsubset.tasks.constraints import resolve_constraints
-from imgsubset.tasks.searching import Run, make_selection, never_stop, search_n
+from imgsubset.tasks.search import Run, make_selection, never_stop, search_n
 
 NETWORKS, CHANNELS, POSITIONS = 4, 32, 64
 MADE = 1 << 16  # images at once
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.single_block:
+    if arguments.alone:
         print(json.dumps(measured(arguments.images[0], arguments.n)))
         return
     left, mark, end = ("| ", " | ", " |") if arguments.markdown else ("", "  ", "")

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from plain import maps_to_rows, plain_cnn
 
+from imgsubset.decoding.workers import decode_chunks
 from imgsubset.devices import map_parallel
+from imgsubset.divergence_weights import Weights
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decode_chunks
+from imgsubset.sources.listing import list_images
 from imgsubset.statistics.divergences import compute_weighted_divergence
 from imgsubset.statistics.langevin import noised_source
 from imgsubset.statistics.moments import (
@@ -28,9 +29,7 @@ from imgsubset.statistics.moments import (
     fit_standardiser,
     maps_to_moments,
 )
-from imgsubset.statistics.noised import NoisyBatch, NoisyObjective
-from imgsubset.statistics.objective import Objective, draw_random_subsets, make_objective
-from imgsubset.weights import Weights
+from imgsubset.statistics.objective import NoisyBatch, NoisyObjective, Objective, draw_random_subsets, make_objective
 
 PLAIN_CANDIDATES = 8
 

@@ -25,17 +25,17 @@ from peers import Pick, Problem, UnavailableError
 from torch import Tensor
 from unseen import SPACES, Distances, Unseen
 
+from imgsubset.decoding.decode import ImageInfo
+from imgsubset.decoding.workers import chunk_length, decode_chunks
+from imgsubset.divergence_weights import DIVERGENCE_NAMES, Weights
 from imgsubset.features.ingest import IngestResult, ingest
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.options import Options
 from imgsubset.progress import no_progress
-from imgsubset.reading.decoding import ImageInfo
-from imgsubset.reading.listing import Listing, list_images
-from imgsubset.reading.processes import chunk_length, decode_chunks
 from imgsubset.search.find import find
+from imgsubset.sources.listing import Listing, list_images
 from imgsubset.statistics.moments import Block, fit_standardiser
 from imgsubset.statistics.objective import draw_random_subsets, effective_sample_size, make_objective
-from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 SIZE = 64  # pixels
 PIXEL_BYTES = 2_000_000_000  # the plain method needs all pixels in memory

@@ -28,19 +28,18 @@ import torch
 from classifiers import CLASSIFIERS
 
 from imgsubset import Options
+from imgsubset.annotations.classes import parse_classes
+from imgsubset.decoding.workers import decode_chunks
 from imgsubset.devices import single_threaded
-from imgsubset.features.source import SourceFeatures
+from imgsubset.features.load import SourceFeatures
 from imgsubset.options import merge_options
 from imgsubset.progress import Clock, no_progress
-from imgsubset.reading.labels import parse_classes
-from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decode_chunks
 from imgsubset.search.find import find
-from imgsubset.statistics.covariates import compute_covariates
-from imgsubset.statistics.estimation import estimate_means
+from imgsubset.sources.listing import list_images
+from imgsubset.statistics.estimation import compute_covariates, estimate_means
 from imgsubset.tasks.constraints import SelectionConstraints
-from imgsubset.tasks.given import resolve_inputs
-from imgsubset.tasks.searching import Run, make_run_objective, never_stop
+from imgsubset.tasks.inputs import resolve_inputs
+from imgsubset.tasks.search import Run, make_run_objective, never_stop
 from imgsubset.tasks.select import prepare_search
 
 SIZE = 32  # pixels

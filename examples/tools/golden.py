@@ -160,7 +160,7 @@ def main() -> None:
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as package:
             package.extractall(work / "base", filter="data")
         write_sources(work)
-        cases = {name: CASES[name] for name in arguments.restrict_to}
+        cases = {name: CASES[name] for name in arguments.only}
         sides = (
             (work / "base/src", work / "before", {name: case.before or case.command for name, case in cases.items()}),
             (ROOT / "src", work / "now", {name: case.command for name, case in cases.items()}),

@@ -10,22 +10,31 @@ print(score("photos", "subset").score.percentile, compare("photos", "others").lo
 """
 
 # Nothing here imports torch: decoding processes and `--help` import this package too.
+from imgsubset.divergence_weights import Weights
 from imgsubset.errors import BadFilesError, GateError, ImgsubsetError, InputError, OutputError, UsageError
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
 from imgsubset.results.comparison import Comparison, Distance, Overlap
-from imgsubset.results.estimates import Difference, Estimate, Estimated
-from imgsubset.results.records import Embedded, Export, Placed, Scored, Selection, Verification
+from imgsubset.results.records import (
+    Difference,
+    Embedded,
+    Estimate,
+    Estimated,
+    Export,
+    Placed,
+    Scored,
+    Selection,
+    Verification,
+)
 from imgsubset.results.scores import Measured, Score
 from imgsubset.tasks.compare import compare
+from imgsubset.tasks.difficulty import hardness
 from imgsubset.tasks.embed import embed
 from imgsubset.tasks.estimate import estimate
-from imgsubset.tasks.hardness import hardness
 from imgsubset.tasks.score import score
 from imgsubset.tasks.select import select, select_into
 from imgsubset.tasks.split import split, split_into
 from imgsubset.tasks.verify import verify
-from imgsubset.weights import Weights
 from imgsubset.writing.export import export
 
 __version__ = "0.1.0"

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from imgsubset.checks import (
+from imgsubset.divergence_weights import DIVERGENCE_NAMES, Weights, parse_named_weights, parse_terms
+from imgsubset.errors import UsageError, did_you_mean, short_repr
+from imgsubset.inputs import (
     BOOLEAN,
     CANDIDATES,
     DEVICE,
@@ -22,14 +24,13 @@ from imgsubset.checks import (
     SECONDS,
     SEED,
     Check,
+    Labels,
+    convert_value,
     float_up_to,
     int_list,
     int_range,
     one_of,
 )
-from imgsubset.errors import UsageError, did_you_mean, short_repr
-from imgsubset.inputs import Labels, convert_value
-from imgsubset.weights import DIVERGENCE_NAMES, Weights, parse_named_weights, parse_terms
 
 # What an option affects: the moments of an image; or the loss of a given subset; or which subset is selected, or what
 # is written with it; or nothing but the time it takes. Each level includes those before it.
@@ -138,7 +139,8 @@ class Options:
     match: tuple[tuple[str, float], ...] = option((), "Match", LOSS, "Match what is known of the images too, of this "
         "weight: a table (.csv, .tsv, .jsonl, .parquet) of numbers and texts with a row an image; hardness, how hard "
         "it is to tell its class; objects, those in its label file; or image, its size, brightness, sharpness and the "
-        f"like, which counts {IMAGE_STATS_WEIGHT:g} beside random CNNs unless image=W says otherwise, and image=0 not at all"
+        f"like, which counts {IMAGE_STATS_WEIGHT:g} beside random CNNs unless image=W says otherwise, and "
+        "image=0 not at all"
         + REPEATABLE, metavar="TERM[=W]")  # fmt: skip
     match_columns: tuple[str, ...] = option((), "Match", LOSS, "Which columns of a table, as in 'a,b' or "
         "'FILE.csv:a,b'; hour@24 comes round after 24" + REPEATABLE, metavar="[FILE:]A,B",
@@ -170,8 +172,8 @@ class Options:
     )
     schedule: str = option("cool", "Search", SELECTION, "How the temperature of the noise goes from round to round: "
         "cool, to 0; hold; or rise, by 0.1", choices=("cool", "hold", "rise"))  # fmt: skip
-    chains: int = option(2, "Expert", SELECTION, "How many of the best draws are improved side by side", int_range(1, 1024),
-        metavar="R")  # fmt: skip
+    chains: int = option(2, "Expert", SELECTION, "How many of the best draws are improved side by side",
+        int_range(1, 1024), metavar="R")  # fmt: skip
     steps: int = option(100, "Search", SELECTION, "Steps of annealed exchanges; 0 keeps the best draw",
         int_range(0, 10_000_000))  # fmt: skip
     time_limit: float | None = option(None, "Search", SELECTION, "End the search after this long, as in '30s' or '5m', "

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from terminal import drawn, on_terminal, open_terminal, wrapped
 
-from imgsubset.cli.bars import CLEAR_LINE, ProgressBar
+from imgsubset.cli.terminal import CLEAR_LINE, ProgressBar
 
 WIDTHS = (40, 80, 120)
 SEARCH = ("--candidates", 16, "--chains", 1, "--size", 16, "--device", "cpu", "--workers", 0)

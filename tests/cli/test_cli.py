@@ -20,7 +20,7 @@ from PIL import Image
 import imgsubset as package
 from imgsubset import cli, errors
 from imgsubset.cli import signals
-from imgsubset.cli.bars import ProgressBar
+from imgsubset.cli.terminal import ProgressBar
 from imgsubset.options import FIELDS, IMAGE_STATS_WEIGHT
 from imgsubset.search.exchange import Exchanges
 
@@ -264,7 +264,7 @@ def test_a_failure_in_a_copy_is_exit_code_5(
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importlib.import_module("imgsubset.writing.export"), "place", full)
+    monkeypatch.setattr(importlib.import_module("imgsubset.writing.export"), "copy_or_link", full)
     run = imgsubset("select", pictures, tmp_path / "out", "-n", 3, *FAST)
     check_failure(run, 5, f"cannot write to '{tmp_path / 'out'}': No space left on device")
 

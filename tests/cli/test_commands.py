@@ -312,7 +312,7 @@ def look(imgsubset: Program, folder: Path) -> Callable[..., Run]:
 @pytest.fixture
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The paths that each run decodes."""
-    source = importlib.import_module("imgsubset.features.dealing")
+    source = importlib.import_module("imgsubset.features.distributed_ingest")
     real, seen = source.decode_chunks, []
 
     def watch(files: Sequence[bytes], *rest: Any) -> Any:

@@ -18,7 +18,7 @@ from PIL import Image
 
 import imgsubset as package
 from imgsubset.files import PARTIAL_PREFIX
-from imgsubset.reading.listing import Listing
+from imgsubset.sources.listing import Listing
 
 Program = Callable[..., Run]
 FEATURES = ("--size", 16, "--channels", "8,8", "--device", "cpu")

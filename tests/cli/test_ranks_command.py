@@ -18,11 +18,10 @@ from forked import MAIN, Forked
 
 import imgsubset as package
 from imgsubset import InputError
-from imgsubset.cli import ranks
-from imgsubset.cli.ranks import run_distributed
+from imgsubset.cli import distributed_run
+from imgsubset.cli.distributed_run import run_distributed
 from imgsubset.cli.signals import FATAL_SIGNALS, EndedBySignal
-from imgsubset.ranks import ProcessGroup
-from imgsubset.watch import HeartbeatMonitor, ProcessInfo, RunEnd
+from imgsubset.distributed import HeartbeatMonitor, ProcessGroup, ProcessInfo, RunEnd
 
 MASTER = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 FAST = ("--candidates=16", "--chains=1", "--steps=4", "--size=16", "--channels=8,8", "--device=cpu", "--workers=0")
@@ -48,10 +47,10 @@ def rank(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ProcessGroup]:
         store = dist.HashStore()
         place = ProcessInfo(number, 3, number)
         one = ProcessGroup(place, 1, HeartbeatMonitor(store, place, lambda end: None, beat=0.01))
-        monkeypatch.setattr(ranks, "read_process_info", lambda environ: place)
-        monkeypatch.setattr(ranks, "join_group", lambda place, words, ended: one)
+        monkeypatch.setattr(distributed_run, "read_process_info", lambda environ: place)
+        monkeypatch.setattr(distributed_run, "join_group", lambda place, words, ended: one)
         monkeypatch.setattr(one, "leave", lambda: None)
-        monkeypatch.setattr("imgsubset.features.serving.serve_requests", serve)
+        monkeypatch.setattr("imgsubset.features.distributed_ingest.serve_requests", serve)
 
         def leave(code: int) -> None:
             raise LeftError(code)
@@ -75,7 +74,7 @@ def code_of(run: Callable[[], int] = lambda: 0) -> int:
 
 
 def test_a_process_alone_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "join_group", lambda *arguments: pytest.fail("there is nobody"))
+    monkeypatch.setattr(distributed_run, "join_group", lambda *arguments: pytest.fail("there is nobody"))
     assert run_distributed(lambda: 3) == 3
 
 
@@ -92,7 +91,9 @@ def test_who_does_not_meet_the_others_says_so(
     monkeypatch.setattr(sys, "argv", ["imgsubset", "select", "--json"])
     for number in range(2):
         rank(number)
-        monkeypatch.setattr(ranks, "join_group", lambda *arguments: fail(InputError("rank 2 of 3 did not come")))
+        monkeypatch.setattr(
+            distributed_run, "join_group", lambda *arguments: fail(InputError("rank 2 of 3 did not come"))
+        )
         assert code_of(lambda: pytest.fail("it has no place")) == 3
         out, err = capsys.readouterr()
         assert err == "imgsubset: error: rank 2 of 3 did not come\n"
@@ -170,11 +171,11 @@ def test_ctrl_c_is_for_rank_0_to_hear(rank: Callable[..., ProcessGroup]) -> None
 def test_an_end_reaches_a_main_thread_that_waits(
     rank: Callable[..., ProcessGroup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(distributed_run, "GRACE_SECONDS", 0.0)
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     monkeypatch.setattr(os, "_exit", ended.append)
-    ranks._interrupt_main_thread(RunEnd("", 7))
+    distributed_run._interrupt_main_thread(RunEnd("", 7))
     assert ended == [signal.SIGTERM, 7]
 
 

@@ -14,8 +14,8 @@ import pytest
 from conftest import NOBODY, Run, fill
 from forked import Forked
 
-from imgsubset.cli import check
-from imgsubset.cli.scarce import (
+from imgsubset.cli import evaluate
+from imgsubset.cli.terminal import (
     DISK_SPACE_ADVICE,
     MEMORY_ADVICE,
     OPEN_FILES_ADVICE,
@@ -71,7 +71,7 @@ def test_the_command_line_says_it_in_one_line(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(check, "verify", fail)
+    monkeypatch.setattr(evaluate, "verify", fail)
     run = imgsubset("verify", folder)
     assert (run.code, run.err) == (1, f"imgsubset: error: {said}\n")
     run = imgsubset("verify", folder, "--json")
@@ -119,13 +119,13 @@ main()
 """
 WITHOUT_THREADS = """
 import signal, threading
-from imgsubset.cli import check, main
+from imgsubset.cli import evaluate, main
 def fail(*arguments):
     raise RuntimeError("can't start new thread")
 def interrupted(*arguments):  # as OpenBLAS does where a thread cannot be started
     threading.Thread.start = fail
     signal.raise_signal(signal.SIGINT)
-check.verify = interrupted
+evaluate.verify = interrupted
 main()
 """
 

@@ -32,8 +32,8 @@ import os, signal, sys, time
 from pathlib import Path
 
 from imgsubset import cli, files
-from imgsubset.reading import processes
-from imgsubset.reading import listing
+from imgsubset.decoding import workers
+from imgsubset.sources import listing
 from imgsubset.search.exchange import Exchanges
 from imgsubset.writing import copying
 
@@ -57,9 +57,9 @@ def slow_copy(file, cancelled, copy, inner=copying.hash_stream):
 if stage == "list":
     listing._Walk._visit = slow(listing._Walk._visit)
 elif stage == "decode":
-    processes.WORKER_CODE = (
+    workers.WORKER_CODE = (
         "import sys, time; sys.path[:] = sys.argv[2:]; from pathlib import Path\\n"
-        "import imgsubset.reading.processes as d\\n"
+        "import imgsubset.decoding.workers as d\\n"
         "def decode(path, sizes, real=d.decode_image):\\n"
         f"    Path({reached!r}).touch(); time.sleep({seconds})\\n"
         "    return real(path, sizes)\\n"
@@ -218,7 +218,7 @@ import os, sys
 from imgsubset import select
 from imgsubset.features import ingest
 
-ingest.STORED = int(sys.argv[1])
+ingest.STORE_BATCH_IMAGES = int(sys.argv[1])
 left = int(sys.argv[2])
 
 def progress(stage, done, total, note=""):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imgsubset.features.appearance import IMAGE_STATISTICS, Appearance
+from imgsubset.features.handcrafted import IMAGE_STATISTICS, Appearance
 
 
 def plainly(pixels: np.ndarray, width: float, height: float, size: float) -> list[float]:

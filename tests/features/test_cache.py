@@ -443,16 +443,16 @@ def test_a_cache_deleted_under_a_run_is_made_anew(store: Path) -> None:
 @pytest.mark.parametrize("many", [32, 3])
 def test_processes_put_and_get_at_once(store: Path, many: int) -> None:
     program = """
-cache.MANY = int(sys.argv[4])
+cache.MAX_SMALL_SEGMENTS = int(sys.argv[4])
 input()
 for at in range(0, len(names), 15):
     part = slice(at, at + 15)
     store.put(names[part], stamps[part], rows[part], 49)
-    found = store.get(cache.Asked(names, stamps))
+    found = store.get(cache.CacheQuery(names, stamps))
     assert store.problem is None, store.problem
     places = found.found.nonzero()[0]
     assert not len(places) or found.rows[places].tobytes() == rows[places].tobytes()
-    assert cache.MANY < 30 or found.found[at : at + 15].all()  # unless others merge what is just read
+    assert cache.MAX_SMALL_SEGMENTS < 30 or found.found[at : at + 15].all()  # unless others merge what is just read
 """
     processes = [start(program, store, first, first + 150, many) for first in (0, 75, 150)]
     for process in processes:
@@ -470,7 +470,7 @@ for at in range(0, len(names), 15):
 @pytest.mark.slow
 def test_a_kill_leaves_rows_that_are_right(store: Path) -> None:
     program = """
-cache.MANY = 8
+cache.MAX_SMALL_SEGMENTS = 8
 while True:
     for at in range(0, len(names), 100):
         part = slice(at, at + 100)

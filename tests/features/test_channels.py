@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import kurtosis, norm, rankdata
 
-from imgsubset.features.channels import encode_columns
-from imgsubset.reading.columns import Column
+from imgsubset.annotations.columns import Column
+from imgsubset.features.metadata_encoding import encode_columns
 from imgsubset.statistics.moments import fit_standardiser
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgsubset.features.colour import colour, convert_to_oklab
+from imgsubset.features.handcrafted import colour, convert_to_oklab
 
 EDGES = ((0.4, 0.55, 0.7), (-0.02, 0.02), (-0.03, -0.01, 0.02, 0.05))
 

@@ -20,14 +20,12 @@ from conftest import create, smooth, strict_json, watched_files
 from torch import Tensor
 
 from imgsubset import BadFilesError, InputError, Options, embed, score, select
-from imgsubset.features import dealing, serving, tables
-from imgsubset.features.dealing import IngestTask
-from imgsubset.features.serving import serve_requests
-from imgsubset.features.source import SourceFeatures, load_features
-from imgsubset.ranks import ProcessGroup
-from imgsubset.reading.listing import list_images
-from imgsubset.reading.processes import decode_chunks
-from imgsubset.watch import HeartbeatMonitor, ProcessInfo
+from imgsubset.decoding.workers import decode_chunks
+from imgsubset.distributed import HeartbeatMonitor, ProcessGroup, ProcessInfo
+from imgsubset.features import array_storage, distributed_ingest
+from imgsubset.features.distributed_ingest import IngestTask, serve_requests
+from imgsubset.features.load import SourceFeatures, load_features
+from imgsubset.sources.listing import list_images
 
 PATIENCE = 60.0  # seconds, for what takes none
 WORDS: dict[str, Any] = {"workers": 0, "device": "cpu", "channels": (4, 6), "networks": 2, "size": 16}
@@ -122,7 +120,7 @@ def test_any_number_of_ranks_reads_the_same(crew: Crew, source: Path, monkeypatc
     expected = read(source, **words)
     check_same(crew.together(lambda: read(source, **words)), expected)
     made = watched_files(monkeypatch)
-    monkeypatch.setattr(tables, "MAX_IMAGES_IN_MEMORY", 5)
+    monkeypatch.setattr(array_storage, "MAX_IMAGES_IN_MEMORY", 5)
     check_same(crew.together(lambda: read(source, **words)), expected)
     assert len(made) == 4 * len([crew.first, *crew.threads])  # of three networks that measure, and of what is seen
 
@@ -158,7 +156,7 @@ def test_each_rank_fills_the_cache_and_what_is_there_is_dealt_out_no_more(
         counts.append(len(files))
         return decode_chunks(files, *rest)
 
-    monkeypatch.setattr(dealing, "decode_chunks", watch)
+    monkeypatch.setattr(distributed_ingest, "decode_chunks", watch)
     cache = str(tmp_path / "cache")
     half = crew.together(lambda: embed(source, shard=(1, 2), cache=cache, **WORDS))
     assert (len(counts), sum(counts)) == (crew.first.place.size, half.images)
@@ -198,29 +196,31 @@ def test_strict_fails_after_all_have_answered(crew: Crew, source: Path) -> None:
 def test_an_error_in_rank_0_leaves_the_others_ready_for_more(
     crew: Crew, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = dealing.compute_local_moments
+    real = distributed_ingest.compute_local_moments
 
     def fail(*arguments: Any) -> Any:
-        raise RuntimeError("CUDA out of memory")
+        if threading.current_thread() is threading.main_thread():  # the other ranks are other threads
+            raise RuntimeError("CUDA out of memory")
+        return real(*arguments)
 
-    monkeypatch.setattr(dealing, "compute_local_moments", fail)
+    monkeypatch.setattr(distributed_ingest, "compute_local_moments", fail)
     with pytest.raises(InputError, match="the GPU has too little memory for this; --device cpu does without it"):
         crew.together(lambda: read(source))
-    monkeypatch.setattr(dealing, "compute_local_moments", real)
+    monkeypatch.setattr(distributed_ingest, "compute_local_moments", real)
     check_same(crew.together(lambda: read(source)), read(source))
 
 
 def test_a_cache_that_another_rank_cannot_write_is_told_of(
     crew: Crew, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = serving.make_caches
+    real = distributed_ingest.make_caches
 
     def full(task: IngestTask, spaces: Any) -> Any:
         found = real(task, spaces)
         found[0].problem = "nothing is cached in 'there': No space left on device"
         return found
 
-    monkeypatch.setattr(serving, "make_caches", full)
+    monkeypatch.setattr(distributed_ingest, "make_caches", full)
     read_together = crew.together(lambda: read(source, cache=str(tmp_path / "cache")))
     assert read_together.warnings == ("the cache is not used: nothing is cached in 'there': No space left on device",)
 
@@ -245,7 +245,7 @@ def test_a_rank_that_would_measure_otherwise_says_what_is_different(
 
 def test_a_rank_that_does_not_see_the_source_says_so(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crew = Crew(2)
-    monkeypatch.setattr(serving.os.path, "lexists", lambda path: False)
+    monkeypatch.setattr(distributed_ingest.os.path, "lexists", lambda path: False)
     monkeypatch.setattr(Piped, "hear", lambda rank, of: _or_fail(crew, rank, of))
     with pytest.raises(InputError, match=r"rank 1 does not find '.*': all ranks read a source by the same paths"):
         crew.together(lambda: read(source))
@@ -268,13 +268,13 @@ def test_a_task_is_the_same_in_words() -> None:
 
 
 def test_a_rank_has_the_gpu_of_its_number_on_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "torch_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(distributed_ingest, "torch_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [serving._choose_rank_device("auto", local) for local in range(6)] == [
+    assert [distributed_ingest._choose_rank_device("auto", local) for local in range(6)] == [
         f"cuda:{k}" for k in (0, 1, 2, 3, 0, 1)
     ]
-    assert serving._choose_rank_device("cuda", 2) == "cuda:2"
-    assert serving._choose_rank_device("cuda:1", 2) == "cuda:1"
-    assert serving._choose_rank_device("cpu", 2) == "cpu"
-    monkeypatch.setattr(serving, "torch_device", lambda name: torch.device("cpu"))
-    assert serving._choose_rank_device("auto", 2) == "auto"
+    assert distributed_ingest._choose_rank_device("cuda", 2) == "cuda:2"
+    assert distributed_ingest._choose_rank_device("cuda:1", 2) == "cuda:1"
+    assert distributed_ingest._choose_rank_device("cpu", 2) == "cpu"
+    monkeypatch.setattr(distributed_ingest, "torch_device", lambda name: torch.device("cpu"))
+    assert distributed_ingest._choose_rank_device("auto", 2) == "auto"

@@ -16,9 +16,9 @@ from conftest import listing_of
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features import embeddings as module
 from imgsubset.features.embeddings import EmbeddingMoments, Embeddings, read_embeddings
-from imgsubset.features.source import load_features
+from imgsubset.features.load import load_features
 from imgsubset.options import Options
-from imgsubset.reading.listing import list_images
+from imgsubset.sources.listing import list_images
 from imgsubset.statistics.moments import fit_standardiser
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from imgsubset.errors import UsageError
-from imgsubset.features.fft import FFT
+from imgsubset.features.handcrafted import FFT
 
 
 def wave(plane: np.ndarray, down: int, across: int) -> complex:

@@ -8,8 +8,8 @@ import torch
 from scipy import linalg, special, stats
 from torch import Tensor
 
-from imgsubset.features import hardness as module
-from imgsubset.features.hardness import compute_difficulty, small_class_warning
+from imgsubset.features import difficulty as module
+from imgsubset.features.difficulty import compute_difficulty, small_class_warning
 
 RIDGE = 0.03
 

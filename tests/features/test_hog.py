@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgsubset.features.hog import hog
+from imgsubset.features.handcrafted import hog
 
 
 def by_loops(image: np.ndarray) -> np.ndarray:

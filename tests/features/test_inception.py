@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from imgsubset import compare
+from imgsubset.decoding.decode import FID_RESOLUTION, decode_image, square_bytes
 from imgsubset.errors import UsageError
 from imgsubset.features.extractors import EXTRACTORS, find_extractor_spec, is_raw
-from imgsubset.features.inception import INCEPTION_LAYERS, Inception
-from imgsubset.reading.decoding import FID_RESOLUTION, decode_image, square_bytes
-from imgsubset.statistics.vectors import frechet_distance
+from imgsubset.features.pretrained import INCEPTION_LAYERS, Inception
+from imgsubset.statistics.generative_metrics import frechet_distance
 
 fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 resampling = pytest.importorskip("torch_fidelity.interpolate_compat_tensorflow")
@@ -49,7 +49,7 @@ SHAPES = [(32, 32), (299, 299), (300, 298), (1, 7), (640, 41), (700, 900)]
 def test_pixels_are_to_the_bit_those_of_torch_fidelity(
     shape: tuple[int, int], band: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgsubset.reading.decoding.BAND_PIXELS", band)
+    monkeypatch.setattr("imgsubset.decoding.decode.BAND_PIXELS", band)
     for name in ("a.png", "a.jpg"):
         smooth(3, *shape).save(tmp_path / name)
         expected = resampling.interpolate_bilinear_2d_like_tensorflow1x(

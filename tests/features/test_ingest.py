@@ -13,14 +13,14 @@ from conftest import smooth
 from torch import Tensor
 
 from imgsubset import Options, select
+from imgsubset.decoding.decode import ImageInfo
+from imgsubset.decoding.workers import Chunk
 from imgsubset.errors import UsageError
 from imgsubset.features import ingest
 from imgsubset.features.custom import ExternalExtractor
 from imgsubset.features.ingest import IngestResult
 from imgsubset.features.random_cnn import RandomCNN
 from imgsubset.files import Stamp
-from imgsubset.reading.decoding import ImageInfo
-from imgsubset.reading.processes import Chunk
 
 SIDE, LENGTH = 16, 4
 FAST = Options(candidates=8, chains=1, steps=2, size=SIDE, device="cpu", workers=0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgsubset.features.pieces import MAX_BLOCK_IMAGES, MIN_BLOCKS_PER_SHARD, shard_indices
+from imgsubset.features.distributed_ingest import MAX_BLOCK_IMAGES, MIN_BLOCKS_PER_SHARD, shard_indices
 
 
 @pytest.mark.parametrize("total", [0, 1, 7, 60, 1000, 10_001, 100_000])

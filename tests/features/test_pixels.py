@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgsubset.features.pixels import grey_maps, pixel_maps, thumbnail
+from imgsubset.features.handcrafted import grey_maps, pixel_maps, thumbnail
 
 
 def test_levels_go_from_minus_1_to_1() -> None:

@@ -10,9 +10,9 @@ import torch
 from reference import convolve
 from torch import Tensor
 
+from imgsubset.decoding.workers import chunk_length
 from imgsubset.errors import UsageError
 from imgsubset.features.random_cnn import ACTIVATIONS, RandomCNN, RandomCNNs, compute_image_moments
-from imgsubset.reading.processes import chunk_length
 
 
 def random_pixels(count: int, size: int, seed: int = 0) -> Tensor:

@@ -10,10 +10,11 @@ import torch
 from conftest import watched_files
 
 from imgsubset import Options, select
-from imgsubset.features import source as reading_source
-from imgsubset.features import tables
-from imgsubset.features.reduction import reduce_channels, standardise_lazily
-from imgsubset.features.tables import allocate_in_file, allocate_in_memory, choose_allocator
+from imgsubset.divergence_weights import Weights
+from imgsubset.features import array_storage
+from imgsubset.features import load as reading_source
+from imgsubset.features.array_storage import allocate_in_file, allocate_in_memory, choose_allocator
+from imgsubset.features.embeddings import reduce_channels, standardise_lazily
 from imgsubset.statistics.moments import (
     Block,
     ImageMoments,
@@ -22,7 +23,6 @@ from imgsubset.statistics.moments import (
     fit_standardiser,
 )
 from imgsubset.statistics.objective import make_objective
-from imgsubset.weights import Weights
 
 FEW = 400
 
@@ -106,10 +106,10 @@ def full(*_: object) -> None:
 
 
 def test_a_full_disk_is_met_by_memory_or_by_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables.os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(array_storage.os, "posix_fallocate", full, raising=False)
     assert not isinstance(allocate_in_file(300, 7), np.memmap)
-    monkeypatch.setattr(tables, "free_bytes", lambda: 1000)
-    with pytest.raises(tables.InputError, match=r"^300 images need 0\.0 GB in the folder of temporary"):
+    monkeypatch.setattr(array_storage, "free_bytes", lambda: 1000)
+    with pytest.raises(array_storage.InputError, match=r"^300 images need 0\.0 GB in the folder of temporary"):
         allocate_in_file(300, 7)
 
 
@@ -120,8 +120,8 @@ def test_a_selection_of_many_images_is_that_of_few_and_its_score_close(
     options = Options(steps=5, candidates=32, cache=str(tmp_path / "cache") if cached else None)
     expected = select(pictures, 8, options)
     made = watched_files(monkeypatch)
-    for module in (tables, reading_source):
-        monkeypatch.setattr(module, "IN_MEMORY", 20)
+    for module in (array_storage, reading_source):
+        monkeypatch.setattr(module, "MAX_IMAGES_IN_MEMORY", 20)
     found = select(pictures, 8, options)
     assert len(made) == 4  # of three networks that measure, and of what pictures look like
     assert found.chosen == expected.chosen

@@ -13,7 +13,7 @@ from PIL import Image
 
 from imgsubset import Embeddings, Options
 from imgsubset.errors import UsageError
-from imgsubset.features.spaces import (
+from imgsubset.features.feature_spaces import (
     HELD_OUT_CHANNELS,
     HELD_OUT_ROLE,
     FeatureSpace,

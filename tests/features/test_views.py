@@ -8,10 +8,10 @@ import torch
 from reference import Array, convolve
 from torch import Tensor
 
-from imgsubset.features import spaces
-from imgsubset.features.colour import colour
+from imgsubset.features import feature_spaces
+from imgsubset.features.difficulty import VIEWS, Textures, Units, colours, edges, layout, products
+from imgsubset.features.handcrafted import colour
 from imgsubset.features.random_cnn import RandomCNN
-from imgsubset.features.views import VIEWS, Textures, Units, colours, edges, layout, products
 
 
 def random_pixels(count: int, side: int = 32, seed: int = 0) -> Tensor:
@@ -62,8 +62,8 @@ def test_a_view_is_a_vector_of_few_numbers_of_each_image_by_itself(name: str) ->
 
 
 def test_they_are_known_by_name_without_torch() -> None:
-    assert [(name, size) for name, size, _ in spaces.VIEWS["hardness"]] == [(name, 32) for name in VIEWS]
-    for name, _, make in spaces.VIEWS["hardness"]:
+    assert [(name, size) for name, size, _ in feature_spaces.VIEWS["hardness"]] == [(name, 32) for name in VIEWS]
+    for name, _, make in feature_spaces.VIEWS["hardness"]:
         assert type(make()) is type(VIEWS[name]())
 
 

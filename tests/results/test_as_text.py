@@ -11,7 +11,6 @@ import pytest
 from conftest import selection_of
 
 from imgsubset import Options
-from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.as_json import describe_comparison, describe_selection
 from imgsubset.results.as_text import (
     batch_summary,
@@ -22,6 +21,7 @@ from imgsubset.results.as_text import (
 )
 from imgsubset.results.comparison import Comparison, Distance, Overlap
 from imgsubset.results.records import Export, Placed, Selection
+from imgsubset.sources.listing import Listing, RejectedFile
 
 PARTS = {"train": ("6.bmp", "a/1.jpg", "a/2.png"), "test": ("b/4.gif",)}
 STAGES = {"list": 0.01, "import": 2.0, "ingest": 0.3, "baseline": 0.2, "search": 3.0, "rank": 0.0}

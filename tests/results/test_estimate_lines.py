@@ -6,7 +6,7 @@ import pytest
 from conftest import listing_of
 
 from imgsubset import Difference, Estimate, Estimated, Options
-from imgsubset.results.estimate_lines import estimate_summary
+from imgsubset.results.as_text import estimate_summary
 
 ONE = Estimate("accuracy", 0.712, 0.7051, 0.0158, 0.6741, 0.7361, 1100.4)
 APART = Difference("a - b", -0.02, -0.02, 0.004, -0.028, -0.012, 900.0, "a", "b")

@@ -9,8 +9,8 @@ import pytest
 from conftest import selection_of
 
 from imgsubset import Comparison, Distance, Export, Options, Placed, Scored, Verification
-from imgsubset.reading.listing import Listing, RejectedFile
 from imgsubset.results.as_json import describe_selection
+from imgsubset.sources.listing import Listing, RejectedFile
 
 MANY = tuple(RejectedFile(f"{number}.png", "cut off") for number in range(1000))
 NAMES = tuple(file.path for file in MANY)

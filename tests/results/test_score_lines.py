@@ -9,7 +9,7 @@ from conftest import score_like
 
 from imgsubset.cli.output import fit_to_terminal
 from imgsubset.results.as_json import describe_score
-from imgsubset.results.score_lines import EIGHTH_BLOCKS, FULL_BLOCK, format_bar, metadata_lines, score_lines
+from imgsubset.results.text import EIGHTH_BLOCKS, FULL_BLOCK, format_bar, metadata_lines, score_lines
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from imgsubset.search import exchange
 from imgsubset.search.choices import Choices, Stratum
 from imgsubset.search.exchange import Exchanges
 from imgsubset.statistics.moments import ImageMoments, fit_standardiser
-from imgsubset.tasks.quotas import allocate_quotas
+from imgsubset.tasks.inputs import allocate_quotas
 
 
 def seeded(seed: int) -> torch.Generator:

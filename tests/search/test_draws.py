@@ -9,14 +9,14 @@ from reference import random_maps, standardised
 from sources import goal_of
 from torch import Tensor
 
+from imgsubset.divergence_weights import Weights
 from imgsubset.search import draws
 from imgsubset.search.choices import Choices
 from imgsubset.search.draws import EXACT, ROUNDS, RandomDraws
 from imgsubset.search.loop import Found, Round, search
-from imgsubset.statistics.dice import make_generator
 from imgsubset.statistics.moments import ImageMoments, maps_to_moments
 from imgsubset.statistics.objective import Objective, draw_random_subsets
-from imgsubset.weights import Weights
+from imgsubset.statistics.rng import make_generator
 
 
 def objective_of(total: int, n: int, weights: str = "1,1,1,1,1", channels: int = 4) -> Objective:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from sources import COEFFICIENTS, form_of, made_up_source
 
+from imgsubset.divergence_weights import DIVERGENCE_NAMES
 from imgsubset.statistics.divergences import compute_weighted_divergence
 from imgsubset.statistics.moments import Moments, compute_all_moments
-from imgsubset.weights import DIVERGENCE_NAMES
 
 MIXES = [COEFFICIENTS, {"kl": 200.0, "frechet": 5.0}] + [{name: COEFFICIENTS[name]} for name in DIVERGENCE_NAMES]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from sources import goal_of, made_up_source, noised_loss, noised_lowest, random_rows, searched
 
+from imgsubset.divergence_weights import Weights
 from imgsubset.search.quadratic import quadratic_form
 from imgsubset.statistics.langevin import Langevin
 from imgsubset.statistics.moments import Block, ImageMoments
 from imgsubset.statistics.objective import Objective, make_objective
-from imgsubset.weights import Weights
 
 TOTAL, N = 200, 20
 ONE, OTHER = made_up_source(TOTAL, 5, seed=1), made_up_source(TOTAL, 8, seed=2, positions=1)

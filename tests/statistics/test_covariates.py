@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from sources import made_up_source
 
-from imgsubset.statistics import covariates as module
-from imgsubset.statistics.covariates import MAX_BLOCK_COMPONENTS, compute_covariates
+from imgsubset.statistics import estimation as module
+from imgsubset.statistics.estimation import MAX_BLOCK_COMPONENTS, compute_covariates
 from imgsubset.statistics.moments import Block, ImageMoments
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from imgsubset.statistics.dice import make_generator
+from imgsubset.statistics.rng import make_generator
 
 CPU = torch.device("cpu")
 

@@ -22,6 +22,7 @@ from reference import (
     wasserstein_by_quadrature,
 )
 
+from imgsubset.divergence_weights import DIVERGENCE_NAMES
 from imgsubset.statistics.divergences import (
     DIVERGENCES,
     MIN_VARIANCE,
@@ -36,7 +37,6 @@ from imgsubset.statistics.moments import (
     compute_subset_moments,
     maps_to_moments,
 )
-from imgsubset.weights import DIVERGENCE_NAMES
 
 BY_QUADRATURE: dict[str, Callable[[float, float, float, float], float]] = {
     "kl": kl_by_quadrature,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from imgsubset.statistics import neighbours
-from imgsubset.statistics.neighbours import N_NEIGHBOURS, PRDC_NAMES, compare_prdc, join_spaces
+from imgsubset.statistics import generative_metrics
+from imgsubset.statistics.generative_metrics import N_NEIGHBOURS, PRDC_NAMES, compare_prdc, join_spaces
 
 Array = np.ndarray
 
@@ -61,7 +61,7 @@ def test_the_four_are_those_of_loops_over_all_pairs(sizes: tuple[int, int]) -> N
 @pytest.mark.parametrize("sides", [1, 2, 3, 6])
 def test_copies_and_what_is_equally_far_away_count(monkeypatch: pytest.MonkeyPatch, sides: int, kept: int) -> None:
     monkeypatch.setattr(
-        neighbours, "MAX_STORED_NEIGHBOURS", kept
+        generative_metrics, "MAX_STORED_NEIGHBOURS", kept
     )  # at 100 every list of neighbours ends before the ball does
     for seed, (one, other, channels) in enumerate([(30, 30, 1), (25, 40, 2), (40, 9, 3), (3, 50, 3), (20, 20, 0)]):
         first, second = on_grid(seed, one, channels, sides), on_grid(seed + 9, other, channels, sides)
@@ -132,7 +132,7 @@ def test_no_order_of_the_images_changes_a_bit() -> None:
 
 
 def test_of_many_images_some_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "MAX_PRDC_IMAGES", 30)
+    monkeypatch.setattr(generative_metrics, "MAX_PRDC_IMAGES", 30)
     first, second = drawn(13, 90), drawn(14, 20)
     values, floor = found(first, second, 5)
     again, dealt = found(first[::-1].copy(), second, 5)

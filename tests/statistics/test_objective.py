@@ -12,19 +12,19 @@ from reference import Array, five, random_maps, standardised
 from sources import goal_of, made_up_source, noised_loss, noised_lowest
 from torch import Tensor
 
+from imgsubset.divergence_weights import DIVERGENCE_NAMES, Weights
 from imgsubset.statistics import objective as objective_module
 from imgsubset.statistics.divergences import compute_weighted_divergence
 from imgsubset.statistics.langevin import Langevin, noised_source, noised_subsets
 from imgsubset.statistics.moments import Block, ImageMoments, compute_subset_moments, maps_to_moments
-from imgsubset.statistics.noised import NoisyObjective
 from imgsubset.statistics.objective import (
     MAX_BATCH_SUBSETS,
     N_BASELINE_SUBSETS,
+    NoisyObjective,
     Objective,
     draw_random_subsets,
     effective_sample_size,
 )
-from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 TOTAL, CHANNELS = 120, 5
 MAPS = standardised(random_maps(TOTAL, CHANNELS, 2, seed=1))

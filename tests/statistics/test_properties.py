@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import random_maps, standardised
 
+from imgsubset.divergence_weights import DIVERGENCE_NAMES, Weights
 from imgsubset.statistics.divergences import DIVERGENCES, compute_weighted_divergence, frechet
 from imgsubset.statistics.langevin import Langevin, noised_source
 from imgsubset.statistics.moments import (
@@ -21,7 +22,6 @@ from imgsubset.statistics.moments import (
     fit_standardiser,
     maps_to_moments,
 )
-from imgsubset.weights import DIVERGENCE_NAMES, Weights
 
 examples = settings(max_examples=25, deadline=None, derandomize=True)
 BOUNDED = ("js", "hellinger")

@@ -8,9 +8,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from imgsubset.statistics.moments import ImageMoments
-from imgsubset.statistics.permutation import run_two_sample_test
-from imgsubset.statistics.vectors import (
+from imgsubset.statistics.generative_metrics import (
     choose_permutation_count,
     compute_permuted_fids,
     compute_permuted_kids,
@@ -18,6 +16,8 @@ from imgsubset.statistics.vectors import (
     draw_assignments,
     frechet_distance,
 )
+from imgsubset.statistics.moments import ImageMoments
+from imgsubset.statistics.permutation import run_two_sample_test
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def kid_by_loops(first: list[list[float]], second: list[list[float]]) -> float:
 
 @pytest.mark.parametrize("block", [1, 1 << 20])
 def test_the_kid_is_that_of_plain_loops_in_every_deal(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgsubset.statistics.vectors.KERNEL_BLOCK_BYTES", block)
+    monkeypatch.setattr("imgsubset.statistics.generative_metrics.KERNEL_BLOCK_BYTES", block)
     features = torch.cat([vectors(6, 4, 0), vectors(9, 4, 1)])
     dealt = draw_assignments(6, 9, 0, 3, CPU)
     expected = [kid_by_loops(features[some].tolist(), features[~some].tolist()) for some in dealt]

@@ -16,12 +16,12 @@ from reference import Array, five, set_moments
 from torch import Tensor
 
 from imgsubset import Options, Overlap, Weights, compare
+from imgsubset.divergence_weights import DIVERGENCE_NAMES
 from imgsubset.errors import BadFilesError, InputError
 from imgsubset.results.as_json import describe_comparison
 from imgsubset.statistics import permutation as noisefloor
-from imgsubset.statistics.neighbours import PRDC_NAMES
+from imgsubset.statistics.generative_metrics import PRDC_NAMES
 from imgsubset.tasks.compare import Comparison, Distance
-from imgsubset.weights import DIVERGENCE_NAMES
 
 SIZE = 16
 OPTIONS = Options(workers=0, device="cpu", channels=(4, 6), size=SIZE)

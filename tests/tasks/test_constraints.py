@@ -15,9 +15,9 @@ from sources import made_up_source
 
 from imgsubset import Options, estimate, score, select, split
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.source import SourceFeatures
+from imgsubset.features.load import SourceFeatures
 from imgsubset.files import Stamp
-from imgsubset.reading.listing import RejectedFile
+from imgsubset.sources.listing import RejectedFile
 from imgsubset.statistics.moments import Block
 from imgsubset.tasks.constraints import SelectionConstraints, resolve_constraints
 
@@ -536,7 +536,7 @@ def test_one_label_is_refused_before_any_image_is_decoded(
     message = "all images are of one class, 'x', so that --stratify does nothing: leave out --stratify, or give other"
     assert (run.code, run.out, run.err) == (2, "", f"imgsubset: error: {message} classes by --labels FILE\n")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("imgsubset.tasks.select.read_source", pytest.fail)
+    monkeypatch.setattr("imgsubset.tasks.select.load_features", pytest.fail)
     with pytest.raises(UsageError, match=message):
         select(mixed, 9, stratify=True, labels=dict(row.split(",") for row in rows))
     with pytest.raises(UsageError, match=message):

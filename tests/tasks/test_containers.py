@@ -17,7 +17,7 @@ from conftest import Run, create, fill, smooth, tree
 
 from imgsubset import Selection, compare, estimate, export, score, select, select_into, split_into
 from imgsubset.errors import UsageError
-from imgsubset.reading.contents import IMAGE_SUFFIXES
+from imgsubset.sources.images import IMAGE_SUFFIXES
 
 FAST: dict[str, Any] = {
     **{"candidates": 32, "chains": 1, "steps": 8, "size": 16, "channels": (8,), "networks": 1, "held_out": False},

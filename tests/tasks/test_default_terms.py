@@ -19,7 +19,7 @@ from imgsubset.inputs import Embeddings
 from imgsubset.options import IMAGE_STATS_WEIGHT
 from imgsubset.results.as_text import selection_summary
 from imgsubset.results.scores import Score
-from imgsubset.tasks.given import required_feature_views, resolve_inputs
+from imgsubset.tasks.inputs import required_feature_views, resolve_inputs
 from imgsubset.tasks.select import select_into
 
 SMALL: dict[str, Any] = {

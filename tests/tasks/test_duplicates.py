@@ -15,11 +15,15 @@ from PIL import Image
 from sources import made_up_source
 
 from imgsubset import Options, select
-from imgsubset.features.source import SourceFeatures
+from imgsubset.features.load import SourceFeatures
 from imgsubset.files import Stamp
 from imgsubset.statistics.moments import Block, ImageMoments
-from imgsubset.tasks.constraints import resolve_constraints
-from imgsubset.tasks.duplicates import MAX_DUPLICATE_DISTANCE, NearDuplicateIndex, find_exact_duplicates
+from imgsubset.tasks.constraints import (
+    MAX_DUPLICATE_DISTANCE,
+    NearDuplicateIndex,
+    find_exact_duplicates,
+    resolve_constraints,
+)
 
 PICTURE = {"device": "cpu", "workers": 0}
 FAST = Options(candidates=16, chains=1, steps=8, **PICTURE)

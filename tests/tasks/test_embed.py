@@ -14,7 +14,7 @@ from conftest import Run, create, read, smooth, strict_json
 
 from imgsubset import BadFilesError, InputError, Options, OutputError, UsageError, embed, select
 from imgsubset.features import ingest
-from imgsubset.features.pieces import shard_indices
+from imgsubset.features.distributed_ingest import shard_indices
 
 Program = Callable[..., Run]
 WORDS: dict[str, Any] = {"workers": 0, "device": "cpu", "channels": (4, 6), "size": 16}
@@ -40,7 +40,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many files each run decodes."""
-    module = importlib.import_module("imgsubset.features.dealing")
+    module = importlib.import_module("imgsubset.features.distributed_ingest")
     real, seen = module.decode_chunks, []
 
     def watch(files: Sequence[bytes], *rest: Any) -> Any:
@@ -68,7 +68,7 @@ def test_pieces_in_any_order_are_what_a_selection_decodes(source: Path, tmp_path
 def test_a_large_piece_is_done_in_stretches(
     source: Path, tmp_path: Path, decodings: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgsubset.features.filling.MAX_IMAGES_PER_STEP", 10)
+    monkeypatch.setattr("imgsubset.features.load.MAX_IMAGES_PER_STEP", 10)
     told: dict[str, list[int]] = {}
 
     def progress(stage: str, done: int, total: int, note: str = "") -> None:

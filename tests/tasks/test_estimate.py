@@ -17,10 +17,9 @@ from torchvision.datasets import ImageFolder
 from imgsubset import Estimated, Options, Selection, estimate, export, select
 from imgsubset.errors import InputError, UsageError
 from imgsubset.results.as_json import RECORD_KEYS, describe_estimate_result
-from imgsubset.results.estimate_lines import estimate_summary
-from imgsubset.statistics.covariates import compute_covariates
-from imgsubset.statistics.estimation import estimate_means
-from imgsubset.tasks.known import add_match_blocks
+from imgsubset.results.as_text import estimate_summary
+from imgsubset.statistics.estimation import compute_covariates, estimate_means
+from imgsubset.tasks.match_terms import add_match_blocks
 
 TOTAL, N = 90, 30
 WORDS: dict[str, Any] = {

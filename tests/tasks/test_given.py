@@ -19,8 +19,8 @@ from imgsubset import Embeddings, compare, score, select, select_into, split
 from imgsubset.errors import ImgsubsetError, InputError, UsageError
 from imgsubset.features.embeddings import read_embeddings
 from imgsubset.options import Options
-from imgsubset.reading.given import list_source
-from imgsubset.tasks import given as tasks_given
+from imgsubset.sources.python_sources import list_source
+from imgsubset.tasks import inputs as tasks_given
 
 FAST: dict[str, Any] = {
     **{"candidates": 16, "chains": 1, "steps": 4, "size": 16, "channels": (8,), "networks": 1},

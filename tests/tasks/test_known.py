@@ -15,14 +15,14 @@ from PIL import Image
 from scipy.linalg import sqrtm
 
 from imgsubset import Options, Selection, score, select, split
+from imgsubset.annotations.filters import list_candidates
 from imgsubset.errors import InputError, UsageError
-from imgsubset.features.appearance import IMAGE_STATISTICS
-from imgsubset.features.source import load_features
+from imgsubset.features.handcrafted import IMAGE_STATISTICS
+from imgsubset.features.load import load_features
 from imgsubset.inputs import Embeddings
-from imgsubset.reading.filters import list_candidates
 from imgsubset.results.scores import Measured
-from imgsubset.tasks import known
-from imgsubset.tasks.known import add_match_blocks
+from imgsubset.tasks import match_terms
+from imgsubset.tasks.match_terms import add_match_blocks
 from imgsubset.tasks.select import select_into
 
 SMALL: dict[str, Any] = {
@@ -67,7 +67,7 @@ def block(of: Any, name: str) -> Measured:
 @pytest.mark.slow
 def test_very_many_columns_are_several_blocks(pictures: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = select(pictures, N, match=table, match_columns="age,sex,site", **SMALL)
-    monkeypatch.setattr(known, "MAX_BLOCK_CHANNELS", 3)
+    monkeypatch.setattr(match_terms, "MAX_BLOCK_CHANNELS", 3)
     found = select(pictures, N, match=table, match_columns="age,sex,site", **SMALL)
     parts = [one for one in found.score.searched if one.name.startswith("known.csv")]
     assert [part.name for part in parts] == [f"known.csv ({place} of 3)" for place in (1, 2, 3)]

@@ -11,9 +11,9 @@ import pytest
 from conftest import create, normal_user, read, smooth
 
 from imgsubset import Options, export, select
-from imgsubset.features.source import SourceFeatures
-from imgsubset.reading.listing import RejectedFile, list_images
-from imgsubset.tasks.matching import SubsetMembers, match_files, match_manifest
+from imgsubset.features.load import SourceFeatures
+from imgsubset.sources.listing import RejectedFile, list_images
+from imgsubset.tasks.existing_subset import SubsetMembers, match_files, match_manifest
 from imgsubset.writing.manifest import read_manifest
 
 OPTIONS = Options(workers=0, candidates=8, steps=2, device="cpu", channels=(4,), size=16)

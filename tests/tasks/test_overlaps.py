@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from imgsubset import Comparison, Options, compare
 from imgsubset.results.as_text import comparison_summary
-from imgsubset.statistics import neighbours, permutation
+from imgsubset.statistics import generative_metrics, permutation
 
 SIZE, COUNT = 32, 60
 OPTIONS = Options(workers=0, device="cpu", size=SIZE, networks=2)
@@ -23,7 +23,7 @@ OPTIONS = Options(workers=0, device="cpu", size=SIZE, networks=2)
 def fewer_deals() -> Iterator[None]:
     """Comparisons with a rougher noise floor, in a fraction of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((permutation, "run_two_sample_test"), (neighbours, "compare_prdc")):
+        for module, name in ((permutation, "run_two_sample_test"), (generative_metrics, "compare_prdc")):
             patch.setattr(module, name, functools.partial(getattr(module, name), draws=100))
         yield
 
@@ -130,7 +130,7 @@ def test_features_that_are_named_are_all_that_count(root: Path) -> None:
 
 @pytest.mark.slow
 def test_of_many_images_the_result_says_that_some_stand_for_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "MAX_PRDC_IMAGES", 20)
+    monkeypatch.setattr(generative_metrics, "MAX_PRDC_IMAGES", 20)
     comparison = compare(root / "real", root / "perfect", OPTIONS)
     assert comparison.warnings == ("precision, recall, density and coverage are of at most 20 images of each",)
     assert all(

@@ -8,7 +8,7 @@ import torch
 
 import imgsubset
 from imgsubset.errors import UsageError
-from imgsubset.features.hardness import compute_difficulty as of_tensors
+from imgsubset.features.difficulty import compute_difficulty as of_tensors
 
 RANDOM = np.random.default_rng(0)
 NUMBERS = RANDOM.normal(size=(60, 4))

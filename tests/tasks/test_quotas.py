@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsubset.tasks.quotas import allocate_quotas
+from imgsubset.tasks.inputs import allocate_quotas
 
 sizes = st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any)
 

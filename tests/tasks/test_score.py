@@ -16,13 +16,13 @@ from sources import goal_of, made_up_source, random_rows
 from torch import Tensor
 
 from imgsubset import Options, Selection, Weights, export, score, select
+from imgsubset.divergence_weights import DIVERGENCE_NAMES
 from imgsubset.errors import BadFilesError, InputError, UsageError
 from imgsubset.results.as_json import describe_score_result
-from imgsubset.statistics.dice import make_generator
 from imgsubset.statistics.objective import N_BASELINE_SUBSETS, Objective, draw_random_subsets, effective_sample_size
-from imgsubset.tasks.measuring import compute_score
-from imgsubset.tasks.members import has_manifest
-from imgsubset.weights import DIVERGENCE_NAMES
+from imgsubset.statistics.rng import make_generator
+from imgsubset.tasks.existing_subset import has_manifest
+from imgsubset.tasks.score import compute_score
 
 TOTAL, N = 40, 8
 OPTIONS = Options(workers=0, candidates=16, steps=4, device="cpu", channels=(4, 6), size=16)

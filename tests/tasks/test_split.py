@@ -15,7 +15,7 @@ from conftest import Run, create, smooth, strict_json, tree
 from imgsubset import Embeddings, Options, Selection, score, split, split_into
 from imgsubset.errors import InputError, OutputError, UsageError
 from imgsubset.search import find
-from imgsubset.tasks.split import part_sizes
+from imgsubset.tasks.inputs import resolve_part_sizes
 
 FAST = {"candidates": 16, "chains": 1, "steps": 4, "size": 16, "channels": (8,), "device": "cpu", "workers": 0}
 ARGUMENTS = "--candidates 16 --chains 1 --steps 4 --size 16 --channels 8 --device cpu --workers 0".split()
@@ -53,7 +53,7 @@ def sizes_of(parts: dict[str, Selection]) -> dict[str, int]:
     ],
 )
 def test_sizes_of_parts(parts: dict[str, int | str], usable: int, sizes: list[int]) -> None:
-    assert part_sizes(parts, usable) == dict(zip(parts, sizes, strict=True))
+    assert resolve_part_sizes(parts, usable) == dict(zip(parts, sizes, strict=True))
 
 
 @pytest.mark.slow
@@ -62,7 +62,7 @@ def test_whole_percentages_of_100_take_every_image_of_any_source() -> None:
         for second in range(1, 100 - first):
             parts = {"a": f"{first}%", "b": f"{second}%", "c": f"{100 - first - second}%"}
             for usable in (100, 1237, 10**6 + 1):
-                assert sum(part_sizes(parts, usable).values()) == usable
+                assert sum(resolve_part_sizes(parts, usable).values()) == usable
 
 
 @pytest.mark.parametrize(
@@ -70,22 +70,22 @@ def test_whole_percentages_of_100_take_every_image_of_any_source() -> None:
 )
 def test_a_size_that_makes_no_sense(size: str) -> None:
     with pytest.raises((UsageError, InputError), match="part"):
-        part_sizes({"good": 1, "part": size}, 1000)
+        resolve_part_sizes({"good": 1, "part": size}, 1000)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".a", "a/b", "/a", "a/", "../a", "a\\b", "a\0b"])
 def test_a_part_whose_name_is_no_folder(name: str) -> None:
     with pytest.raises(UsageError, match="is no possible name of a folder"):
-        part_sizes({name: "10%"}, 100)
+        resolve_part_sizes({name: "10%"}, 100)
 
 
 def test_parts_that_are_none_or_too_many() -> None:
     with pytest.raises(UsageError, match="a split needs parts"):
-        part_sizes({}, 100)
+        resolve_part_sizes({}, 100)
     with pytest.raises(InputError, match="the parts take 11 images, but the source has only 10"):
-        part_sizes({"a": 5, "b": "60%"}, 10)
+        resolve_part_sizes({"a": 5, "b": "60%"}, 10)
     with pytest.raises(InputError, match="part 'b=1%' of 10 images is none"):
-        part_sizes({"a": "50%", "b": "1%"}, 10)
+        resolve_part_sizes({"a": "50%", "b": "1%"}, 10)
 
 
 # From Python

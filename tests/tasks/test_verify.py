@@ -15,7 +15,7 @@ from conftest import create, normal_user, smooth, tree
 from imgsubset import Options, export, select
 from imgsubset.errors import InputError
 from imgsubset.files import PARTIAL_PREFIX
-from imgsubset.reading.listing import RejectedFile
+from imgsubset.sources.listing import RejectedFile
 from imgsubset.tasks.verify import verify
 from imgsubset.writing.export import EXPORT_MODES
 

@@ -21,9 +21,8 @@ from conftest import create, normal_user, selection_of, strict_json, tree
 from imgsubset import Selection, export
 from imgsubset.errors import OutputError, UsageError
 from imgsubset.files import PARTIAL_PREFIX
-from imgsubset.reading.listing import list_images
+from imgsubset.sources.listing import list_images
 from imgsubset.tasks.verify import verify
-from imgsubset.writing import copying
 from imgsubset.writing.destination import check_destination_free, open_destination
 from imgsubset.writing.staging import JOURNAL_NAME
 
@@ -344,8 +343,8 @@ def test_a_forged_manifest_removes_nothing(chosen: Selection, tmp_path: Path, li
 
 @pytest.mark.parametrize(
     "path",
-    [".imgsubset-incomplete.json", f"{PARTIAL_PREFIX}0123456789abcdef", f"a/{PARTIAL_PREFIX}0123", f"{PARTIAL_PREFIX}1-2-host/thesis.txt",
-     f"{PARTIAL_PREFIX}1-2-host/0", f"{PARTIAL_PREFIX}1-2-host/{JOURNAL_NAME}"],
+    [".imgsubset-incomplete.json", f"{PARTIAL_PREFIX}0123456789abcdef", f"a/{PARTIAL_PREFIX}0123",
+     f"{PARTIAL_PREFIX}1-2-host/thesis.txt", f"{PARTIAL_PREFIX}1-2-host/0", f"{PARTIAL_PREFIX}1-2-host/{JOURNAL_NAME}"],
 )  # fmt: skip
 def test_foreign_files_with_names_like_ours_stay(folder: Path, chosen: Selection, tmp_path: Path, path: str) -> None:
     out = tmp_path / "out"
@@ -424,7 +423,7 @@ def test_a_name_that_is_taken_meanwhile_is_not_replaced(
         link(source, target, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(copying.os, "link", late)
+        patch.setattr(module.os, "link", late)
         with pytest.raises(OutputError, match=r"a file of this name has appeared.*3\.webp"):
             export(chosen, tmp_path / "out")
     assert outside.read_bytes() == b"mine"
@@ -441,7 +440,7 @@ def test_a_file_system_without_hard_links_is_enough(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(copying.os, "link", refuse)
+    monkeypatch.setattr(module.os, "link", refuse)
     export(chosen, tmp_path / "out")
     check_complete(folder, tmp_path / "out")
 
@@ -506,7 +505,7 @@ def test_an_error_in_a_copy_leaves_no_partial_file_and_the_next_run_completes(
 
     monkeypatch.setattr(module, "N_IO_THREADS", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(copying.os, "fsync", full)
+        patch.setattr(module.os, "fsync", full)
         with pytest.raises(OutputError, match=r"out': No space left on device"):
             export(chosen, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -18,12 +18,11 @@ from conftest import Run, selection_of, tree
 from imgsubset import export, select_into
 from imgsubset.errors import OutputError
 from imgsubset.files import PARTIAL_PREFIX
-from imgsubset.reading.listing import list_images
+from imgsubset.sources.listing import list_images
 from imgsubset.tasks.split import split_into
 from imgsubset.tasks.verify import verify
-from imgsubset.writing import copying
 from imgsubset.writing.destination import open_destination
-from imgsubset.writing.holding import lock_destination
+from imgsubset.writing.lock import lock_destination
 
 Program = Callable[..., Run]
 WORDS: dict[str, Any] = {
@@ -109,7 +108,7 @@ def test_without_locks_runs_see_each_other_by_what_waits_there(
         real(descriptor)
 
     monkeypatch.setattr(fcntl, "flock", no_lock)
-    monkeypatch.setattr(copying.os, "fsync", meeting)
+    monkeypatch.setattr(sys.modules["imgsubset.writing.export"].os, "fsync", meeting)
     export(selection_of(folder, ["6.bmp", "a/1.jpg"]), out)
     assert met
     assert set(tree(out)) == {"6.bmp", "a/1.jpg", "manifest.json"}
@@ -145,8 +144,8 @@ def test_a_folder_that_is_removed_just_when_it_is_locked_is_made_again(
 HOLDING = """
 import sys
 from pathlib import Path
-from imgsubset.writing.holding import hold
-with hold(Path(sys.argv[1])):
+from imgsubset.writing.lock import lock_destination
+with lock_destination(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """

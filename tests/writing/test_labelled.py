@@ -483,14 +483,14 @@ def test_a_label_that_goes_or_changes_meanwhile_is_detected(
     source = yolo(tmp_path / "yolo")
     selection = select(source, 20, Options(**FAST))
     module = sys.modules["imgsubset.writing.destination"]
-    find = module.sidecars
+    find = module.find_sidecars
 
     def then_remove(*arguments: Any) -> Any:
         found = find(*arguments)
         (source / "labels/train/image_130.txt").unlink()
         return found
 
-    monkeypatch.setattr(module, "sidecars", then_remove)
+    monkeypatch.setattr(module, "find_sidecars", then_remove)
     with pytest.raises(OutputError, match=r"labels/train/image_130\.txt' cannot be read any more"):
         export(selection, out)
     assert not out.exists()

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from conftest import Run, tree
 
+from imgsubset.divergence_weights import Weights
 from imgsubset.errors import InputError
 from imgsubset.options import LOSS, Options
-from imgsubset.reading.listing import list_images
-from imgsubset.weights import Weights
+from imgsubset.sources.listing import list_images
 from imgsubset.writing.manifest import read_manifest
 
 Program = Callable[..., Run]

@@ -22,9 +22,9 @@ from conftest import create, selection_of, tree
 from imgsubset import Selection, export, score, select, select_into, split_into, verify
 from imgsubset.errors import InputError, OutputError, UsageError
 from imgsubset.files import PARTIAL_PREFIX, Stamp
-from imgsubset.reading import members
-from imgsubset.reading.listing import list_images
-from imgsubset.writing import packing
+from imgsubset.sources import archive_members
+from imgsubset.sources.listing import list_images
+from imgsubset.writing import tar_export
 from imgsubset.writing.destination import open_destination
 
 MANIFEST = "imgsubset-manifest"
@@ -95,7 +95,7 @@ def test_headers_say_size_and_time_and_nothing_of_who_or_when(chosen: Selection,
 def test_the_same_request_gives_the_same_bytes(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "N_IO_THREADS", 2)
+    monkeypatch.setattr(tar_export, "N_IO_THREADS", 2)
     first = export(chosen, tmp_path / "1.tar")
     export(chosen, tmp_path / "2.tar")
     one, two = in_tar(tmp_path / "1.tar"), in_tar(tmp_path / "2.tar")
@@ -396,7 +396,7 @@ def test_a_second_run_is_refused_and_other_archives_are_not(chosen: Selection, f
 def test_where_nothing_can_be_locked_a_run_sees_the_other(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "lock_descriptor", lambda file, path: False)
+    monkeypatch.setattr(tar_export, "lock_descriptor", lambda file, path: False)
     file = tmp_path / "to" / "out.tar"
     left = rf"another run may be at work on .*; if it is no more, remove '{PARTIAL_PREFIX}"
     with open_destination(chosen.source, file), pytest.raises(OutputError, match=left):
@@ -411,7 +411,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
     """Killed while it wrote, and between the two names that a whole archive has for a moment."""
     file = tmp_path / "to" / "out.tar"
     with open_destination(chosen.source, file) as held:
-        assert isinstance(held, packing.LockedTarDestination)
+        assert isinstance(held, tar_export.LockedTarDestination)
         waiting = file.with_name(held.partial_name)
     create(waiting, b"half an archive")
     export(chosen, file)
@@ -425,14 +425,14 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
 
 
 @pytest.mark.parametrize("what", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
-@pytest.mark.parametrize("where", ["in_tar", "_linked", "hash_stream"])
+@pytest.mark.parametrize("where", ["iter_tar_members", "_link_archive", "hash_stream"])
 def test_an_end_before_it_has_its_name_leaves_nothing(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, what: BaseException
 ) -> None:
     def ends(*rest: Any, **words: Any) -> Any:
         raise what
 
-    monkeypatch.setattr(packing, where, ends)
+    monkeypatch.setattr(tar_export, where, ends)
     with pytest.raises(KeyboardInterrupt if isinstance(what, KeyboardInterrupt) else OutputError):
         export(chosen, tmp_path / "new" / "out.tar")
     assert not (tmp_path / "new").exists()
@@ -441,13 +441,13 @@ def test_an_end_before_it_has_its_name_leaves_nothing(
 def test_a_name_that_is_taken_meanwhile_is_not_replaced(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, inner = tmp_path / "to" / "out.tar", packing._link_archive
+    file, inner = tmp_path / "to" / "out.tar", tar_export._link_archive
 
-    def taken(held: packing.LockedTarDestination) -> bool:
+    def taken(held: tar_export.LockedTarDestination) -> bool:
         create(file, b"somebody's")
         return inner(held)
 
-    monkeypatch.setattr(packing, "_link_archive", taken)
+    monkeypatch.setattr(tar_export, "_link_archive", taken)
     with pytest.raises(OutputError, match="has appeared or changed meanwhile"):
         export(chosen, file)
     assert file.read_bytes() == b"somebody's"
@@ -478,14 +478,14 @@ def test_a_file_that_changed_since_it_was_decoded_is_detected(folder: Path, chos
 def test_a_copy_that_was_corrupted_on_the_way_is_detected(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = packing.iter_tar_members
+    inner = tar_export.iter_tar_members
 
     def corrupted(path: str, file: Any, status: os.stat_result) -> Any:
         found = [*inner(path, file, status)]
         os.pwrite(file.fileno(), b"\0", found[2][1].start)
         return inner(path, file, os.fstat(file.fileno()))
 
-    monkeypatch.setattr(packing, "iter_tar_members", corrupted)
+    monkeypatch.setattr(tar_export, "iter_tar_members", corrupted)
     with pytest.raises(OutputError, match=r"the copy of 'a/1\.jpg' in '.*' differs from it when read back"):
         export(chosen, tmp_path / "new" / "out.tar")
     assert not (tmp_path / "new").exists()
@@ -506,8 +506,8 @@ def test_too_little_space_is_found_out_before_copying(
 def test_a_file_that_no_reader_would_take_is_refused(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert packing.MAX_MEMBER_BYTES == members.MAX_MEMBER_BYTES
-    monkeypatch.setattr(packing, "MAX_MEMBER_BYTES", 8)
+    assert tar_export.MAX_MEMBER_BYTES == archive_members.MAX_MEMBER_BYTES
+    monkeypatch.setattr(tar_export, "MAX_MEMBER_BYTES", 8)
     with pytest.raises(OutputError, match="more than the 8 that are read of a member of an archive; choose a folder"):
         export(chosen, tmp_path / "new" / "out.tar")
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit code. The only room that prints or knows click and tqdm.
+"""The command line: parse, call, print, exit code. The only package that prints, or knows click and tqdm.
 
 May import: everything.
 """
@@ -16,19 +16,17 @@ import click
 
 from imgsubset import __version__
 from imgsubset.cli.batch import batch_command
-from imgsubset.cli.cache import cache_group
-from imgsubset.cli.check import compare_command, score_command, verify_command
-from imgsubset.cli.embed import embed_command
-from imgsubset.cli.estimate import estimate_command
+from imgsubset.cli.cache import cache_group, embed_command
+from imgsubset.cli.distributed_run import run_distributed
+from imgsubset.cli.evaluate import compare_command, estimate_command, score_command, verify_command
 from imgsubset.cli.help import HelpGroup
 from imgsubset.cli.output import discard_stdout, print_error, print_text
-from imgsubset.cli.ranks import run_distributed
-from imgsubset.cli.scarce import THREADS_ADVICE, explain_resource_error, lacks_threads
 from imgsubset.cli.select import demo_command, select_command
 from imgsubset.cli.signals import FATAL_SIGNALS, EndedBySignal, exit_on_signal, handle_signals, restore_defaults
 from imgsubset.cli.split import split_command
+from imgsubset.cli.terminal import THREADS_ADVICE, explain_resource_error, lacks_threads
 from imgsubset.errors import EXIT_CODES, ImgsubsetError, OutputError, shorten
-from imgsubset.results.lines import printable
+from imgsubset.results.text import printable
 
 COMMANDS = [
     *(select_command, split_command, score_command, estimate_command, compare_command, verify_command),

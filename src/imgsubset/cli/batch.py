@@ -13,17 +13,17 @@ import click
 
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import PRINT_OPTIONS, Command, Output
+from imgsubset.cli.report_files import ReportFiles, check_writable
 from imgsubset.cli.select import Job, run_job, select_command
-from imgsubset.cli.shown import ReportFiles, check_writable
 from imgsubset.cli.signals import EndedBySignal
 from imgsubset.errors import BatchError, ImgsubsetError, UsageError
 from imgsubset.files import read_input_file
 from imgsubset.options import MATCH_TERMS, PRESETS, unknown_name_message
-from imgsubset.reading.remote import parse_url
 from imgsubset.results.as_json import describe_export_result
 from imgsubset.results.as_text import batch_summary
-from imgsubset.results.lines import printable
 from imgsubset.results.records import Placed
+from imgsubset.results.text import printable
+from imgsubset.sources.remote import parse_url
 
 if sys.version_info >= (3, 11):
     import tomllib

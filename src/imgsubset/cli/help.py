@@ -32,8 +32,8 @@ def _show_short_help(context: click.Context, _option: click.Parameter, wanted: b
         context.exit()
 
 
-SHORT_HELP = click.Option(["-h", "short_help"], is_flag=True, is_eager=True, expose_value=False, callback=_show_short_help,
-                          help="Show the help in short, and exit.")  # fmt: skip
+SHORT_HELP = click.Option(["-h", "short_help"], is_flag=True, is_eager=True, expose_value=False,
+                          callback=_show_short_help, help="Show the help in short, and exit.")  # fmt: skip
 
 
 class HelpCommand(click.Command):

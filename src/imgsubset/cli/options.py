@@ -1,8 +1,9 @@
-"""The options that commands share, and how words become records."""
+"""The options that commands share, how their values become records, and outputs that would overwrite inputs."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
@@ -14,16 +15,70 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 from platformdirs import user_cache_path
 
-from imgsubset.cli.bars import ProgressBar
-from imgsubset.cli.places import check_path_conflicts
-from imgsubset.cli.shown import ReportFiles
+from imgsubset.cli.report_files import ReportFiles
+from imgsubset.cli.terminal import ProgressBar
+from imgsubset.divergence_weights import Weights
 from imgsubset.errors import InputError, UsageError
 from imgsubset.features.extractors import find_extractor_spec
 from imgsubset.inputs import Embeddings
 from imgsubset.options import FIELDS, LOSS, MOMENTS, PRESETS, Options, preset_of
-from imgsubset.reading.contents import Listing
-from imgsubset.reading.listing import list_images, list_paths, parse_paths
-from imgsubset.weights import Weights
+from imgsubset.sources.images import Listing
+from imgsubset.sources.listing import list_images, list_paths, parse_paths
+
+SOURCE_ARGUMENTS = ("source", "first", "second", "subset")
+OUTPUT_FILE_OPTIONS = ("list_file", "report", "plot", "csv")
+DISPLAY_NAMES = dict.fromkeys(SOURCE_ARGUMENTS, "SRC") | {
+    "destination": "DST",
+    "list_file": "--list",
+    "results": "RESULTS",
+}
+INPUT_FILE_OPTIONS = ("keep", "drop", "labels", "coco", "embeddings", "paths", "results")
+
+
+def check_path_conflicts(arguments: Mapping[str, Any]) -> None:
+    """Refuse a --list or --cache that would change the source, the destination, or a file that is read.
+
+    arguments  of a command, by name, as they were parsed; absent ones are None. A --list in the source is
+               found out when that is listed
+
+    Raises UsageError that names both.
+    """
+    real = {name: Path(os.path.realpath(value)) for name, value in arguments.items() if _is_path(name, value)}
+    for term in arguments.get("match") or ():
+        real[f"match {term}"] = Path(os.path.realpath(term.partition("=")[0]))
+    tables = [name for name in real if name.startswith("match ")]
+    if arguments.get("no_cache"):
+        real.pop("cache", None)
+    if arguments.get("mode") == "none" or arguments.get("dry_run"):
+        real.pop("destination", None)
+
+    files = [name for name in SOURCE_ARGUMENTS if name in real and os.path.isfile(real[name])]  # noqa: PTH113 (never raises)
+
+    def clash(one: str, other: str) -> bool:
+        return one != other and one in real and other in real and real[other] in (real[one], *real[one].parents)
+
+    for one, others in {
+        **dict.fromkeys(
+            OUTPUT_FILE_OPTIONS, ("destination", "cache", *INPUT_FILE_OPTIONS, *tables, *files, *OUTPUT_FILE_OPTIONS)
+        ),
+        "cache": (*SOURCE_ARGUMENTS, "destination", *INPUT_FILE_OPTIONS, *tables),
+        "destination": ("cache",),
+    }.items():
+        if other := next((other for other in others if clash(one, other)), None):
+            how = "is" if real[one] == real[other] else "lies in"
+            here, there = (_describe_path(name, arguments) for name in (one, other))
+            raise UsageError(f"{here} {how} {there}; choose another place for it")
+
+
+def _describe_path(name: str, arguments: Mapping[str, Any]) -> str:
+    option, _, term = name.partition(" ")
+    return f"{DISPLAY_NAMES.get(option, f'--{option}')} '{term or arguments[name]}'"
+
+
+def _is_path(name: str, value: object) -> bool:
+    known = (*SOURCE_ARGUMENTS, *INPUT_FILE_OPTIONS, *OUTPUT_FILE_OPTIONS, "destination", "cache")
+    return name in known and isinstance(value, (str, Path)) and str(value) not in ("", "-")
+
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -142,8 +197,8 @@ def _complete_preset(_context: click.Context, _option: click.Parameter, begun: s
 
 _PRESETS_HELP = "; ".join(f"{name}, {preset.meaning}" for name, preset in PRESETS.items())
 SEARCH: list[Decorator] = [
-    click.option("--preset", metavar="NAME", shell_complete=_complete_preset, help="Options under one name, of which those "
-                 f"that are given beside it replace its own: {_PRESETS_HELP}."),
+    click.option("--preset", metavar="NAME", shell_complete=_complete_preset, help="Options under one name, of which "
+                 f"those that are given beside it replace its own: {_PRESETS_HELP}."),
     *map(_click_option, ("seed", "candidates", "rounds", "schedule", "chains", "steps", "time_limit")),
     *map(_click_option, ("temperature", "friction", "langevin_time")),
 ]  # fmt: skip

@@ -15,14 +15,12 @@ from typing import Any, TextIO
 
 import click
 
-from imgsubset.cli.bars import ProgressBar
 from imgsubset.cli.help import HelpCommand
 from imgsubset.cli.options import collect_options
-from imgsubset.cli.scarce import check_memory_limit
+from imgsubset.cli.terminal import ProgressBar, check_memory_limit
 from imgsubset.errors import ImgsubsetError, OutputError, VerdictError
 from imgsubset.options import REMOVED_OPTIONS, unknown_name_message
-from imgsubset.results.lines import printable
-from imgsubset.results.score_lines import EIGHTH_BLOCKS, FULL_BLOCK
+from imgsubset.results.text import EIGHTH_BLOCKS, FULL_BLOCK, printable
 
 PRINT_OPTIONS = ("as_json", "fields", "quiet", "verbose")
 

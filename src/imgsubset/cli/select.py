@@ -10,23 +10,23 @@ from typing import Any, cast
 
 import click
 
+from imgsubset.annotations.filters import list_candidates
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import Command, Output, print_text
-from imgsubset.cli.shown import ReportFiles, check_outside
+from imgsubset.cli.report_files import ReportFiles, check_outside
 from imgsubset.cli.signals import interruptible
 from imgsubset.errors import GateError, OutputError, UsageError
 from imgsubset.files import write_output
 from imgsubset.inputs import Embeddings
 from imgsubset.options import Options
-from imgsubset.reading.contents import Listing
-from imgsubset.reading.filters import list_candidates
 from imgsubset.results.as_json import RECORD_KEYS, describe_export_result
 from imgsubset.results.as_text import export_summary
-from imgsubset.results.lines import printable
 from imgsubset.results.records import Placed
+from imgsubset.results.text import printable
+from imgsubset.sources.images import Listing
+from imgsubset.tasks.inputs import check_n
 from imgsubset.tasks.score import score
 from imgsubset.tasks.select import select_into
-from imgsubset.tasks.sizes import check_n
 from imgsubset.writing.export import EXPORT_MODES
 
 
@@ -66,7 +66,8 @@ class Job:
 @opt.add_options(opt.EMBEDDINGS)
 @opt.add_options(opt.MAX_LOSS, opt.MIN_ESS)
 @click.option("--mode", type=click.Choice([*EXPORT_MODES, "none"]), metavar="MODE", default="copy", show_default=True,
-              help=f"How the images come to DST: {', '.join(EXPORT_MODES)}; or none: not at all, without DST.")  # fmt: skip
+              help=f"How the images come to DST: {', '.join(EXPORT_MODES)}; or none: not at all, without "
+              "DST.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in DST; foreign files there stay.")
 @click.option("--list", "list_file", type=opt.PATH, metavar="FILE|-", help="Write the paths of the chosen images, one "
               "a line; '-' is stdout, and the summary then goes to stderr.")  # fmt: skip

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TypeAlias
 
-from imgsubset.cli.bars import ProgressBar
 from imgsubset.cli.output import Output
+from imgsubset.cli.terminal import ProgressBar
 
 FATAL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Handler: TypeAlias = Callable[[int, "FrameType | None"], None]

@@ -10,13 +10,13 @@ import click
 
 from imgsubset.cli import options as opt
 from imgsubset.cli.output import Command, Output
-from imgsubset.cli.shown import ReportFiles, check_outside
+from imgsubset.cli.report_files import ReportFiles, check_outside
 from imgsubset.cli.signals import interruptible
 from imgsubset.errors import UsageError
 from imgsubset.results.as_json import describe_export_result
 from imgsubset.results.as_text import split_summary
-from imgsubset.results.lines import printable
-from imgsubset.tasks.sizes import UNLIMITED_IMAGES, resolve_part_sizes
+from imgsubset.results.text import printable
+from imgsubset.tasks.inputs import UNLIMITED_IMAGES, resolve_part_sizes
 from imgsubset.tasks.split import split_into
 from imgsubset.writing.export import EXPORT_MODES
 

@@ -1,5 +1,5 @@
-"""Pixels, or tables of numbers, to blocks of moments: the extractors, ingest, embeddings, the cache.
+"""Pixels, or tables of numbers, to blocks of moments: extractors, ingest, embeddings, the cache.
 
-In: a Listing and options. Out: a Source, whose blocks hold a row of moments an image.
-May import: the ground, reading, statistics.
+In: a Listing and options. Out: blocks of moments with one row per image.
+May import: the root modules, sources, annotations, decoding, statistics.
 """

@@ -26,17 +26,15 @@ from typing import NamedTuple
 import numpy as np
 
 from imgsubset.errors import InputError, OutputError
-from imgsubset.features.tables import allocate_in_memory
+from imgsubset.features.array_storage import allocate_in_memory
 from imgsubset.files import PARTIAL_PREFIX, Stamp, write_atomic
 
 # A file may be rewritten with the same size just after it was decoded, and its modification time may stay the same:
 # clocks tick every 1 to 10 ms, and some file systems keep whole seconds, or even ones. As in Git's index, the stamp of
 # a file that was modified this shortly before the cache was opened, or since, vouches for nothing.
 RACY_NS, RACY_SECONDS_NS = 20_000_000, 2_000_000_000
-MAX_SMALL_SEGMENTS, SMALL_SEGMENT_BYTES = (
-    32,
-    1 << 20,
-)  # more segments than this, of fewer bytes than that, become part of the next one
+MAX_SMALL_SEGMENTS = 32  # more segments than this, of fewer bytes than below, become part of the next one
+SMALL_SEGMENT_BYTES = 1 << 20
 MAX_TIMESTAMP = 2.0**32  # seconds since 1970: a file may claim a year that no calendar has
 ABANDONED_SECONDS = 86_400  # age of a file that its writer did not live to finish
 # A letter for the type of a file, as `ls -l` has it, and the name: of a recipe's folder or a database of version 0.1.0,

@@ -1,4 +1,4 @@
-"""Features computed elsewhere, a row of numbers an image, to moments: checked, and reduced to principal components.
+"""Embeddings computed elsewhere: checked, reduced to principal components, converted to moments.
 
 The later stages standardise every channel, and a component with a thousandth of the variance would then count as much
 as the first. So the components are turned at random, after which all channels vary by about as much. With 1,024
@@ -6,14 +6,17 @@ features of a random CNN of 10,000 CIFAR images, n = 500 and K = 64, the Frechet
 was then 0.795 of a random subset's (mean of 6 searches), and KL 0.31; with plain components 0.807 and 0.20.
 
 Shapes: N images, D dimensions, K components.
+
+Of more than MOST channels an image's mean is kept, as a vector of numbers with one position: projected at random to
+PROJECTED before anything is stored, and to its principal components once all images are known.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from posixpath import normpath
 
@@ -24,11 +27,20 @@ from torch import Tensor
 
 from imgsubset.devices import single_threaded
 from imgsubset.errors import InputError, UsageError
+from imgsubset.features.array_storage import PROJECTED_CHANNELS
 from imgsubset.files import read_input_file
 from imgsubset.inputs import Embeddings
-from imgsubset.reading.contents import Listing
-from imgsubset.reading.listing import parse_paths
-from imgsubset.statistics.moments import MIN_RELATIVE_VARIANCE, ImageMoments
+from imgsubset.sources.images import Listing
+from imgsubset.sources.listing import parse_paths
+from imgsubset.statistics.moments import (
+    MIN_RELATIVE_VARIANCE,
+    ImageMoments,
+    LazyMoments,
+    Standardiser,
+    compute_all_moments,
+    compute_subset_moments,
+)
+from imgsubset.statistics.rng import make_generator
 
 # Of more dimensions as many components are kept, unless asked otherwise. 256 of 1,024 made the search of 10,000 images
 # 20 times slower, and the subset's Frechet distance in all dimensions was no lower (0.80 of a random subset's against
@@ -209,3 +221,63 @@ def fit_pca(values: np.ndarray, order: Sequence[int], wanted: int) -> tuple[Tens
     projection = vectors / scale[:, None] @ torch.linalg.qr(noise).Q
     explained = float(eigenvalues[:count].sum() / eigenvalues.clamp(min=0).sum()) if count else 1.0
     return center, projection, min(explained, 1.0)
+
+
+MAX_CHANNELS = DEFAULT_COMPONENTS  # channels
+
+
+def project_channels(images: ImageMoments) -> ImageMoments:
+    """Moments of at most PROJECTED channels, each image by itself; few channels stay as they are."""
+    if images.channels <= MAX_CHANNELS:
+        return images
+    mean = images.mean
+    if images.channels > PROJECTED_CHANNELS:
+        # A random projection to so many numbers keeps distances to a few per cent (Johnson & Lindenstrauss, 1984).
+        generator = torch.Generator().manual_seed(images.channels)
+        projection = torch.randn(images.channels, PROJECTED_CHANNELS, generator=generator) / PROJECTED_CHANNELS**0.5
+        mean = mean @ projection.to(mean)
+    return _vectors_to_moments(mean)
+
+
+def reduce_channels(images: ImageMoments) -> ImageMoments:
+    """The first principal components, turned at random, of vectors of more than MOST numbers."""
+    if images.channels <= MAX_CHANNELS:
+        return images
+    seen = fit_reduction(images)
+    with single_threaded():  # so that sums have one order
+        return ImageMoments(torch.cat([seen(block) for block in images.blocks()]), 1)
+
+
+def fit_reduction(images: ImageMoments) -> Callable[[Tensor], Tensor]:
+    """What makes the reduced rows of rows of a table, by the components of these images."""
+    if images.channels <= MAX_CHANNELS:
+        return lambda rows: rows
+    with single_threaded():
+        center, projection, _ = fit_pca(images.mean.cpu().numpy(), range(len(images)), MAX_CHANNELS)
+
+    def seen(rows: Tensor) -> Tensor:
+        mean = rows[:, : images.channels].double().cpu()
+        return _vectors_to_moments(((mean - center) @ projection).float()).table.to(rows)
+
+    return seen
+
+
+def standardise_lazily(images: ImageMoments, sampled: int) -> tuple[LazyMoments, Standardiser]:
+    """Reduced, by the components of a sample of so many, and standardised, whenever some rows are looked at."""
+    some = torch.randperm(len(images), generator=make_generator(torch.device("cpu"), "sample"))[:sampled].sort().values
+    sample = ImageMoments(images.table[some.to(images.table.device)], images.positions)
+    seen, positions = fit_reduction(sample), images.positions if images.channels <= MAX_CHANNELS else 1
+    sample = ImageMoments(seen(sample.table), positions)
+    found = LazyMoments(images.table, positions, seen, sample, compute_all_moments(sample))
+    whole = compute_subset_moments(found, torch.arange(len(images))[None], torch.float64).take(0)
+    scale = Standardiser.of(whole.mean, whole.var)
+
+    def standardised(rows: Tensor) -> Tensor:
+        return scale.rows(seen(rows)).float()
+
+    return replace(found, seen=standardised, sample=scale.apply(sample), whole=scale.moments(whole)), scale
+
+
+def _vectors_to_moments(mean: Tensor) -> ImageMoments:
+    """With one position, the mean square is the square of the mean."""
+    return ImageMoments(torch.cat([mean, mean.square()], 1), 1)

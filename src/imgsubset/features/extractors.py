@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.decoding.decode import FID_RESOLUTION
 from imgsubset.errors import UsageError, did_you_mean
-from imgsubset.reading.decoding import FID_RESOLUTION
 
 if TYPE_CHECKING:
     from imgsubset.features.random_cnn import Extractor
@@ -49,7 +49,7 @@ def _inception_spec(numbers: int, where: str) -> ExtractorSpec:
         f"what the Inception network of the FID makes of a picture {where}",
         numbers,
         FID_RESOLUTION,
-        lambda **parameters: load_module("inception").Inception(numbers, **parameters),
+        lambda **parameters: load_module("pretrained").Inception(numbers, **parameters),
         weights=True,
         raw=True,
     )
@@ -66,31 +66,31 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
         "the reds, greens and blues of all pixels, wherever they are; a fifteenth of the time of random-cnn",
         3,
         32,
-        lambda: load_module("pixels").pixel_maps,
+        lambda: load_module("handcrafted").pixel_maps,
     ),
     "thumbnail": ExtractorSpec(
         "the layout: the picture at 8 x 8 pixels; next to no time",
         192,
         8,
-        lambda: load_module("pixels").thumbnail,
+        lambda: load_module("handcrafted").thumbnail,
     ),
     "fft": ExtractorSpec(
         "coarse and fine detail, by the Fourier transform; one to two times the time of random-cnn",
         9,
         None,
-        lambda **parameters: load_module("fft").FFT(**parameters),
+        lambda **parameters: load_module("handcrafted").FFT(**parameters),
     ),
     "colour": ExtractorSpec(
         "mean colour, and the shares of 60 colours, in Oklab; one and a half times the time of random-cnn",
         63,
         None,
-        lambda: load_module("colour").colour,
+        lambda: load_module("handcrafted").colour,
     ),
     "hog": ExtractorSpec(
         "directions of edges in each ninth, whatever the contrast; one and a half times the time of random-cnn",
         54,
         None,
-        lambda: load_module("hog").hog,
+        lambda: load_module("handcrafted").hog,
     ),
     "torchvision": ExtractorSpec(
         "what a network trained on ImageNet tells apart, as in torchvision:resnet18; hundreds of times as slow",

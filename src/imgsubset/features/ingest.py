@@ -12,15 +12,14 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from imgsubset.cores import max_threads
-from imgsubset.devices import exact_matmul, explain_gpu_error, free_gpu_memory, thread_pool
+from imgsubset.decoding.workers import Chunk
+from imgsubset.devices import exact_matmul, explain_gpu_error, free_gpu_memory, max_threads, thread_pool
+from imgsubset.features.array_storage import allocate_table, is_memmapped
 from imgsubset.features.cache import CacheResult
 from imgsubset.features.custom import ExternalExtractor
+from imgsubset.features.embeddings import project_channels
 from imgsubset.features.random_cnn import Extractor, compute_image_moments
-from imgsubset.features.reduction import project_channels
-from imgsubset.features.tables import allocate_table, is_memmapped
 from imgsubset.files import Stamps
-from imgsubset.reading.processes import Chunk
 from imgsubset.statistics.moments import BLOCK_ROWS, Block, ImageMoments
 
 T = TypeVar("T")

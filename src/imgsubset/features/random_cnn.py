@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imgsubset.errors import UsageError
-from imgsubset.features.pixels import pixel_maps
+from imgsubset.features.handcrafted import pixel_maps
 from imgsubset.options import TAPS
 from imgsubset.statistics.moments import ImageMoments, maps_to_moments
 

@@ -1,5 +1,5 @@
-"""Records of what came out of a task, as JSON and as text.
+"""Records of what tasks return, as JSON and as text.
 
 In: values. Out: frozen records, dictionaries for json.dumps, text for a terminal.
-May import: the ground, and records of reading, features, statistics and search.
+May import: the root modules, and records of sources, features, statistics and search.
 """

@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Any
 from imgsubset.files import describe_file
 from imgsubset.inputs import Labels
 from imgsubset.options import FIELDS, MATCH_TERMS, NOTHING, SELECTION, Options
-from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.comparison import Comparison, Distance, Overlap
-from imgsubset.results.estimates import Estimate, Estimated
-from imgsubset.results.records import Embedded, Export, Placed, Result, Scored, Selection, Verification
+from imgsubset.results.records import (
+    Embedded,
+    Estimate,
+    Estimated,
+    Export,
+    Placed,
+    Result,
+    Scored,
+    Selection,
+    Verification,
+)
 from imgsubset.results.scores import Measured, Score
+from imgsubset.sources.images import RejectedFile
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import CacheEntry
@@ -24,12 +33,12 @@ if TYPE_CHECKING:
 MANIFEST_FORMAT = 2  # of the manifest; raised when a reader of an older one would misread it
 _COMMON_KEYS = ("program", "libraries", "device", "options", "warnings", "seconds")
 RECORD_KEYS = {  # of the records that the functions below make
-    "placed": ("format", *_COMMON_KEYS, "source", "source_digest", "n", "request", "counts", "classes", "tables", "score",
-               "interrupted", "rejected", "trace", "files", "extras", "destination"),
+    "placed": ("format", *_COMMON_KEYS, "source", "source_digest", "n", "request", "counts", "classes", "tables",
+               "score", "interrupted", "rejected", "trace", "files", "extras", "destination"),
     "scored": (*_COMMON_KEYS, "source", "subset", "n", "counts", "score", "rejected", "foreign", "files"),
     "comparison": (*_COMMON_KEYS, "first", "second", "counts", "loss", "divergences", "overlaps", "kid", "rejected"),
-    "estimated": (*_COMMON_KEYS, "source", "subset", "n", "counts", "chosen", "estimates", "differences", "rejected", "foreign",
-                  "files"),
+    "estimated": (*_COMMON_KEYS, "source", "subset", "n", "counts", "chosen", "estimates", "differences",
+                  "rejected", "foreign", "files"),
     "embedded": (*_COMMON_KEYS, "source", "shard", "cache", "counts", "rejected"),
     "verification": ("folder", "checked", "missing", "changed", "extra", "good"),
 }  # fmt: skip

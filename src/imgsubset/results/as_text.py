@@ -1,25 +1,41 @@
-"""Results as text that is readable at a glance."""
+"""Results as text for a terminal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.errors import shorten
 from imgsubset.results.comparison import Comparison, Distance, Overlap
-from imgsubset.results.lines import (
+from imgsubset.results.records import (
+    Difference,
+    Embedded,
+    Estimate,
+    Estimated,
+    Export,
+    Placed,
+    Scored,
+    Selection,
+    Verification,
+)
+from imgsubset.results.text import (
     MAX_LINES,
+    comparison_verdict,
+    fid_lines,
     format_notes,
     format_paths,
     format_rejected_files,
     format_table,
     format_times,
+    label_kids,
     limit_lines,
+    metadata_lines,
     printable,
+    score_lines,
 )
-from imgsubset.results.records import Embedded, Export, Placed, Scored, Selection, Verification
-from imgsubset.results.score_lines import comparison_verdict, fid_lines, label_kids, metadata_lines, score_lines
 
 if TYPE_CHECKING:
     from imgsubset.features.cache import CacheEntry
@@ -298,3 +314,70 @@ def batch_summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _format_p_value(value: float) -> str:
     return f"{value:.3f}" if value > MIN_P_VALUE else f"<={MIN_P_VALUE}"
+
+
+MAX_DECIMALS = 12  # at most, behind the point
+
+
+def estimate_summary(estimated: Estimated, verbose: bool = False) -> str:
+    """A paragraph a result, and one a difference; those that are decided come first."""
+    n, total = len(estimated.paths), estimated.total
+    lines = [f"{n:,} of {total:,} images of {printable(estimated.source.name)}: {printable(estimated.subset)}", ""]
+    lines += [_format_estimate(one, estimated) for one in estimated.estimates]
+    differences = sorted(estimated.differences, key=lambda one: not one.decided)
+    if differences:
+        more = "... and {:,} more differences; -v shows all"
+        lines += ["", *limit_lines(map(_format_difference, differences), len(differences), more, verbose)]
+    if not estimated.chosen:
+        lines += ["", "The intervals are right if the subset was drawn at random."]
+    return "\n".join(
+        [
+            *lines,
+            *format_notes(estimated.warnings),
+            "",
+            format_times(estimated.seconds, verbose),
+            *format_rejected_files("not in the source, left out", estimated.foreign, verbose),
+            *format_rejected_files("skipped", estimated.rejected, verbose),
+        ]
+    )
+
+
+def _format_estimate(one: Estimate, estimated: Estimated) -> str:
+    name, subset, value = (
+        _format_name(one.name),
+        _format_number(one.subset, one.error),
+        _format_number(one.value, one.error),
+    )
+    whole = f"{value} estimated for the whole {_format_interval(one)}"
+    return f"{name}: {subset} on the subset, {whole}, {_format_ess(one, estimated.total)}"
+
+
+def _format_difference(one: Difference) -> str:
+    value, higher = _format_number(one.value, one.error), one.first if one.value > 0 else one.second
+    verdict = f"{_format_name(higher)} is higher" if one.decided else "not decided"
+    names = f"{_format_name(one.first)} - {_format_name(one.second)}"
+    return f"{names}: {value} estimated for the whole {_format_interval(one)}: {verdict}"
+
+
+def _format_interval(one: Estimate) -> str:
+    return f"({_format_number(one.low, one.error)} to {_format_number(one.high, one.error)}, 95 %)"
+
+
+def _format_ess(one: Estimate, total: int) -> str:
+    if one.equivalent is None:
+        return "without an error that shows"
+    if one.equivalent > total:
+        return f"as exact as more than {total:,} random images"
+    return f"as exact as {one.equivalent:,.0f} random images"
+
+
+def _format_number(value: float, error: float) -> str:
+    """With two digits of its error."""
+    if not error > 0 or abs(value) >= 1e12:
+        return f"{value:.6g}"
+    behind = 1 - math.floor(math.log10(error))
+    return f"{value:.6g}" if behind > MAX_DECIMALS else f"{value:,.{max(0, behind)}f}"
+
+
+def _format_name(name: str) -> str:
+    return printable(shorten(name, 60))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from imgsubset.reading.contents import Listing, RejectedFile
-from imgsubset.results.evidence import ComparisonReportData
 from imgsubset.results.records import Result
+from imgsubset.results.report_data import ComparisonReportData
+from imgsubset.sources.images import Listing, RejectedFile
 
 ROUNDING_TOLERANCE = 1e-9  # relative: two sets dealt out again as they are may sum up otherwise
 

@@ -8,9 +8,8 @@ from torch import Tensor
 from imgsubset.devices import map_parallel
 from imgsubset.search.choices import Choices
 from imgsubset.search.loop import Round
-from imgsubset.statistics.dice import make_generator
-from imgsubset.statistics.noised import NoisyBatch, NoisyObjective
-from imgsubset.statistics.objective import Objective
+from imgsubset.statistics.objective import NoisyBatch, NoisyObjective, Objective
+from imgsubset.statistics.rng import make_generator
 
 ROUNDS = 8  # at least, unless asked otherwise, and more where a round would hold more than
 ROUND_BYTES = 256 << 20  # of rows and moments

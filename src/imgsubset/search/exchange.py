@@ -24,7 +24,7 @@ from imgsubset.devices import single_threaded
 from imgsubset.search.choices import Choices
 from imgsubset.search.loop import Round
 from imgsubset.search.quadratic import Quadratic
-from imgsubset.statistics.dice import make_generator
+from imgsubset.statistics.rng import make_generator
 
 # Chosen by measurement: pools of 64 to 256 and windows of 32 to 128 do equally well.
 POOL, WINDOW = 128, 64

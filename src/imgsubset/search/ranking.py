@@ -7,7 +7,7 @@ from torch import Tensor
 
 from imgsubset.devices import exact_matmul
 from imgsubset.search.quadratic import Quadratic
-from imgsubset.statistics.dice import make_generator
+from imgsubset.statistics.rng import make_generator
 
 # Ranks that are chosen, each at the price of a pass over the rows: longer beginnings are close anyway.
 MOST_HERDED, LEAST_HERDED, PASSED = 1000, 100, 2_000_000

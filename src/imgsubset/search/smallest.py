@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imgsubset.search.quadratic import Quadratic
 from imgsubset.search.ranking import herding_order
-from imgsubset.statistics.dice import make_generator
+from imgsubset.statistics.rng import make_generator
 
 CLOSE = 0.02  # of n: nearer than this, one search differs from the next by as much
 ENOUGH = 1.05  # times the target: a size that is better by no more than this is small enough

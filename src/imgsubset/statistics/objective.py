@@ -1,8 +1,10 @@
-"""The score of a subset: its loss against the source, noise-free or noised, in units of a random subset's.
+"""The loss of a subset against its source, noise-free or under Langevin noise, relative to random subsets.
 
 A loss is the weighted mean of that of its terms, one for each block of features; one block is the special case.
 
 Shapes: N images, n of them in a subset, K subsets, B blocks of features.
+
+Shapes: K subsets in a batch, C channels.
 """
 
 from __future__ import annotations
@@ -15,11 +17,18 @@ import torch
 from torch import Generator, Tensor
 
 from imgsubset.devices import exact_matmul, map_parallel
-from imgsubset.statistics.dice import make_generator
-from imgsubset.statistics.divergences import DIVERGENCES, compute_divergences, compute_weighted_divergence
-from imgsubset.statistics.langevin import Langevin
+from imgsubset.divergence_weights import Weights
+from imgsubset.statistics.divergences import (
+    DIVERGENCES,
+    EIGEN_BATCH,
+    compute_divergences,
+    compute_weighted_divergence,
+    frechet,
+    frechet_bound,
+)
+from imgsubset.statistics.langevin import Langevin, noised_source, noised_subsets
 from imgsubset.statistics.moments import Block, LazyMoments, Moments, compute_all_moments, compute_subset_moments
-from imgsubset.weights import Weights
+from imgsubset.statistics.rng import make_generator
 
 N_BASELINE_SUBSETS = 1024
 # Images in a random subset of the baseline, at most: a larger one's divergences follow from 1/n - 1/N to within 1 %.
@@ -200,3 +209,76 @@ def effective_sample_size(loss: float, n: int, total: int) -> float:
     The expected loss of a random subset is proportional to 1/n - 1/N.
     """
     return 1 / (loss * (1 / n - 1 / total) + 1 / total)
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """Subsets after the noise.
+
+    subsets  of each term, their moments (K, ...)
+    rest     (K,) their loss but for the Frechet distance
+    bound    (K,) a lower bound of their loss
+    """
+
+    subsets: tuple[Moments, ...]
+    rest: Tensor
+    bound: Tensor
+
+
+class NoisyObjective:
+    """An objective under Langevin noise of this temperature."""
+
+    def __init__(self, objective: Objective, temperature: float) -> None:
+        self.n, self.device = objective.n, objective.device
+        self.noise = objective.langevin.coefficients(temperature)
+        sources = [noised_source(term.source, term.block.images.positions, *self.noise) for term in objective.terms]
+        self.terms = [replace(term, source=source) for term, source in zip(objective.terms, sources, strict=True)]
+
+    def loss(self, rows: Tensor, generator: Generator) -> Tensor:
+        """The loss (K,) of one batch of subsets (K, n)."""
+        subsets = self._subsets(rows, generator)
+        return sum_losses(term.share(one) for term, one in zip(self.terms, subsets, strict=True))
+
+    def batch(self, rows: Tensor, generator: Generator) -> NoisyBatch:
+        """Subsets (K, n) with noise that the generator alone decides, for `lowest`."""
+        subsets = self._subsets(rows, generator)
+        pairs = [*zip(self.terms, subsets, strict=True)]
+        rest = sum_losses(term.share(one, without="frechet") for term, one in pairs)
+        bound = sum_losses(term.frechet_weight * frechet_bound(one, term.source) for term, one in pairs)
+        return NoisyBatch(subsets, rest, rest + bound)
+
+    def lowest(self, batches: Sequence[NoisyBatch], count: int) -> Tensor:
+        """Which `count` of the subsets of all batches have the lowest loss, in ascending order of it.
+
+        Just what `loss` would rank first, without the eigenvalues of subsets that the bound rules out.
+        """
+        rest, loss = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("rest", "bound"))
+        places = [(batch, k) for batch in batches for k in range(len(batch.rest))]
+
+        def exact(some: Tensor) -> Tensor:
+            shares = []
+            for number, term in enumerate(self.terms):
+                subsets = Moments.stack(
+                    [batch.subsets[number].take(k) for batch, k in map(places.__getitem__, some.tolist())]
+                )
+                shares.append(term.frechet_weight * frechet(subsets, term.source))
+            return rest[some] + sum_losses(shares)
+
+        def make_exact(which: Tensor) -> None:
+            if len(which):
+                size = EIGEN_BATCH if self.device.type == "cpu" else len(which)  # a GPU's are dealt out once for all
+                loss[which] = torch.cat(map_parallel(exact, torch.split(which, size), self.device))
+
+        if any(term.frechet_weight for term in self.terms):
+            first, later = loss.argsort().tensor_split([4 * count])
+            make_exact(first)
+            make_exact(later[loss[later] <= loss[first].kthvalue(count).values])
+        return torch.topk(loss, count, largest=False).indices
+
+    def _subsets(self, rows: Tensor, generator: Generator) -> tuple[Moments, ...]:
+        found = []
+        for images in (term.block.images for term in self.terms):
+            vectors = images.mean[rows] if self.n <= images.channels else None
+            moments = compute_subset_moments(images, rows)
+            found.append(noised_subsets(moments, self.n, images.positions, *self.noise, generator, vectors))
+        return tuple(found)

@@ -17,8 +17,13 @@ import torch
 from torch import Tensor
 
 from imgsubset.devices import map_parallel
-from imgsubset.statistics.dice import draw_permutation
 from imgsubset.statistics.divergences import DIVERGENCES, compute_divergences
+from imgsubset.statistics.generative_metrics import (
+    choose_permutation_count,
+    compute_permuted_fids,
+    compute_permuted_kids,
+    draw_assignments,
+)
 from imgsubset.statistics.moments import (
     ImageMoments,
     Moments,
@@ -28,12 +33,7 @@ from imgsubset.statistics.moments import (
     fit_standardiser,
     row_keys,
 )
-from imgsubset.statistics.vectors import (
-    choose_permutation_count,
-    compute_permuted_fids,
-    compute_permuted_kids,
-    draw_assignments,
-)
+from imgsubset.statistics.rng import draw_permutation
 
 N_PERMUTATIONS = 1000
 # Of the pooled variance: a channel that varies less in the reference counts as varying this much. In its own units a

@@ -1,4 +1,4 @@
-"""What a user asks for: select, split, score, compare, verify, estimate; and what may be chosen.
+"""What a user asks for: select, split, score, compare, estimate, verify, embed. One module per task.
 
 In: sources, sizes, options. Out: records of results. A task is a function that calls the stages in their order.
 May import: everything but cli.

@@ -1,4 +1,4 @@
-"""How far apart two folders of images are, and whether two samples of one distribution would be as far."""
+"""How far apart two folders of images are, beside what two random samples of one distribution would show."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgsubset.devices import run_with_cpu_fallback
+from imgsubset.divergence_weights import DIVERGENCE_NAMES, Weights
 from imgsubset.features.extractors import is_raw
-from imgsubset.features.source import SourceFeatures, load_features
-from imgsubset.features.spaces import choose_resolution
+from imgsubset.features.feature_spaces import choose_resolution
+from imgsubset.features.load import SourceFeatures, load_features
 from imgsubset.options import Options, merge_options
 from imgsubset.progress import Clock, Progress, as_progress
-from imgsubset.reading.given import AnySource
-from imgsubset.results.comparison import ROUNDING_TOLERANCE, Comparison, Distance
-from imgsubset.tasks.given import check_callable, resolve_inputs
-from imgsubset.tasks.overlaps import compute_overlaps, extra_feature_views
-from imgsubset.weights import DIVERGENCE_NAMES, Weights
+from imgsubset.results.comparison import ROUNDING_TOLERANCE, Comparison, Distance, Overlap
+from imgsubset.sources.python_sources import AnySource
+from imgsubset.tasks.inputs import check_callable, resolve_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +101,7 @@ def _compare_features(
         lying, sampled = compute_overlaps(one, other, PERMUTATION_SEED)
     shown = None
     if gather:
-        from imgsubset.tasks.contrast import gather_comparison_data
+        from imgsubset.report.gather import gather_comparison_data
 
         with clock.stage("report"):
             figures = {"loss": (float(total), floor)}
@@ -151,4 +150,49 @@ def _make_distance(value: Tensor, floor: Tensor) -> Distance:
         floor_mean=float(floor.mean()),
         floor_limit=float(floor.quantile(UPPER_NULL_QUANTILE)),
         p_value=(1 + int((floor >= value - ROUNDING_TOLERANCE * value.abs()).sum())) / (1 + len(floor)),
+    )
+
+
+LOWER_NULL_QUANTILE = 0.01  # the quantile of random deals that a value must stay below to lie outside the noise floor
+
+
+def extra_feature_views(options: Options, extractor: Extractor | None) -> tuple[str, ...]:
+    """What else of the pixels must be seen, names in `features.spaces.VIEWS`.
+
+    To a random CNN a blurred picture is a usual one without much texture: its filters answer to coarse shapes above
+    all, as pictures mostly consist of these. In the Fourier transform fine detail counts as much.
+    """
+    return ("fft",) if extractor is None and {*dict(options.features)} == {"random-cnn"} else ()
+
+
+def compute_overlaps(
+    one: SourceFeatures, other: SourceFeatures, seed: int
+) -> tuple[dict[str, Overlap], tuple[str, ...]]:
+    """The four of two sources by name, of which the first is the reference; and what is to be said of them.
+
+    An image is a point: its vectors in all spaces side by side, each space with its weight; views beside them count as
+    much as they do together. The vectors of a feature that is compared as it is are so here, if it is alone.
+    """
+    from imgsubset.statistics.generative_metrics import MAX_PRDC_IMAGES, PRDC_NAMES, compare_prdc, join_spaces
+
+    spaces = [(mine.images.mean, theirs.images.mean) for mine, theirs in zip(one.blocks, other.blocks, strict=True)]
+    weights = [block.weight for block in one.blocks]
+    for name in one.seen:
+        spaces.append((one.seen[name].mean, other.seen[name].mean))
+        weights.append(1.0)
+    alone = len(spaces) == 1 and is_raw(one.blocks[0].name)
+    values, floor = compare_prdc(*(spaces[0] if alone else join_spaces(spaces, weights)), seed)
+    many = len(one.paths) > MAX_PRDC_IMAGES or len(other.paths) > MAX_PRDC_IMAGES
+    return {
+        name: _make_overlap(value, dealt) for name, value, dealt in zip(PRDC_NAMES, values, floor.T, strict=True)
+    }, ((f"precision, recall, density and coverage are of at most {MAX_PRDC_IMAGES:,} images of each",) if many else ())
+
+
+def _make_overlap(value: Tensor, floor: Tensor) -> Overlap:
+    """A value, and the floor (draws,) of it."""
+    return Overlap(
+        value=float(value),
+        floor_mean=float(floor.mean()),
+        floor_limit=float(floor.quantile(LOWER_NULL_QUANTILE)),
+        p_value=(1 + int((floor <= value * (1 + ROUNDING_TOLERANCE)).sum())) / (1 + len(floor)),
     )

@@ -8,13 +8,13 @@ from typing import Any
 
 from imgsubset.devices import run_with_cpu_fallback
 from imgsubset.errors import UsageError, short_repr
-from imgsubset.features.filling import fill_cache
-from imgsubset.features.pieces import shard_indices
+from imgsubset.features.distributed_ingest import shard_indices
+from imgsubset.features.load import fill_cache
 from imgsubset.options import Options, merge_options
 from imgsubset.progress import Clock, Progress, as_progress
-from imgsubset.reading.given import AnySource
 from imgsubset.results.records import Embedded
-from imgsubset.tasks.given import required_feature_views, resolve_inputs
+from imgsubset.sources.python_sources import AnySource
+from imgsubset.tasks.inputs import required_feature_views, resolve_inputs
 
 
 def embed(

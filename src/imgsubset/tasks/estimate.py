@@ -1,30 +1,29 @@
-"""What results on a subset say of the whole source."""
+"""Estimate metrics over the whole dataset from results on a subset."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
+from posixpath import normpath
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.annotations.classes import check_classes, parse_groups, resolve_classes
+from imgsubset.annotations.model_results import AnyModelResults, ModelResults, read_model_results
 from imgsubset.devices import run_with_cpu_fallback, single_threaded
-from imgsubset.errors import InputError, shorten
-from imgsubset.features.source import SourceFeatures
+from imgsubset.errors import InputError, UsageError, shorten
+from imgsubset.features.load import SourceFeatures
 from imgsubset.inputs import EmbeddingsLike, convert_value
 from imgsubset.options import Options
 from imgsubset.progress import Clock, Progress, as_progress
-from imgsubset.reading.given import AnySource
-from imgsubset.reading.labels import check_classes, parse_groups, resolve_classes
-from imgsubset.reading.outcomes import AnyModelResults, ModelResults, read_model_results
-from imgsubset.results.estimates import Difference, Estimate, Estimated
-from imgsubset.results.records import Selection
-from imgsubset.tasks.given import check_callable
-from imgsubset.tasks.lineup import align_results
-from imgsubset.tasks.matching import SubsetMembers
-from imgsubset.tasks.members import ExistingSubset, resolve_subset
+from imgsubset.results.records import Difference, Estimate, Estimated, Selection
+from imgsubset.sources.python_sources import AnySource, make_relative
+from imgsubset.tasks.existing_subset import ExistingSubset, SubsetMembers, resolve_subset
+from imgsubset.tasks.inputs import check_callable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,8 +148,7 @@ def _compute_estimates(
     """Of each result, and of the difference of each pair."""
     import torch
 
-    from imgsubset.statistics.covariates import compute_covariates
-    from imgsubset.statistics.estimation import estimate_means
+    from imgsubset.statistics.estimation import compute_covariates, estimate_means
 
     columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in results.items()}
     values = torch.stack([*columns.values(), *(columns[one] - columns[other] for one, other in pairs)], 1)
@@ -205,3 +203,57 @@ def _constant_result_notes(found: Sequence[Estimate], n: int, total: int) -> lis
         return []
     these, missed = shorten(", ".join(map(repr, names)), 300), 1 - 0.05 ** (1 / n)
     return [f"{these}: all {n:,} images are alike; up to {missed:.2g} of the whole may be otherwise and not show"]
+
+
+def align_results(
+    outcomes: ModelResults, matched: SubsetMembers, source: SourceFeatures
+) -> tuple[dict[str, list[float]], list[str]]:
+    """The results by name, in the order of the subset's rows, and what a user should know.
+
+    Raises InputError for images of the subset that have no result or several, naming the first, UsageError for lists of
+    another length.
+    """
+    found, notes = (
+        _align_by_order(outcomes, matched) if outcomes.paths is None else _align_by_path(outcomes, matched, source)
+    )
+    if missing := [row for row in matched.rows if row not in found]:
+        some = f"{len(missing):,} of the {len(matched.rows):,} images of the subset"
+        about = "" if found or not outcomes.paths else f"; they begin with '{shorten(outcomes.paths[0], 300)}'"
+        raise InputError(f"{outcomes.name} lack {some}, the first of them '{source.paths[missing[0]]}'{about}")
+    return {name: [values[found[row]] for row in matched.rows] for name, values in outcomes.columns.items()}, notes
+
+
+def _align_by_order(outcomes: ModelResults, matched: SubsetMembers) -> tuple[dict[int, int], list[str]]:
+    if len(outcomes.places) != len(matched.order):
+        raise UsageError(
+            f"there are {len(outcomes.places):,} results for the {len(matched.order):,} images of the subset"
+        )
+    members = [(path, place) for place, path in enumerate(matched.order) if path in matched.places]
+    return {matched.places[path]: place for path, place in reversed(members)}, []  # of one listed twice, the first
+
+
+def _align_by_path(
+    outcomes: ModelResults, matched: SubsetMembers, source: SourceFeatures
+) -> tuple[dict[int, int], list[str]]:
+    """Paths may be those of the subset or of the source; from there or from the current folder."""
+    rows, here = {path: row for row, path in enumerate(source.paths)}, frozenset(matched.rows)
+    known = frozenset(rows)
+    found: dict[int, int] = {}
+    extra = []
+    for place, written in enumerate(outcomes.paths or ()):
+        path = normpath(written.strip())
+        row = matched.places.get(path)
+        if row is None:
+            row = matched.places.get(os.path.relpath(path, matched.root))
+        if row is None:
+            row = rows.get(make_relative(path, source.listing, known))
+        if row is None or row not in here:
+            extra.append(written)
+        elif (first := found.setdefault(row, place)) != place:
+            where = f"{outcomes.places[first]} and {outcomes.places[place]}"
+            raise InputError(f"{outcomes.name} have two rows of '{source.paths[row]}', in {where}")
+    if not extra:
+        return found, []
+    several = f"are {len(extra):,} rows" if len(extra) > 1 else "is a row"
+    example = shorten(extra[0], 300)
+    return found, [f"there {several} of {outcomes.name} about no image of the subset, such as '{example}'"]

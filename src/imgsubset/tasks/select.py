@@ -8,22 +8,28 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from imgsubset.checks import as_float
+from imgsubset.annotations.classes import check_classes, resolve_classes
 from imgsubset.devices import run_with_cpu_fallback
 from imgsubset.errors import InputError
-from imgsubset.features.source import SourceFeatures, load_features
-from imgsubset.inputs import Embeddings, EmbeddingsLike, convert_value
+from imgsubset.features.load import SourceFeatures, load_features
+from imgsubset.inputs import Embeddings, EmbeddingsLike, as_float, convert_value
 from imgsubset.options import Options, merge_options
 from imgsubset.progress import Clock, Progress, as_progress
-from imgsubset.reading.contents import Listing
-from imgsubset.reading.given import AnySource
-from imgsubset.reading.labels import check_classes, resolve_classes
 from imgsubset.results.as_json import describe_selection, make_request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.given import check_callable, parse_destination, required_feature_views, resolve_inputs
+from imgsubset.sources.images import Listing
+from imgsubset.sources.python_sources import AnySource
+from imgsubset.tasks.inputs import (
+    check_callable,
+    check_n,
+    is_auto,
+    parse_destination,
+    required_feature_views,
+    resolve_inputs,
+    resolve_n,
+)
 from imgsubset.tasks.score import check_gates
-from imgsubset.tasks.searching import Run, StopCheck, make_selection, never_stop, search_n, search_smallest_n
-from imgsubset.tasks.sizes import check_n, is_auto, resolve_n
+from imgsubset.tasks.search import Run, StopCheck, make_selection, never_stop, search_n, search_smallest_n
 from imgsubset.writing.destination import (
     check_destination_free,
     find_finished_export,
@@ -182,7 +188,7 @@ def prepare_search(
     )
     with clock.stage("constraints"):
         from imgsubset.tasks.constraints import resolve_constraints
-        from imgsubset.tasks.known import add_match_blocks
+        from imgsubset.tasks.match_terms import add_match_blocks
 
         read = add_match_blocks(read, options, n(len(read.paths))).standardise()
         return read, resolve_constraints(read, options)

@@ -15,32 +15,38 @@ from pathlib import Path
 from posixpath import basename
 from typing import TYPE_CHECKING, Any
 
+from imgsubset.annotations.classes import APPARENT_GROUP_PATTERN, find_apparent_groups
 from imgsubset.devices import run_with_cpu_fallback
 from imgsubset.errors import InputError, OutputError, UsageError
 from imgsubset.inputs import EmbeddingsLike, convert_value
 from imgsubset.options import Options, merge_options
 from imgsubset.progress import Clock, Progress, as_progress
-from imgsubset.reading.given import AnySource
-from imgsubset.reading.labels import APPARENT_GROUP_PATTERN, find_apparent_groups
 from imgsubset.results.as_json import describe_selection, make_request
 from imgsubset.results.records import Placed, Selection
-from imgsubset.tasks.given import check_callable, parse_destination, resolve_inputs
-from imgsubset.tasks.searching import Run, StopCheck, evaluate_rows, make_selection, never_stop, search_n
+from imgsubset.sources.python_sources import AnySource
+from imgsubset.tasks.inputs import (
+    UNLIMITED_IMAGES,
+    check_callable,
+    parse_destination,
+    resolve_inputs,
+    resolve_part_sizes,
+)
+from imgsubset.tasks.search import Run, StopCheck, evaluate_rows, make_selection, never_stop, search_n
 from imgsubset.tasks.select import group_notes, prepare_search
-from imgsubset.tasks.sizes import UNLIMITED_IMAGES, resolve_part_sizes
-from imgsubset.writing.contents import has_tar_name
-from imgsubset.writing.description import prepare_split_data_yaml, write_split_data_yaml
 from imgsubset.writing.destination import (
     check_destination_free,
     find_finished_export,
     has_interrupted_export,
     open_destination,
+    prepare_split_data_yaml,
+    write_split_data_yaml,
 )
 from imgsubset.writing.export import check_mode, export_to_locked
-from imgsubset.writing.holding import LockedDestination
+from imgsubset.writing.lock import LockedDestination
+from imgsubset.writing.manifest import has_tar_name
 
 if TYPE_CHECKING:  # torch takes two seconds to import: the decoding processes work meanwhile
-    from imgsubset.reading.thumbnails import JpegThumbnail
+    from imgsubset.decoding.thumbnails import JpegThumbnail
     from imgsubset.tasks.constraints import SelectionConstraints
 
 Parts = Mapping[str, "int | str"]
@@ -75,14 +81,9 @@ def split(
         listing, options, embeddings = resolve_inputs(source, options, embeddings)
 
     def work(device: str, notes: tuple[str, ...]) -> dict[str, Selection]:
+        smallest = partial(_smallest_part_size, parts)
         read, allowed = prepare_search(
-            listing,
-            options,
-            device,
-            embeddings=embeddings,
-            clock=clock,
-            progress=tell,
-            n=partial(_smallest_part_size, parts),
+            listing, options, device, embeddings=embeddings, clock=clock, progress=tell, n=smallest
         )
         _, most = allowed.bounds()
         sizes = resolve_part_sizes(parts, most)
@@ -145,8 +146,7 @@ def split_into(
         ready: dict[str, Placed] = {}
         replaced: dict[str, tuple[LockedDestination, bool]] = {}
         for name in () if destination is None else parts:
-            assert destination is not None
-            held = stack.enter_context(open_destination(listing, Path(destination, name), mode))
+            held = stack.enter_context(open_destination(listing, Path(str(destination), name), mode))
             wanted = make_request(_describe_request(name, parts), options, described, mode, ranked=False)
             if not overwrite and (earlier := find_finished_export(listing, wanted, options, held.path)):
                 ready[name] = Placed(earlier.record, held.path, None, None)

@@ -10,11 +10,10 @@ from imgsubset.errors import InputError
 from imgsubset.files import N_IO_THREADS, walk_files
 from imgsubset.inputs import convert_value
 from imgsubset.progress import Progress, as_progress
-from imgsubset.reading.contents import RejectedFile
 from imgsubset.results.records import Verification
-from imgsubset.writing.contents import open_exported_files
-from imgsubset.writing.folders import open_folder
-from imgsubset.writing.manifest import Manifest, read_manifest
+from imgsubset.sources.images import RejectedFile
+from imgsubset.writing.manifest import Manifest, open_exported_files, read_manifest
+from imgsubset.writing.ownership import open_folder
 from imgsubset.writing.staging import find_staging_folders
 
 

@@ -1,5 +1,5 @@
-"""The destination: checked, filled with verified copies, described by its manifest.
+"""The destination: locked, checked, filled with verified copies, described by its manifest.
 
-In: a Selection. Out: files, and an Export that says which.
-May import: the ground, reading, results.
+In: a Selection. Out: files, and an Export that lists them.
+May import: the root modules, sources, annotations, results.
 """

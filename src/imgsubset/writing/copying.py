@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from imgsubset.errors import OutputError
 from imgsubset.files import Cancelled, Stamp, create_file, hash_stream
-from imgsubset.reading.contents import Listing
+from imgsubset.sources.images import Listing
 
 
 def copy_or_link(

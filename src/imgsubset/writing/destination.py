@@ -1,4 +1,4 @@
-"""Whether a folder can take a subset, or has it already: before any work, and before the first copy."""
+"""Whether a destination can take a subset, or holds it already: checked before any work and before the first copy."""
 
 from __future__ import annotations
 
@@ -12,26 +12,45 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from posixpath import join, normpath
 from types import NoneType
 
+from imgsubset.annotations.coco import filter_coco, find_coco_files, read_coco_file
+from imgsubset.annotations.label_files import (
+    filter_metadata,
+    find_sidecars,
+    is_outside_source,
+    list_metadata_paths,
+    read_metadata_images,
+)
+from imgsubset.annotations.yolo import (
+    DATA_YAML,
+    DATA_YAML_HEADER,
+    find_class_files,
+    group_folders_by_split,
+    make_data_yaml,
+    parse_split_name,
+)
 from imgsubset.errors import ImgsubsetError, InputError, OutputError, UsageError
-from imgsubset.files import walk_files
+from imgsubset.files import read_file, walk_files, write_atomic
 from imgsubset.options import SELECTION, Options
-from imgsubset.reading.coco import coco_files, filter_coco, open_coco
-from imgsubset.reading.contents import Listing
-from imgsubset.reading.metadata import filter_metadata, list_metadata_paths, read_metadata_images
-from imgsubset.reading.remote import parse_url
-from imgsubset.reading.sidecars import find_sidecars, is_outside_source
-from imgsubset.reading.unpacking import COMPRESSED_TAR_SUFFIXES
-from imgsubset.reading.yolo import DATA_YAML, find_class_files, group_folders_by_split, make_data_yaml
 from imgsubset.results.as_json import describe_options
-from imgsubset.writing.claims import parse_written_files, read_written_files
-from imgsubset.writing.contents import has_tar_name, open_exported_files
-from imgsubset.writing.folders import get_status
-from imgsubset.writing.holding import LockedDestination, lock_destination
-from imgsubset.writing.manifest import MANIFEST_NAME, Manifest, name_in, read_manifest, with_image_stats_weight
-from imgsubset.writing.packing import LockedTarDestination, lock_tar_destination
+from imgsubset.sources.archives import COMPRESSED_TAR_SUFFIXES
+from imgsubset.sources.images import Listing
+from imgsubset.sources.remote import parse_url
+from imgsubset.writing.lock import LockedDestination, lock_destination
+from imgsubset.writing.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    has_tar_name,
+    name_in,
+    open_exported_files,
+    read_manifest,
+    with_image_stats_weight,
+)
+from imgsubset.writing.ownership import get_status, parse_written_files, read_written_files
 from imgsubset.writing.staging import StagingFolder, recover
+from imgsubset.writing.tar_export import LockedTarDestination, lock_tar_destination
 
 ORDER_FILE = "ranked.txt"
 RANKED_IN_TAR = "imgsubset-ranked"  # see NAME_IN_TAR
@@ -83,7 +102,8 @@ def check_destination_free(held: LockedDestination, overwrite: bool = False) -> 
         if overwrite:
             if get_status(held.folder, MANIFEST_NAME) is not None and not read_written_files(held.folder):
                 raise OutputError(
-                    f"destination '{held.path}' holds a '{MANIFEST_NAME}' that is none of imgsubset's; move it away first"
+                    f"destination '{held.path}' holds a '{MANIFEST_NAME}' that is none of imgsubset's; move it "
+                    "away first"
                 )
             return
         for path in walk_files(held.path):
@@ -184,7 +204,7 @@ def plan_label_files(source: Listing, images: Sequence[str], chosen: Sequence[st
         named = list_metadata_paths(chosen) if source.members is None else []
         named = [path for path in named if os.path.lexists(source.locate(path))]
         if reading.coco is None and dict(options.match).get("objects"):
-            found = coco_files(source, chosen)
+            found = find_coco_files(source, chosen)
     copied = {path for paths in beside.values() for path in paths}.union(alone)
     left = set[str]()
     if not reading.follow_labels:
@@ -203,7 +223,7 @@ def plan_label_files(source: Listing, images: Sequence[str], chosen: Sequence[st
             notes = (f"{error}; the subset gets no {DATA_YAML}",)
     for file in sorted({*found} - left - copied):
         try:
-            where, inside, content = open_coco(source, file)
+            where, inside, content = read_coco_file(source, file)
             content, covered = filter_coco(where, chosen, inside, content)
         except InputError as error:
             notes += (f"{error}; the subset gets no part of it",)
@@ -307,3 +327,40 @@ def convert_output_errors(destination: str | os.PathLike[str]) -> Iterator[None]
         name = error.filename2 or error.filename
         where = f" ('{name}')" if name is not None else ""
         raise OutputError(f"cannot write to '{destination}': {error.strerror or error}{where}") from error
+
+
+def prepare_split_data_yaml(
+    source: Listing, parts: Mapping[str, tuple[str, ...]], destination: str | os.PathLike[str], overwrite: bool = False
+) -> tuple[Path, bytes] | None:
+    """Where the description of a split goes, and what it says; None for a source that is no YOLO set.
+
+    parts  the chosen images by the names of the parts; those that are not called train, val or test are left out
+
+    Raises OutputError if a file of this name is there that this program did not write, unless it is to be overwritten.
+    """
+    folders: dict[str, list[str]] = {}
+    for name, chosen in parts.items():
+        if part := parse_split_name(name):
+            inside = {
+                normpath(join(name, folder)) for found in group_folders_by_split(chosen).values() for folder in found
+            }
+            folders.setdefault(part, []).extend(sorted(inside))
+    try:
+        found = make_data_yaml(source, folders) if "train" in folders else None
+    except InputError:  # the exports of the parts say so
+        found = None
+    if found is None:
+        return None
+    file = Path(destination, found[0])
+    with convert_output_errors(destination):
+        if os.path.lexists(file) and not overwrite and not read_file(file).startswith(DATA_YAML_HEADER.encode()):
+            raise OutputError(f"'{file}' is there already, and would describe the split; move it, or pass --overwrite")
+    return file, found[1]
+
+
+def write_split_data_yaml(description: tuple[Path, bytes] | None) -> None:
+    """Write a description, if there is one. Raises OutputError."""
+    if description is not None:
+        file, content = description
+        with convert_output_errors(file.parent):
+            write_atomic(file, content)

@@ -20,7 +20,6 @@ from imgsubset.inputs import convert_value
 from imgsubset.progress import Progress, as_progress, no_progress
 from imgsubset.results.as_json import describe_selection, manifest_of
 from imgsubset.results.records import Export, Selection
-from imgsubset.writing.claims import read_written_files
 from imgsubset.writing.copying import convert_read_errors, copy_or_link
 from imgsubset.writing.destination import (
     ORDER_FILE,
@@ -33,11 +32,11 @@ from imgsubset.writing.destination import (
     open_destination,
     plan_label_files,
 )
-from imgsubset.writing.folders import check_paths_available
-from imgsubset.writing.holding import LockedDestination
+from imgsubset.writing.lock import LockedDestination
 from imgsubset.writing.manifest import MANIFEST_NAME, NAME_IN_TAR
-from imgsubset.writing.packing import LockedTarDestination, TarExport, verify_earlier_archive
+from imgsubset.writing.ownership import check_paths_available, read_written_files
 from imgsubset.writing.staging import StagingFolder, make_staging_folder
+from imgsubset.writing.tar_export import LockedTarDestination, TarExport, verify_earlier_archive
 
 EXPORT_MODES = ("copy", "symlink", "hardlink")
 MAX_TAR_OVERHEAD_BYTES = (

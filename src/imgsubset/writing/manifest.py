@@ -1,7 +1,8 @@
-"""The manifest beside a subset: its name, its format, and reading it back."""
+"""The manifest of a subset in a folder or a tar archive: its name, its format, and reading it back."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -13,10 +14,43 @@ from types import NoneType
 from typing import Any
 
 from imgsubset.errors import InputError
+from imgsubset.files import Stamps
 from imgsubset.options import LOSS, Options
-from imgsubset.reading.contents import Listing
 from imgsubset.results.as_json import MANIFEST_FORMAT
-from imgsubset.writing.contents import open_exported_files
+from imgsubset.sources.archive_members import Members, index_members
+from imgsubset.sources.containers import detect_container_kind, iter_members
+from imgsubset.sources.images import Listing, RejectedFile
+
+TAR_SUFFIX = ".tar"
+
+
+def has_tar_name(destination: str | os.PathLike[str]) -> bool:
+    """Whether a destination is to be a tar archive: it is so called, and no folder."""
+    return os.fspath(destination).lower().endswith(TAR_SUFFIX) and not os.path.isdir(destination)  # noqa: PTH112 (never raises)
+
+
+def is_tar(place: str | os.PathLike[str]) -> bool:
+    """Whether a tar archive is there."""
+    with contextlib.suppress(OSError, ValueError):
+        return detect_container_kind(place) == TAR_SUFFIX
+    return False
+
+
+def open_exported_files(place: str | os.PathLike[str]) -> Listing:
+    """All files in a folder or a tar archive, hidden ones too, to be asked for by their paths, images or not.
+
+    `rejected` has what is in the archive that is no file, and what is wrong with it. Raises OSError, and InputError for
+    an archive that cannot be read.
+    """
+    name, root = str(place), Path(place)
+    if not is_tar(place):
+        return Listing(name, root, (), Stamps())
+    found, notes = index_members(iter_members(place, TAR_SUFFIX))
+    odd = [(path, why) for path, why in found.items() if isinstance(why, str)] + notes
+    members = Members({path: one for path, one in found.items() if not isinstance(one, str)})
+    rejected = tuple(RejectedFile(path or name, why) for path, why in odd)
+    return Listing(name, root, (), Stamps(), rejected, members=members)
+
 
 MANIFEST_NAME = "manifest.json"
 NAME_IN_TAR = "imgsubset-manifest"  # without a dot, for readers of a WebDataset take no such member for a sample

@@ -21,25 +21,23 @@ from dataclasses import dataclass
 
 from imgsubset.errors import OutputError
 from imgsubset.files import PARTIAL_PREFIX, create_file, open_regular, sync_folder, to_json_bytes
-from imgsubset.writing.claims import (
+from imgsubset.writing.lock import LockedDestination, make_in_use_error
+from imgsubset.writing.manifest import check_relative_path
+from imgsubset.writing.ownership import (
     FileState,
     WrittenFile,
     get_file_state,
-    is_unchanged,
-    verify_unchanged,
-    written_files_from_json,
-    written_files_to_json,
-)
-from imgsubset.writing.folders import (
     get_status,
+    is_unchanged,
     list_names,
     list_parents,
     open_folder,
     open_parent_folder,
     remove_empty_folders,
+    verify_unchanged,
+    written_files_from_json,
+    written_files_to_json,
 )
-from imgsubset.writing.holding import LockedDestination, make_in_use_error
-from imgsubset.writing.manifest import check_relative_path
 
 JOURNAL_NAME = "journal.json"
 FRESH_FOLDER_PATTERN = re.compile(re.escape(PARTIAL_PREFIX) + r"[0-9a-f]{16}")
