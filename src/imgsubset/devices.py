@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-CGROUP_ROOT, PROCESS_CGROUP = (
-    Path("/sys/fs/cgroup"),
-    Path("/proc/self/cgroup"),
-)  # of Linux: all groups, and those of this process
+CGROUP_ROOT = Path("/sys/fs/cgroup")  # Linux: all control groups
+PROCESS_CGROUP = Path("/proc/self/cgroup")  # those of this process
 
 
 _core_share: ContextVar[int | None] = ContextVar("shared", default=None)

@@ -153,10 +153,8 @@ class HeartbeatMonitor:
 T = TypeVar("T")
 JOIN_TIMEOUT_SECONDS = 300.0  # in which all have to come
 GROUP_TIMEOUT = timedelta(days=1000)  # a slow rank is not lost: that it is alive is told by its beats
-TORCHRUN_VARIABLES, SLURM_VARIABLES = (
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-)
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 
 
 def read_process_info(environ: Mapping[str, str]) -> ProcessInfo | None:

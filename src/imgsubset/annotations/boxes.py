@@ -37,9 +37,9 @@ class Box(NamedTuple):
 class YoloLabels(NamedTuple):
     """What the lines of a label file of YOLO's trainers say.
 
-    boxes  the objects
-    unreadable the lines, counted from 1, that say none
-    ambiguous those that may as well be outlines
+    boxes       the objects
+    unreadable  the lines, counted from 1, that say none
+    ambiguous   those that may as well be outlines
     """
 
     boxes: list[Box]

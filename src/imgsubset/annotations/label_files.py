@@ -5,8 +5,6 @@ A sidecar of `a.jpg` is a file with the very same stem (`a.txt`), or with the fu
 `images` becomes `labels`, and `JPEGImages` becomes `Annotations`, `SegmentationClass` and `SegmentationObject`. Names
 are compared byte by byte, so `image_130` never takes what belongs to `image_1300`. All of it lies in the source.
 This module only reads. Paths are relative to the source, with `/`.
-
-Paths are relative to the source, with `/`.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ OTHER_CLASSES = "other classes"
 class _LabelContents:
     """What label files say, while they are read.
 
-    boxes  the objects by image
-    unreadable labels that cannot be read, with reasons
-    ambiguous those that may as well be outlines
-    notes  what else a user should know
+    boxes       the objects by image
+    unreadable  labels that cannot be read, with reasons
+    ambiguous   those that may as well be outlines
+    notes       what else a user should know
     """
 
     boxes: dict[str, list[Box]] = field(default_factory=dict)

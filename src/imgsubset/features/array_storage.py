@@ -20,17 +20,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MEMINFO_FILE, PROCESS_STATUS_FILE, CGROUP_FOLDER = (
-    Path("/proc/meminfo"),
-    Path("/proc/self/status"),
-    Path("/sys/fs/cgroup"),
-)  # of Linux
+MEMINFO_FILE, PROCESS_STATUS_FILE = Path("/proc/meminfo"), Path("/proc/self/status")  # Linux
+CGROUP_FOLDER = Path("/sys/fs/cgroup")
 MAX_IMAGES_IN_MEMORY = 20_000  # images whose held-out rows are kept in memory; those of more are in a file
 FLOAT32_BYTES = 4  # bytes of a float32
-REDUCED_CHANNELS, PROJECTED_CHANNELS = (
-    64,
-    256,
-)  # channels: of more, at most so many are stored, and the few that they are reduced to beside
+REDUCED_CHANNELS = 64  # what more channels are reduced to
+PROJECTED_CHANNELS = 256  # at most so many are stored before that
 BYTES_PER_FILE = (
     500  # bytes of what is known of a file: its path, size and time, what the caches are asked, what is held of it
 )

@@ -28,11 +28,8 @@ from imgsubset.statistics.rng import make_generator
 
 LAYOUT_SIDE = 8  # pixels
 N_FILTERS, FILTER_SIDE = 32, 5  # number, side in pixels
-CORRELATION_LENGTH, COLOUR_CORRELATION, NOISE_VARIANCE = (
-    30,
-    0.9,
-    0.01,
-)  # of patches: pixels to a correlation of 1 / e, that of colours, variance added
+CORRELATION_LENGTH = 30  # pixels over which the correlation in patches falls to 1 / e
+COLOUR_CORRELATION, NOISE_VARIANCE = 0.9, 0.01  # between the colours of patches; variance added to them
 N_HIDDEN_UNITS = 256
 MAX_FREQUENCY = 4  # half periods, across and down together
 N_DIRECTIONS, EDGE_GRID_SIDE = 8, 4
@@ -153,7 +150,7 @@ VIEWS: dict[str, Callable[[], Extractor]] = {
     "products": lambda: products,
     "units": Units,
 }
-"""By name what makes each of them; `features.spaces` names them too, at 32 pixels a side, without importing torch."""
+"""What makes each of them, by name; `features.feature_spaces` names them too, without importing torch."""
 
 
 RIDGE_PENALTY = 0.03  # of the mean eigenvalue

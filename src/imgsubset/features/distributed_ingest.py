@@ -60,7 +60,7 @@ class IngestTask:
     wanted    by name the share of the loss that a feature has
     size      side of the square that images are resized to, in pixels
     measured  whether the networks that measure are wanted
-    seen      what else is asked for of the pixels, names in `features.spaces.VIEWS`
+    seen      what else is asked for of the pixels, names in `features.feature_spaces.VIEWS`
     """
 
     wanted: Mapping[str, float]

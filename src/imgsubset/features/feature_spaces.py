@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 SMALL_RESOLUTION, LARGE_RESOLUTION = 32, 64  # pixels: what `auto` chooses between
 MAX_SMALL_SIDE, MIN_SMALL_FRACTION = 40, 0.95  # so many of the images with sides up to this make a source of small ones
-N_SAMPLED_FILES, N_SAMPLED_REMOTE_FILES = (
-    256,
-    16,
-)  # images whose headers are read for that; where all of the image is fetched
+N_SAMPLED_FILES = 256  # images whose headers are read for that
+N_SAMPLED_REMOTE_FILES = 16  # the same where all of an image is fetched
 # The networks that measure. They are constants, so that the sizes of any two runs compare: one of a shape that many
 # random networks have, one wider, one deeper.
 HELD_OUT_CHANNELS = ((16, 32, 64), (32, 64, 128), (16, 32, 32, 48))

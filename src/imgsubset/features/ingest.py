@@ -33,13 +33,13 @@ Network: TypeAlias = tuple[Extractor, int]
 class IngestResult:
     """What is known of `total` images, by their places among them.
 
-    total    how many there are
-    images   from each network the moments (total, 2 C), not standardised; () before any is known. The rows of places
-             that are not usable mean nothing
-    stamps   what each usable file was when it was decoded
-    usable   (total,) bool, which are
-    reasons  why others are not
-    evaluation_only of each network whether no search goes through it; () is none
+    total            how many there are
+    images           from each network the moments (total, 2 C), not standardised; () before any is known. The rows
+                     of places that are not usable mean nothing
+    stamps           what each usable file was when it was decoded
+    usable           (total,) bool, which are
+    reasons          why others are not
+    evaluation_only  of each network whether no search goes through it; () is none
     """
 
     total: int

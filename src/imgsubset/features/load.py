@@ -147,7 +147,7 @@ def load_features(
 
     size      the resolution in pixels, in place of that of the options
     measured  whether images that are decoded go through the held-out networks too
-    seen      what else of the pixels is asked for, names in `features.spaces.VIEWS`
+    seen      what else of the pixels is asked for, names in `features.feature_spaces.VIEWS`
 
     Raises UsageError, InputError or, with options.strict, BadFilesError.
     """

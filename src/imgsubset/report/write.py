@@ -28,7 +28,7 @@ from imgsubset.results.records import Estimated, Export, Scored, Selection
 from imgsubset.results.report_data import ReportData
 from imgsubset.results.scores import Score
 from imgsubset.results.text import printable
-from imgsubset.writing.manifest import MANIFEST_NAME as MANIFEST_NAME
+from imgsubset.writing.manifest import MANIFEST_NAME
 
 # Of Okabe and Ito (2008), whom most colour-blind readers can tell apart; grey for what is random.
 BLUE, GREY = "#0072b2", "#8c959f"

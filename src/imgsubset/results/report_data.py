@@ -102,11 +102,11 @@ class ReportData:
 class ComparisonReportData:
     """What a report shows of two folders.
 
-    strip_plots the figures among those of random deals of the images of both
-    shares  how images are spread: the whole is the first folder, the subset the second
-    map     the first as a density, the second as points
-    words   in which directions the second differs, the clearest first
-    dissimilar images of the second that are most unlike those of the first, and the other way round
+    strip_plots  the figures among those of random deals of the images of both
+    shares       how images are spread: the whole is the first folder, the subset the second
+    map          the first as a density, the second as points
+    words        in which directions the second differs, the clearest first
+    dissimilar   images of the second that are most unlike those of the first, and the other way round
     """
 
     strip_plots: tuple[StripPlot, ...]

@@ -66,8 +66,8 @@ class Score:
     A search fits the spaces that it looks at, so the figures are those of networks that it never sees: the medians of
     the held-out ones. Where no pixels were read there are none, and the figures are of what was searched.
 
-    searched  each space that was matched
-    held_out  each network that only measures; () where no pixels were read
+    searched       each space that was matched
+    held_out       each network that only measures; () where no pixels were read
     searched_loss  the weighted mean of the losses of what was searched
     searched_size  how many random images would be as close there
     """

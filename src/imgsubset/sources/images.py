@@ -118,19 +118,19 @@ class RejectedFile:
 class Listing:
     """The images of a source.
 
-    name      the source, as the user calls it
-    root      the folder that the paths are relative to, or what stands for it where `members` holds the files
-    paths     of the images, with `/`, in the order of their bytes
-    stamps    what each of them was when it was listed
-    rejected  files with a picture's name that are no readable file or of a format that is not read, and folders that
-              cannot be read
-    ignored   how many other files there were
-    ignored_files those of them, or folders of them, that a user may miss, with reasons
-    hidden    the hidden files with an image's name, and hidden folders; nothing in these is searched
-    explicit  whether the images were named one by one, so that the root may hold others
-    options   those by which images were left out, once they were
-    members   the files of a source that is no folder; None for one on the file system
-    order     of images that were named one by one, those that cannot be used among them: paths as in `paths`
+    name           the source, as the user calls it
+    root           the folder that the paths are relative to, or what stands for it where `members` holds the files
+    paths          of the images, with `/`, in the order of their bytes
+    stamps         what each of them was when it was listed
+    rejected       files with an image's name that are not readable or of a format that is not read, and folders
+                   that cannot be read
+    ignored        how many other files there were
+    ignored_files  those of them, or folders of them, that a user may miss, with reasons
+    hidden         the hidden files with an image's name, and hidden folders; nothing in these is searched
+    explicit       whether the images were named one by one, so that the root may hold others
+    options        those by which images were left out, once they were
+    members        the files of a source that is no folder; None for one on the file system
+    order          of images that were named one by one, those that cannot be used among them: paths as in `paths`
     """
 
     name: str

@@ -156,14 +156,14 @@ def estimate_means(
 class _SampleDesign:
     """How n images were drawn.
 
-    rows       (n,) the images
-    all_strata (N,) the stratum of each image
-    stratum    (n,) of those that were drawn
-    weight     (n,) of each in the estimate of a mean: they sum to 1
-    unit       (n,) the number of the unit that it came with
-    unit_stratum (m,) the stratum of each unit
-    units      (H,) how many each stratum has, two at least
-    unsampled_fraction (H,) the share of its images that were not drawn
+    rows                (n,) the images
+    all_strata          (N,) the stratum of each image
+    stratum             (n,) of those that were drawn
+    weight              (n,) of each in the estimate of a mean: they sum to 1
+    unit                (n,) the number of the unit that it came with
+    unit_stratum        (m,) the stratum of each unit
+    units               (H,) how many each stratum has, two at least
+    unsampled_fraction  (H,) the share of its images that were not drawn
     """
 
     rows: Tensor

@@ -28,11 +28,8 @@ from imgsubset.devices import map_parallel
 from imgsubset.statistics.moments import MIN_RELATIVE_VARIANCE, row_keys
 from imgsubset.statistics.rng import draw_permutation, make_generator
 
-N_FID_PERMUTATIONS, N_FID_PERMUTATIONS_LARGE, LARGE_FID_IMAGES = (
-    200,
-    20,
-    5000,
-)  # deals; of more than so many images of a set fewer
+LARGE_FID_IMAGES = 5000  # in a set; of more there are fewer permutations
+N_FID_PERMUTATIONS, N_FID_PERMUTATIONS_LARGE = 200, 20
 KERNEL_BLOCK_BYTES = 64 << 20  # of the kernel that is held at once
 
 
@@ -128,11 +125,8 @@ N_NEIGHBOURS = (
     5  # Naeem et al.: coverage of samples of one distribution is 1 - 2^-k, near enough to 1 to show what is missing
 )
 MAX_PRDC_IMAGES = 5000  # images of a set: distances grow with the square
-N_PRDC_PERMUTATIONS, N_PRDC_PERMUTATIONS_LARGE, LARGE_PRDC_IMAGES = (
-    1000,
-    200,
-    2000,
-)  # deals; of more than so many images of both fewer, for they are steadier
+LARGE_PRDC_IMAGES = 2000  # in both sets; of more there are fewer permutations, since they vary less
+N_PRDC_PERMUTATIONS, N_PRDC_PERMUTATIONS_LARGE = 1000, 200
 MAX_STORED_NEIGHBOURS = 1 << 23  # neighbours kept in all, of 16 bytes
 DISTANCE_BLOCK_BYTES = 16 << 20  # of distances that are made at once
 

@@ -15,10 +15,8 @@ from torch import Tensor
 
 # Rows of images gathered at once while subsets are summed up: what a cache holds; a GPU is given more at a time.
 GATHER_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
-BLOCK_ROWS, CACHE_BLOCK_ROWS = (
-    1 << 14,
-    1 << 11,
-)  # rows; few enough that what is made of them, each by itself, stays in a cache
+BLOCK_ROWS = 1 << 14
+CACHE_BLOCK_ROWS = 1 << 11  # few enough that what is made of each row stays in the processor's cache
 MIN_RELATIVE_VARIANCE = (
     1e-6  # a channel whose variance is below this part of its mean square is constant but for rounding
 )

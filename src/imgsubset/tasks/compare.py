@@ -157,7 +157,7 @@ LOWER_NULL_QUANTILE = 0.01  # the quantile of random deals that a value must sta
 
 
 def extra_feature_views(options: Options, extractor: Extractor | None) -> tuple[str, ...]:
-    """What else of the pixels must be seen, names in `features.spaces.VIEWS`.
+    """What else of the pixels must be seen, names in `features.feature_spaces.VIEWS`.
 
     To a random CNN a blurred picture is a usual one without much texture: its filters answer to coarse shapes above
     all, as pictures mostly consist of these. In the Fourier transform fine detail counts as much.

@@ -90,17 +90,17 @@ class NearDuplicateIndex:
 class SelectionConstraints:
     """What may be chosen of N rows.
 
-    device   of the tensors
-    classes  (N,) the class of each row, a number; all 0 without classes
-    names    of the classes; () without classes
-    equal    whether classes are to have equal parts, not their shares
-    groups   (N,) the group of each row, a number; None without groups
-    keep     rows that must be chosen
-    excluded rows that must not
-    copies   how many rows are exact copies of an earlier one
-    example  path of a kept image, for messages
-    duplicate_sets the sets of rows that are exact copies of each other
-    notes    what a user should know
+    device          of the tensors
+    classes         (N,) the class of each row, a number; all 0 without classes
+    names           of the classes; () without classes
+    equal           whether classes are to have equal parts, not their shares
+    groups          (N,) the group of each row, a number; None without groups
+    keep            rows that must be chosen
+    excluded        rows that must not
+    copies          how many rows are exact copies of an earlier one
+    example         path of a kept image, for messages
+    duplicate_sets  the sets of rows that are exact copies of each other
+    notes           what a user should know
     """
 
     device: torch.device

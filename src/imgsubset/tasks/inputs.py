@@ -208,7 +208,7 @@ def _read_paths(file: str) -> tuple[str, ...]:
 
 
 def required_feature_views(options: Options) -> tuple[str, ...]:
-    """What is to be matched that only the pixels tell, beside the features: names in `features.spaces.VIEWS`."""
+    """The terms of `match` that need pixels, as names in `features.feature_spaces.VIEWS`."""
     return tuple(name for name, weight in options.match if weight and name in VIEWS)
 
 

@@ -36,8 +36,8 @@ from imgsubset.writing.ownership import FileState, get_file_state, get_status, o
 class LockedTarDestination(LockedDestination):
     """A destination that is a tar archive, and that no other run writes; `folder` is what it lies in.
 
-    name     in the folder
-    partial_name the file that waits for that name, and its own
+    name          in the folder
+    partial_name  the file that waits for that name, and its own
     """
 
     name: str
